@@ -1,0 +1,5 @@
+"""`python -m memcachepy`."""
+
+from memcachepy.cli import main
+
+main()

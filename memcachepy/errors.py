@@ -1,0 +1,51 @@
+"""Everything this package raises for a person to read, with the exit status each one means."""
+
+import os
+from typing import ClassVar, Self
+
+
+class MemcachepyError(Exception):
+    """The root; the message is a sentence that says what to do."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class ConfigError(MemcachepyError):
+    """A setting has a value that it cannot have.
+
+    Args:
+        name: the setting, as in the TOML file.
+        value: what was given.
+        must: what would be right, as in "must be 1 to 5".
+        source: where the value came from, as in "-p" or "MEMCACHEPY_PORT"; filled in by whoever
+            knows it.
+    """
+
+    exit_status = os.EX_USAGE
+
+    def __init__(self, name: str, value: object, must: str, source: str = "") -> None:
+        super().__init__(name, value, must, source)
+        self.name = name
+        self.value = value
+        self.must = must
+        self.source = source
+
+    def given_by(self, source: str) -> Self:
+        """The same error with its source."""
+        return type(self)(self.name, self.value, self.must, source)
+
+    def __str__(self) -> str:
+        source = f" ({self.source})" if self.source else ""
+        return f"{self.name} is {self.value!r}{source}: {self.must}"
+
+
+class BootError(MemcachepyError):
+    """The system does not give what the node needs to start: a port, memory, descriptors."""
+
+    exit_status = os.EX_OSERR
+
+
+class UnknownUser(MemcachepyError):
+    """The user to become does not exist."""
+
+    exit_status = os.EX_NOUSER
