@@ -8,7 +8,7 @@ The fields of `NodeConfig` are the table. A field `memory_limit` with the letter
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -236,14 +236,14 @@ class Setting:
             raise ConfigError(self.name, raw, self.kind.range, source) from None
 
 
-def _row(
-    letter: str, kind: Kind, default: object, text: str, *, shown: str | None = None
-) -> Any:  # noqa: ANN401 - a dataclass field passes for its value
+def _row(letter: str, kind: Kind, default: object, text: str, *, shown: str | None = None) -> Any:
     """A field of `NodeConfig`; `default` may be a function."""
     metadata = {"letter": letter, "kind": kind, "help": text, "shown": shown}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
-    return field(default=default, metadata=metadata | {"shown": shown or str(default)})
+    if shown is None:
+        metadata["shown"] = str(default)
+    return field(default=default, metadata=metadata)
 
 
 def _default_threads() -> int:
@@ -411,6 +411,6 @@ def _warnings(environ: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _did_you_mean(name: str, known: "Mapping[str, object] | set[str]") -> str:
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, 1)
     return f"; did you mean {close[0]}?" if close else ""

@@ -28,7 +28,7 @@ def fact(event: str, **fields: object) -> str:
 
 
 def _text(value: object) -> str:
-    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    text = f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 

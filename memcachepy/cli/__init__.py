@@ -1,0 +1,52 @@
+"""The command `memcachepy`; click stays in this folder."""
+
+import importlib
+import importlib.util
+import os
+import sys
+
+import click
+
+from memcachepy import __version__
+from memcachepy.errors import MemcachepyError
+
+_COMMANDS = ("serve", "bench")
+"""Modules of this folder, each with a command of its own name."""
+
+
+class _LazyGroup(click.Group):
+    """Imports a subcommand only when it is asked for."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return [name for name in _COMMANDS if importlib.util.find_spec(f"{__name__}.{name}")]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module = importlib.import_module(f"{__name__}.{cmd_name}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
+def cli() -> None:
+    """A memcached server of several processes over one shared-memory store."""
+
+
+def main() -> None:
+    """Run a subcommand and exit with its status; our errors become one line on stderr."""
+    try:
+        status = cli.main(prog_name="memcachepy", standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        status = os.EX_USAGE
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except click.Abort:
+        status = 130
+    except MemcachepyError as error:
+        click.echo(f"memcachepy: {error}", err=True)
+        status = error.exit_status
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,88 @@
+"""What happens once, in order: standard files, log, limits, sockets, segment, user, processes."""
+
+import logging
+import os
+from collections.abc import Sequence
+from contextlib import closing
+
+from memcachepy import _core, log
+from memcachepy.config import MEGABYTE, NodeConfig
+from memcachepy.errors import BootError, ConfigError
+from memcachepy.log import fact
+from memcachepy.node.limits import become_user, open_standard_files, raise_descriptor_limit
+from memcachepy.node.listeners import Listener, open_listeners
+from memcachepy.node.supervisor import Supervisor
+
+logger = logging.getLogger("memcachepy.node")
+
+
+def run_node(config: NodeConfig, warnings: Sequence[str] = ()) -> int:
+    """Run a node in this process until it is told to stop; returns the exit status.
+
+    Args:
+        config: the node's settings.
+        warnings: sentences to log first.
+
+    Raises:
+        ConfigError: the core refuses a setting.
+        BootError: the system does not give what the node needs.
+    """
+    open_standard_files()
+    log.start(config.verbose)
+    for warning in warnings:
+        logger.warning(warning)
+    if os.geteuid() == 0 and config.user is None:
+        logger.warning("running as root: give -u a user to become once the ports are open")
+    with open_listeners(config) as listeners:
+        raise_descriptor_limit(config, len(listeners))
+        become_user(config.user)
+        with closing(_open_segment(config, listeners)) as segment:
+
+            def say_ready() -> None:
+                logger.info(
+                    fact(
+                        "serving",
+                        listen=",".join(listener.name for listener in listeners),
+                        memory_mb=config.memory_limit,
+                        workers=config.threads,
+                        pid=os.getpid(),
+                    )
+                )
+
+            with Supervisor(segment, listeners, config.threads, say_ready) as supervisor:
+                supervisor.run()
+    return 0
+
+
+def _open_segment(config: NodeConfig, listeners: Sequence[Listener]) -> _core.Segment:
+    try:
+        return _core.Segment(segment_settings(config, listeners))
+    except ValueError as error:
+        raise ConfigError("memory_limit", config.memory_limit, str(error)) from None
+    except _core.CoreError as error:
+        raise BootError(f"memory_limit is {config.memory_limit} MB (-m): {error}") from None
+
+
+def segment_settings(config: NodeConfig, listeners: Sequence[Listener]) -> dict[str, object]:
+    """The config in the core's words, with the ports that were really opened."""
+    ports = [listener.port for listener in listeners if listener.port]
+    return {
+        "memory_limit_bytes": config.memory_limit * MEGABYTE,
+        "item_size_max_bytes": config.max_item_size,
+        "item_size_min_bytes": config.slab_min_size,
+        "growth_factor": config.slab_growth_factor,
+        "conn_limit": config.conn_limit,
+        "worker_count": config.threads,
+        "requests_per_event": config.max_reqs_per_event,
+        "backlog": config.listen_backlog,
+        "verbosity": min(config.verbose, 2),
+        "evictions_enabled": not config.disable_evictions,
+        "cas_enabled": not config.disable_cas,
+        "flush_enabled": not config.disable_flush_all,
+        "shutdown_enabled": config.enable_shutdown,
+        "tcp_port": ports[0] if ports else 0,
+        "unix_socket": config.unix_socket or "",
+        "unix_mask": config.unix_mask,
+        "listen": ",".join(listener.name for listener in listeners if listener.port),
+        "supervisor_pid": os.getpid(),
+    }

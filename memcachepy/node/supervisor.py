@@ -1,0 +1,342 @@
+"""The parent of a node's processes: forks them, replaces them when they die, ends them.
+
+    signals ──► wake-up socket ─┐
+    children ──► report pipe ───┼─► one loop ──► one method per event
+    deadlines (respawn, stop) ──┘
+
+Handlers only record: the interpreter writes each signal's number into a socket, and the loop acts.
+The loop sleeps until something comes or a deadline is due. There is no second thread, so that
+forking is safe at any time.
+
+Descriptors that must survive a child belong to the supervisor: the listening sockets, both ends of
+each worker's channel (what waits in it goes to the next process of that slot), an eventfd per slot
+to wake it, and a pipe whose writing end nobody else holds, so that its end tells every child that
+the supervisor is gone.
+"""
+
+import gc
+import logging
+import os
+import selectors
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from resource import struct_rusage
+from types import FrameType, TracebackType
+from typing import Self
+
+from memcachepy import _core
+from memcachepy.errors import BootError
+from memcachepy.log import fact
+from memcachepy.node.child import READY, SIGNALS, Child
+from memcachepy.node.listeners import Listener
+
+log = logging.getLogger("memcachepy.supervisor")
+
+ACCEPTOR_SLOT = 1
+FIRST_WORKER_SLOT = 2
+
+STOP_TIMEOUT_S = 5.0
+DRAIN_TIMEOUT_S = 30.0
+DEATHS_MAX = 5
+"""So many deaths within `DEATHS_WINDOW_S` make the next respawn wait for `BACKOFF_S`."""
+DEATHS_WINDOW_S = 10.0
+BACKOFF_S = 1.0
+
+
+class Supervisor:
+    """Runs a node until it is told to stop. Not thread-safe; the process must have one thread.
+
+    Args:
+        segment: outlives the supervisor; the caller closes it.
+        listeners: closed by `run` when the node drains or stops, or else by the caller.
+        worker_count: processes that serve.
+        on_ready: called once, when every child has entered its loop.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        segment: _core.Segment,
+        listeners: Sequence[Listener],
+        worker_count: int,
+        on_ready: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._segment = segment
+        self._listeners = listeners
+        self._worker_count = worker_count
+        self._on_ready = on_ready
+        self._clock = clock
+        self._state = _core.RUNNING
+        self._children: dict[int, Child] = {}
+        self._deaths: deque[float] = deque(maxlen=DEATHS_MAX)
+        self._respawns: dict[int, float] = {}
+        self._give_up_at_s: float | None = None
+        self._failure: str | None = None
+        self._is_ready = False
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Open what the processes share; from here signals are recorded."""
+        with self._resources as opening:
+            self._selector = opening.enter_context(selectors.DefaultSelector())
+            self._signals = self._record_signals(opening)
+            self._report_fd, self._report_in_fd = _pipe(opening)
+            self._liveness_fd, _ = _pipe(opening)
+            self._channels = [_channel(opening) for _ in range(self._worker_count)]
+            for slot in range(ACCEPTOR_SLOT, FIRST_WORKER_SLOT + self._worker_count):
+                child = self._acceptor() if slot == ACCEPTOR_SLOT else self._worker(slot)
+                opening.callback(os.close, child.wake_fd)
+                self._children[slot] = child
+            self._selector.register(self._report_fd, selectors.EVENT_READ, self._on_reports)
+            self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
+            self._resources = opening.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for child in self._alive():
+            child.kill()
+            os.waitpid(child.pid, 0)
+        self._resources.close()
+
+    def _record_signals(self, opening: ExitStack) -> socket.socket:
+        reading, writing = socket.socketpair()
+        opening.enter_context(reading).setblocking(False)
+        opening.enter_context(writing).setblocking(False)
+        opening.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writing.fileno()))
+        for number in SIGNALS:
+            opening.callback(signal.signal, number, signal.signal(number, _recorded))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        return reading
+
+    def _acceptor(self) -> Child:
+        listener_fds = [listener.socket.fileno() for listener in self._listeners]
+        channel_fds = [sending.fileno() for sending, _ in self._channels]
+
+        def run() -> int:
+            self._segment.claim_slot(ACCEPTOR_SLOT)
+            wake_fd = self._children[ACCEPTOR_SLOT].wake_fd
+            return self._segment.run_acceptor(
+                ACCEPTOR_SLOT, listener_fds, channel_fds, wake_fd, self._liveness_fd
+            )
+
+        keep_fds = [self._segment.fd, self._liveness_fd, *listener_fds, *channel_fds]
+        return Child(ACCEPTOR_SLOT, "acceptor", keep_fds, run)
+
+    def _worker(self, slot: int) -> Child:
+        channel_fd = self._channel_fd(slot)
+
+        def run() -> int:
+            self._segment.claim_slot(slot)
+            wake_fd = self._children[slot].wake_fd
+            return self._segment.run_worker(slot, channel_fd, wake_fd, self._liveness_fd)
+
+        keep_fds = [self._segment.fd, self._liveness_fd, channel_fd]
+        return Child(slot, f"worker-{slot - FIRST_WORKER_SLOT}", keep_fds, run)
+
+    def _channel_fd(self, slot: int) -> int:
+        """The receiving end of a worker's channel; -1 for other slots."""
+        index = slot - FIRST_WORKER_SLOT
+        return self._channels[index][1].fileno() if index >= 0 else -1
+
+    def _alive(self) -> Iterator[Child]:
+        return (child for child in self._children.values() if child.pid)
+
+    def run(self) -> None:
+        """Fork the children and look after them until all have ended.
+
+        Raises:
+            BootError: a child could not start.
+        """
+        gc.collect()
+        gc.freeze()  # What the children share with us is not touched by their collector.
+        self._segment.claim_slot(0)
+        self._segment.set_state(_core.RUNNING)
+        for child in self._children.values():
+            child.fork(self._report_in_fd)
+        while self._state != _core.STOPPING or any(self._alive()):
+            for key, _ in self._selector.select(self._seconds_to_deadline()):
+                key.data()
+            self._on_deadlines()
+            self._report_shortage()
+        if self._failure:
+            raise BootError(self._failure)
+        log.info(fact("stopped"))
+
+    def _seconds_to_deadline(self) -> float | None:
+        deadlines = [*self._respawns.values()]
+        if self._give_up_at_s is not None:
+            deadlines.append(self._give_up_at_s)
+        return max(0.0, min(deadlines) - self._clock()) if deadlines else None
+
+    def _on_deadlines(self) -> None:
+        now_s = self._clock()
+        for slot, at_s in list(self._respawns.items()):
+            if at_s <= now_s:
+                del self._respawns[slot]
+                self._children[slot].fork(self._report_in_fd)
+        if self._give_up_at_s is not None and self._give_up_at_s <= now_s:
+            if self._state == _core.DRAINING:
+                self._stop("drain timeout")
+            else:
+                self._kill("stop timeout")
+
+    def _on_signals(self) -> None:
+        for number in self._signals.recv(4096):
+            match number:
+                case signal.SIGCHLD:
+                    self._on_child_exit()
+                case signal.SIGTERM | signal.SIGINT if self._state == _core.STOPPING:
+                    self._kill(f"second {signal.Signals(number).name}")
+                case signal.SIGTERM | signal.SIGINT:
+                    self._stop(signal.Signals(number).name)
+                case signal.SIGUSR1:
+                    self._drain()
+                case signal.SIGHUP:
+                    log.info(fact("signal ignored", signal="SIGHUP", reason="no reload yet"))
+
+    def _on_reports(self) -> None:
+        try:
+            lines = os.read(self._report_fd, 1 << 16).splitlines()
+        except BlockingIOError:
+            return
+        for line in lines:
+            slot, _, text = line.partition(b" ")
+            child = self._children[int(slot)]
+            if text == READY:
+                child.is_ready = True
+                log.debug(fact("child ready", name=child.name, pid=child.pid))
+            else:
+                child.failure = text.decode(errors="replace")
+                log.error(fact("child failed", name=child.name, reason=child.failure))
+        is_starting = self._state == _core.RUNNING and not self._is_ready
+        if is_starting and all(child.is_ready for child in self._children.values()):
+            self._is_ready = True
+            self._on_ready()
+
+    def _on_child_exit(self) -> None:
+        """Several deaths may stand behind one signal; as PID 1 we reap strangers, too."""
+        self._on_reports()
+        while True:
+            try:
+                pid, wait_status, rusage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for child in self._alive():
+                if child.pid == pid:
+                    self._bury(child, os.waitstatus_to_exitcode(wait_status), rusage)
+                    break
+            else:
+                log.debug(fact("stranger reaped", pid=pid))
+
+    def _bury(self, child: Child, status: int, rusage: struct_rusage) -> None:
+        """A child has ended: clean up what it left in the segment, and replace it if need be."""
+        has_served = self._is_ready or self._segment.is_serving(child.slot)
+        repaired = self._segment.recover(child.slot, self._channel_fd(child.slot))
+        self._segment.add_child_rusage(rusage.ru_utime, rusage.ru_stime)
+        facts: dict[str, object] = {
+            "name": child.name,
+            "pid": child.pid,
+            "status": signal.Signals(-status).name if status < 0 else status,
+            "uptime_s": time.monotonic() - child.started_at_s,
+        }
+        child.pid = 0
+        if self._state != _core.RUNNING and status == _core.EXIT_STOPPED:
+            log.debug(fact("child stopped", **facts))
+        elif self._is_needed(child) and has_served:
+            delay_s = self._respawn_delay_s()
+            self._respawns[child.slot] = self._clock() + delay_s
+            facts |= {name: count for name, count in repaired.items() if count}
+            log.warning(fact("child exited", **facts, respawn_in_s=delay_s))
+        elif self._is_needed(child):
+            log.error(fact("child never served", **facts))
+            reason = child.failure or f"it ended with status {facts['status']}"
+            self._failure = f"{child.name} could not start: {reason}"
+            self._stop("a child never served")
+        else:
+            log.warning(fact("child exited", **facts))
+        if self._state == _core.DRAINING and not self._respawns and not any(self._alive()):
+            self._stop("drained")
+
+    def _is_needed(self, child: Child) -> bool:
+        """Whether an unexpected death calls for a new process: a drain ends accepting for good."""
+        is_draining = self._state == _core.DRAINING and child.slot != ACCEPTOR_SLOT
+        return self._state == _core.RUNNING or is_draining
+
+    def _respawn_delay_s(self) -> float:
+        now_s = self._clock()
+        self._deaths.append(now_s)
+        if len(self._deaths) < DEATHS_MAX or now_s - self._deaths[0] > DEATHS_WINDOW_S:
+            return 0.0
+        log.warning(
+            fact("respawn backs off", deaths=DEATHS_MAX, within_s=DEATHS_WINDOW_S, for_s=BACKOFF_S)
+        )
+        return BACKOFF_S
+
+    def _drain(self) -> None:
+        """Accept nothing more and serve what is open, until it closes or the deadline."""
+        if self._state != _core.RUNNING:
+            return
+        log.info(fact("draining", signal="SIGUSR1", connections=self._segment.connection_count()))
+        self._give_up_at_s = self._clock() + DRAIN_TIMEOUT_S
+        self._change_state(_core.DRAINING)
+
+    def _stop(self, why: str) -> None:
+        """Have every child answer what it received, flush, close and end, within the deadline."""
+        if self._state == _core.STOPPING:
+            return
+        log.info(fact("stopping", reason=why))
+        self._give_up_at_s = self._clock() + STOP_TIMEOUT_S
+        self._change_state(_core.STOPPING)
+        self._respawns.clear()
+
+    def _change_state(self, state: int) -> None:
+        self._state = state
+        for listener in self._listeners:
+            listener.close()
+        self._segment.set_state(state)
+        for child in self._alive():
+            child.wake()
+
+    def _kill(self, why: str) -> None:
+        """End whoever is left, at once."""
+        self._give_up_at_s = None
+        for child in self._alive():
+            log.warning(fact("child killed", name=child.name, pid=child.pid, reason=why))
+            child.kill()
+
+    def _report_shortage(self) -> None:
+        if shortage := self._segment.take_shortage():
+            log.warning(fact("memory is short", reason=shortage))
+
+
+def _recorded(_number: int, _frame: FrameType | None) -> None:
+    """The interpreter has written the number to the wake-up socket before it calls this."""
+
+
+def _pipe(opening: ExitStack) -> tuple[int, int]:
+    """Both ends, non-blocking to read, closed with the stack."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    opening.callback(os.close, reading)
+    opening.callback(os.close, writing)
+    return reading, writing
+
+
+def _channel(opening: ExitStack) -> tuple[socket.socket, socket.socket]:
+    """Sending and receiving end, non-blocking, closed with the stack."""
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    for end in pair:
+        opening.enter_context(end).setblocking(False)
+    return pair
