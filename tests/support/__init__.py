@@ -1,0 +1,1 @@
+"""What several test suites share: processes, sockets, waiting, transcripts."""
