@@ -275,7 +275,7 @@ class NodeConfig:
         "l",
         Addresses(),
         (Address("127.0.0.1"),),
-        "where to listen: host, host:port, [v6]:port, * for everywhere; a list by commas, or repeat",
+        "where to listen: host, host:port, [v6]:port, * for everywhere; a comma list, or repeat",
         shown="127.0.0.1",
     )
     memory_limit: int = _row(
@@ -330,7 +330,7 @@ class NodeConfig:
             )
         has_tcp = self.port != 0 or any(address.port for address in self.listen)
         if not has_tcp and self.unix_socket is None:
-            raise ConfigError("port", 0, "must not be 0 without a unix_socket: nobody could connect")
+            raise ConfigError("port", 0, "must not be 0 without a unix_socket")
 
 
 def _settings() -> dict[str, Setting]:

@@ -66,8 +66,8 @@ def _option(setting: Setting) -> click.Option:
     return click.Option(names, help=setting.help + shown, **how)
 
 
-@click.pass_context
-def _serve(ctx: click.Context, config: Path | None, **flags: Any) -> int:
+def _serve(config: Path | None, **flags: Any) -> int:
+    ctx = click.get_current_context()
     given = {
         name: value
         for name, value in flags.items()

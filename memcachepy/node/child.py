@@ -1,4 +1,4 @@
-"""One forked process of a node: how it starts, reports and ends. The child side runs in the child."""
+"""One forked process of a node: how it starts, reports and ends."""
 
 import os
 import resource
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NoReturn
 
 STATUS_FAILED = 70
@@ -70,6 +71,7 @@ class Child:
         self.started_at_s = time.monotonic()
 
     def _live(self, report_fd: int) -> NoReturn:
+        """The child's whole life."""
         status = STATUS_FAILED
         try:
             signal.set_wakeup_fd(-1)
@@ -78,8 +80,8 @@ class Child:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             _close_all_but([report_fd, self.wake_fd, *self.keep_fds])
-            with suppress(OSError), open("/proc/self/comm", "w") as comm:
-                comm.write(f"mcpy-{self.name}")
+            with suppress(OSError):
+                Path("/proc/self/comm").write_text(f"mcpy-{self.name}")
             _report(report_fd, self.slot, READY)
             status = self.run()
         except BaseException as error:
