@@ -14,7 +14,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 LINE_BYTES_MAX = select.PIPE_BUF
 """A pipe takes a line of this length whole or not at all."""
@@ -42,6 +42,7 @@ def start(verbose: int, fd: int = 2) -> None:
     log = logging.getLogger("memcachepy")
     for handler in log.handlers[:]:
         log.removeHandler(handler)
+        handler.close()
     log.addHandler(NeverWaiting(fd))
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
     log.propagate = False
@@ -55,7 +56,12 @@ class NeverWaiting(logging.Handler):
         self.setFormatter(_Formatter())
         self.dropped_count = 0
         self._line_is_cut = False
-        self._write = _writer(fd)
+        self._own = ExitStack()
+        self._write = _writer(fd, self._own)
+
+    def close(self) -> None:
+        self._own.close()
+        super().close()
 
     def emit(self, record: logging.LogRecord) -> None:
         line = self.format(record)
@@ -85,7 +91,7 @@ class _Formatter(logging.Formatter):
         return super().format(record)
 
 
-def _writer(fd: int) -> Callable[[bytes], int]:
+def _writer(fd: int, own: ExitStack) -> Callable[[bytes], int]:
     """How to write to this kind of descriptor without waiting; raises OSError if it would."""
     try:
         mode = os.fstat(fd).st_mode
@@ -94,11 +100,12 @@ def _writer(fd: int) -> Callable[[bytes], int]:
     if stat.S_ISREG(mode):
         return lambda data: os.write(fd, data)
     if stat.S_ISSOCK(mode):
-        peer = socket.socket(fileno=os.dup(fd))
+        peer = own.enter_context(socket.socket(fileno=os.dup(fd)))
         return lambda data: peer.send(data, socket.MSG_DONTWAIT)
     # O_NONBLOCK belongs to the open file, which others share: a second one is ours alone.
     with suppress(OSError):
         own_fd = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        own.callback(os.close, own_fd)
         return lambda data: os.write(own_fd, data)
     return lambda data: _write_if_ready(fd, data)
 

@@ -1,0 +1,207 @@
+"""Settings: where each may come from, what wins, and what is refused in which words."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memcachepy.config import SETTINGS, Address, NodeConfig, Switch, resolve
+from memcachepy.errors import ConfigError
+
+EXAMPLES: dict[str, tuple[str, Any]] = {
+    "port": ("11300", 11300),
+    "udp_port": ("0", 0),
+    "unix_socket": ("/run/cache.sock", "/run/cache.sock"),
+    "unix_mask": ("770", 0o770),
+    "listen": ("10.0.0.1,[::1]:11300", (Address("10.0.0.1"), Address("::1", 11300))),
+    "memory_limit": ("128", 128),
+    "max_item_size": ("512k", 512 << 10),
+    "slab_growth_factor": ("1.5", 1.5),
+    "slab_min_size": ("48", 48),
+    "conn_limit": ("2000", 2000),
+    "threads": ("3", 3),
+    "listen_backlog": ("2048", 2048),
+    "max_reqs_per_event": ("50", 50),
+    "disable_evictions": ("yes", True),
+    "disable_cas": ("true", True),
+    "disable_flush_all": ("1", True),
+    "enable_shutdown": ("on", True),
+    "user": ("nobody", "nobody"),
+    "verbose": ("2", 2),
+}
+
+
+def config(
+    flags: dict[str, object] | None = None,
+    environ: dict[str, str] | None = None,
+    file: Path | None = None,
+) -> NodeConfig:
+    return resolve(flags or {}, environ or {}, file)[0]
+
+
+def refusal(*args: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config(*args)
+    assert caught.value.exit_status == 64
+    return str(caught.value)
+
+
+def toml(folder: Path, text: str) -> Path:
+    path = folder / "node.toml"
+    path.write_text(text)
+    return path
+
+
+def test_every_setting_has_an_example() -> None:
+    assert EXAMPLES.keys() == SETTINGS.keys()
+
+
+def test_letters_are_distinct() -> None:
+    assert len({setting.letter for setting in SETTINGS.values()}) == len(SETTINGS)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_setting_can_come_from_flag_environment_and_file(name: str, tmp_path: Path) -> None:
+    text, value = EXAMPLES[name]
+    flag: object = value if isinstance(SETTINGS[name].kind, Switch) else text
+    assert getattr(config({name: flag}), name) == value
+    assert getattr(config({}, {SETTINGS[name].variable: text}), name) == value
+    assert getattr(config({}, {}, toml(tmp_path, f'{name} = "{text}"')), name) == value
+
+
+def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
+    file = toml(tmp_path, "port = 3\nthreads = 3\nconn_limit = 3\n")
+    environ = {"MEMCACHEPY_PORT": "2", "MEMCACHEPY_THREADS": "2"}
+    chosen = config({"port": "1"}, environ, file)
+    assert (chosen.port, chosen.threads, chosen.conn_limit) == (1, 2, 3)
+    assert chosen.memory_limit == 64
+
+
+def test_config_variable_names_the_file(tmp_path: Path) -> None:
+    file = toml(tmp_path, 'listen = ["127.0.0.1", "[::1]:11212"]\ndisable_cas = true')
+    chosen = config({}, {"MEMCACHEPY_CONFIG": str(file)})
+    assert chosen.listen == (Address("127.0.0.1"), Address("::1", 11212))
+    assert chosen.disable_cas
+
+
+def test_error_names_setting_value_range_and_source(tmp_path: Path) -> None:
+    assert refusal({"port": "65536"}) == (
+        "port is '65536' (-p): must be a whole number from -1 to 65535"
+    )
+    assert refusal({}, {"MEMCACHEPY_PORT": "x"}).startswith("port is 'x' (MEMCACHEPY_PORT): must")
+    file = toml(tmp_path, "port = true")
+    assert refusal({}, {}, file).startswith(f"port is True ({file}): must be a whole number")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("port", "-2"),
+        ("port", "1_0"),
+        ("port", "0x10"),
+        ("port", "٣"),
+        ("port", "9" * 40),
+        ("udp_port", "11211"),
+        ("unix_mask", "800"),
+        ("unix_mask", "1000"),
+        ("unix_socket", ""),
+        ("unix_socket", "a\0b"),
+        ("memory_limit", "0"),
+        ("memory_limit", "64m"),
+        ("max_item_size", "1023"),
+        ("max_item_size", "1025m"),
+        ("max_item_size", "1g"),
+        ("slab_growth_factor", "1"),
+        ("slab_growth_factor", "nan"),
+        ("slab_growth_factor", "inf"),
+        ("slab_min_size", "0"),
+        ("conn_limit", "0"),
+        ("threads", "0"),
+        ("listen_backlog", "0"),
+        ("max_reqs_per_event", "0"),
+        ("disable_cas", "maybe"),
+        ("listen", ""),
+        ("listen", "127.0.0.1:"),
+        ("listen", "127.0.0.1:0"),
+        ("listen", "127.0.0.1:65536"),
+        ("listen", "127.0.0.1,,::1"),
+        ("listen", "[::1"),
+        ("listen", "a b"),
+    ],
+)
+def test_out_of_range_is_refused(name: str, text: str) -> None:
+    assert refusal({name: text}).startswith(f"{name} is {text!r} (-{SETTINGS[name].letter}): must")
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses"),
+    [
+        ("*", [Address("*")]),
+        ("*:80", [Address("*", 80)]),
+        ("::1", [Address("::1")]),
+        ("[::1]", [Address("::1")]),
+        ("[fe80::1%eth0]:1", [Address("fe80::1%eth0", 1)]),
+        ("cache.example.org:11212", [Address("cache.example.org", 11212)]),
+        ("a;b , c", [Address("a"), Address("b"), Address("c")]),
+        ("a,a", [Address("a")]),
+    ],
+)
+def test_addresses_as_memcached_writes_them(text: str, addresses: list[Address]) -> None:
+    assert list(config({"listen": text}).listen) == addresses
+
+
+def test_listen_may_be_repeated() -> None:
+    assert config({"listen": ("a", "b:1,c")}).listen == (
+        Address("a"),
+        Address("b", 1),
+        Address("c"),
+    )
+
+
+def test_address_text_can_be_read_back() -> None:
+    for address in (Address("::1", 5), Address("::1"), Address("10.0.0.1", 5), Address("a")):
+        assert config({"listen": str(address)}).listen == (address,)
+
+
+def test_largest_item_is_at_most_half_of_the_memory() -> None:
+    assert config({"memory_limit": "2"}).max_item_size == 1 << 20
+    assert refusal({"max_item_size": "33m"}) == (
+        "max_item_size is '33m' (-I): must be at most half of memory_limit, which is 64 MB"
+    )
+
+
+def test_unix_socket_turns_tcp_off_unless_it_is_asked_for() -> None:
+    assert config({"unix_socket": "/s"}).port == 0
+    assert config({"unix_socket": "/s", "port": "5"}).port == 5
+    assert config({"unix_socket": "/s", "listen": "127.0.0.1"}).port == 11211
+
+
+def test_a_node_without_any_socket_is_refused() -> None:
+    assert refusal({"port": "0"}).startswith("port is 0 (-p): must not be 0")
+    assert config({"port": "0", "listen": "127.0.0.1:5"}).listen[0].port == 5
+
+
+def test_unknown_key_of_the_file_is_an_error_with_a_guess(tmp_path: Path) -> None:
+    file = toml(tmp_path, "memory_limt = 5")
+    assert refusal({}, {}, file) == (
+        f"memory_limt is 5 ({file}): there is no such setting; did you mean memory_limit?"
+    )
+
+
+def test_file_that_is_not_toml_or_not_there_is_an_error(tmp_path: Path) -> None:
+    assert "is not TOML" in refusal({}, {}, toml(tmp_path, "port 5"))
+    assert "cannot be read: No such file" in refusal({}, {}, tmp_path / "none")
+    assert "(MEMCACHEPY_CONFIG)" in refusal({}, {"MEMCACHEPY_CONFIG": str(tmp_path / "none")})
+
+
+def test_unknown_variable_is_a_warning_with_a_guess() -> None:
+    _, warnings = resolve({}, {"MEMCACHEPY_MEMORY": "1", "HOME": "/"})
+    assert len(warnings) == 1
+    assert warnings[0].startswith("MEMCACHEPY_MEMORY is not a setting and has no effect")
+
+
+def test_config_is_checked_when_made_and_cannot_change() -> None:
+    with pytest.raises(ConfigError, match="conn_limit is 0: must be"):
+        NodeConfig(conn_limit=0)
+    with pytest.raises(AttributeError):
+        NodeConfig().port = 5  # type: ignore[misc]
