@@ -73,7 +73,7 @@ sampler_zipf_rank(struct sampler *sampler)
         double y = sampler->high + share * (sampler->low - sampler->high);
         double x = integral_inverse(s, y);
         double k = floor(x + 0.5);
-        k = k<1 ? 1 : k>(double) sampler->count ? (double)sampler->count : k;
+        k = k < 1 ? 1 : k > (double)sampler->count ? (double)sampler->count : k;
         if (k - x <= sampler->squeeze || y >= integral(s, k + 0.5) - pow(k, -s)) {
             return (uint64_t)k - 1;
         }
