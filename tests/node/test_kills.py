@@ -1,0 +1,157 @@
+"""Children that are killed: what goes on meanwhile, and how soon another one serves."""
+
+import datetime
+import re
+import sys
+from pathlib import Path
+
+import psutil
+from nodes import Node, Start
+from support.client import RawClient
+from support.waiting import wait_until
+
+RESPAWN_S = 0.05
+
+
+def stamp(line: str) -> float:
+    return datetime.datetime.fromisoformat(line.split()[0]).timestamp()
+
+
+def kill(node: Node, victim: psutil.Process) -> psutil.Process:
+    """Kill a child and return the one that took its place."""
+    name = victim.name()
+    victim.kill()
+    return node.wait_for_other(name, [victim])[0]
+
+
+def is_open(client: RawClient) -> bool:
+    try:
+        client.ask(b"version\r\n", b"VERSION")
+        client.line()
+    except (AssertionError, OSError):
+        return False
+    return True
+
+
+def test_killed_worker_costs_its_connections_and_no_item(start: Start) -> None:
+    node = start("-t", "2")
+    clients = [node.client() for _ in range(8)]
+    for index, client in enumerate(clients):
+        client.ask(b"set k%d 0 0 1\r\nv\r\n" % index, b"STORED\r\n")
+    kill(node, node.workers()[0])
+    alive = [client for client in clients if is_open(client)]
+    assert len(alive) == 4
+    for index in range(8):
+        alive[0].ask(b"get k%d\r\n" % index, b"VALUE k%d 0 1\r\nv\r\nEND\r\n" % index)
+    for _ in range(8):
+        assert is_open(node.client())
+    assert node.client().stats()["curr_connections"] == str(4 + 8 + 1)
+    assert node.stop() == 0
+
+
+def test_killed_worker_is_replaced_within_fifty_milliseconds(start: Start) -> None:
+    node = start("-t", "1", "-v")
+    for _ in range(3):
+        kill(node, node.workers()[0])
+    deaths = node.wait_for_log("child exited name=worker-0")
+    births = node.wait_for_log("child ready name=worker-0", 4)[1:]
+    assert min(stamp(b) - stamp(a) for a, b in zip(deaths, births, strict=True)) < RESPAWN_S
+
+
+def test_killed_acceptor_loses_no_connection(start: Start) -> None:
+    node = start("-t", "2")
+    old = node.client()
+    victim = node.acceptor()
+    victim.suspend()
+    waiting = [node.client() for _ in range(10)]
+    victim.kill()
+    assert all(is_open(client) for client in [old, *waiting, node.client()])
+    assert node.acceptor() != victim
+    assert node.stop() == 0
+
+
+def test_connections_on_their_way_to_a_killed_worker_survive(start: Start) -> None:
+    node = start("-t", "1")
+    victim = node.workers()[0]
+    victim.suspend()
+    waiting = [node.client() for _ in range(20)]
+    for client in waiting:
+        client.send(b"version\r\n")
+    fds = f"/proc/{node.acceptor().pid}/fdinfo"
+    wait_until(lambda: len(list(Path(fds).iterdir())) < 20, "the acceptor to pass them on")
+    victim.kill()
+    for client in waiting:
+        client.expect(b"VERSION")
+    assert node.stop() == 0
+
+
+def test_fifth_death_within_ten_seconds_backs_off(start: Start) -> None:
+    node = start("-t", "1", "-v")
+    for count in range(2, 7):
+        node.workers()[0].kill()
+        node.wait_for_log("child ready name=worker-0", count)
+    assert len(node.wait_for_log("respawn backs off")) == 1
+    deaths = node.wait_for_log("child exited", 5)
+    assert ["respawn_in_s=1" in line for line in deaths] == [False] * 4 + [True]
+    births = node.wait_for_log("child ready name=worker-0", 6)
+    assert 0.9 < stamp(births[5]) - stamp(deaths[4]) < 3
+    node.client().ask(b"version\r\n", b"VERSION")
+    assert node.stop() == 0
+
+
+def test_stop_while_a_respawn_waits(start: Start) -> None:
+    node = start("-t", "1", "-v")
+    for count in range(5):
+        node.wait_for_log("child ready name=worker-0", count + 1)
+        node.workers()[0].kill()
+    node.wait_for_log("backs off")
+    assert node.stop() == 0
+
+
+def test_death_is_logged_with_its_facts(start: Start) -> None:
+    node = start()
+    victim = node.workers()[0]
+    kill(node, victim)
+    (line,) = node.wait_for_log("child exited")
+    assert re.search(
+        rf"name=worker-\d pid={victim.pid} status=SIGKILL uptime_s=[\d.]+ .*respawn_in_s=0$", line
+    )
+
+
+def test_cpu_time_of_the_dead_still_counts(start: Start) -> None:
+    node = start("-t", "1")
+    client = node.client()
+    for _ in range(50):
+        client.send(b"get k\r\n" * 500)
+        client.expect(b"END\r\n" * 500)
+    user_s, system_s = node.workers()[0].cpu_times()[:2]
+    kill(node, node.workers()[0])
+    stats = node.client().stats()
+    total_s = float(stats["rusage_user"]) + float(stats["rusage_system"])
+    assert total_s >= user_s + system_s - 0.02
+
+
+FAILS = """
+import sys
+from memcachepy import _core, cli
+from memcachepy.node.supervisor import Supervisor
+
+make_worker = Supervisor._worker
+
+def make_failing_worker(self, slot):
+    child = make_worker(self, slot)
+    def run():
+        raise _core.CoreError("no luck today")
+    child.run = run
+    return child
+
+Supervisor._worker = make_failing_worker
+cli.main()
+"""
+
+
+def test_worker_that_never_served_ends_the_node_with_its_reason(launch: Start) -> None:
+    node = launch("serve", "-p", "-1", command=[sys.executable, "-c", FAILS])
+    assert node.wait() == 71
+    assert re.search(r"worker-\d could not start: no luck today", node.log())
+    assert "respawn" not in node.log()
