@@ -3,7 +3,6 @@
 import os
 import random
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,6 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def rng(seed: int) -> Iterator[random.Random]:
+def rng(seed: int) -> random.Random:
     """A generator started from the printed seed."""
     return random.Random(seed)

@@ -9,6 +9,7 @@ import pytest
 
 from support.client import RawClient
 from support.server import Server
+from support.transcript import Link
 
 # The letters of the command line that transcripts use, as settings of the segment.
 _SWITCHES: dict[str, tuple[str, object]] = {
@@ -78,7 +79,7 @@ class InProcessPeer:
         self.segment = core.Segment(settings_of(flags))
         self.segment.claim_slot(2)
 
-    def connect(self) -> InProcessLink:
+    def connect(self) -> Link:
         return InProcessLink(self._core.Connection(self.segment, 2))
 
     def counters(self) -> dict[str, int]:
@@ -116,7 +117,7 @@ class SocketPeer:
         self._control.send(b"version\r\n")
         self._control.take_until(b"VERSION " + version.encode() + b"\r\n")
 
-    def connect(self) -> RawClient:
+    def connect(self) -> Link:
         link = RawClient(self._server.address, timeout_s=3.0)
         self._links.append(link)
         return link

@@ -1,15 +1,14 @@
 """Starting and stopping servers, ours and Debian's memcached: on loopback, with deadlines."""
 
 import os
+import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,15 +18,6 @@ from support.waiting import wait_until
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0
-_START_TRIES = 3
-
-
-def free_port() -> int:
-    """A TCP port nobody listens on now. Somebody may take it before you do: retry."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class DidNotStart(AssertionError):
@@ -174,36 +164,30 @@ def node(*flags: str, workers: int = 1, expected_status: int | None = 0) -> Iter
 
 
 def _start_node(flags: Sequence[str], workers: int, errors: Path) -> Server:
-    for attempt in range(1, _START_TRIES + 1):
-        port = free_port()
-        command = [sys.executable, "-m", "memcachepy", "serve", "-l", "127.0.0.1"]
-        command += ["-p", str(port), "-t", str(workers), *flags]
-        with errors.open("wb") as sink:
-            process = subprocess.Popen(command, stdout=sink, stderr=sink)
-        server = Server(process, port, errors)
-        try:
-            wait_until(partial(_answers, server), "the node's first answer", START_TIMEOUT_S)
-            return server
-        except AssertionError as error:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-            written = errors.read_text(errors="replace")
-            if attempt == _START_TRIES or "in use" not in written:
-                raise DidNotStart(f"{error}\n{written}") from None
-    raise AssertionError("unreachable")
+    """Start a node on a port of its own choice and wait until it says that it serves."""
+    command = [sys.executable, "-m", "memcachepy", "serve", "-l", "127.0.0.1", "-p", "-1"]
+    command += ["-t", str(workers), *flags]
+    clean = {name: text for name, text in os.environ.items() if not name.startswith("MEMCACHEPY_")}
+    with errors.open("wb") as sink:
+        process = subprocess.Popen(
+            command, env=clean, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
+        )
 
+    def port_or_death() -> int:
+        written = errors.read_text(errors="replace")
+        if process.poll() is not None:
+            raise DidNotStart(f"the node ended with status {process.returncode}\n{written}")
+        found = re.search(r" serving listen=127\.0\.0\.1:([0-9]+)", written)
+        return int(found[1]) if found else 0
 
-def _answers(server: Server) -> bool:
-    status = server.process.poll()
-    if status is not None:
-        raise DidNotStart(f"the node ended at once with status {status}")
     try:
-        with RawClient(server.address, timeout_s=2.0) as client:
-            client.send(b"version\r\n")
-            return client.line().startswith(b"VERSION")
-    except (OSError, AssertionError):
-        return False
+        return Server(
+            process, wait_until(port_or_death, "the node to serve", START_TIMEOUT_S), errors
+        )
+    except AssertionError:
+        process.kill()
+        process.wait()
+        raise
 
 
 def private_dirty_kb(pid: int) -> int:

@@ -6,10 +6,10 @@ one of our nodes or Debian's memcached, with its requests cut in one of several 
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 FOLDER = Path(__file__).parent.parent / "transcripts"
 REFERENCE_VERSION = "1.6.18"
@@ -328,8 +328,9 @@ class Link(Protocol):
     """One connection to whatever answers."""
 
     buffer: bytearray
-    closed: bool
 
+    @property
+    def closed(self) -> bool: ...
     def send(self, data: bytes) -> None: ...
     def more(self) -> bool:
         """Try to get more bytes; false when there will be none."""
@@ -481,7 +482,7 @@ class Player:
         pattern = b"".join(self._pattern(piece, fresh) for piece in step.template)
         line = self._take_lines(link, 1)
         found = re.fullmatch(pattern, line or b"", re.DOTALL)
-        if line is None or found is None:
+        if found is None:
             link.buffer[:0] = line or b""
             self._fail(step.line, pattern, link)
         self.values |= {name: int(found[name]) for name in fresh}
@@ -556,7 +557,7 @@ class Player:
     def _place(self, line: int | str) -> str:
         return f"{self.case.path}:{line} ({self.fragmentation})\n" f"# {self.case.sentence}"
 
-    def _fail(self, line: int | str, expected: bytes, link: Link | None) -> None:
+    def _fail(self, line: int | str, expected: bytes, link: Link | None) -> NoReturn:
         received = "" if link is None else _shorten(bytes(link.buffer))
         state = "" if link is None or not link.closed else " and then a close"
         raise AssertionError(
@@ -568,6 +569,3 @@ def _shorten(data: bytes) -> str:
     if len(data) <= 300:
         return repr(data)
     return f"{data[:200]!r}… {len(data)} bytes …{data[-60:]!r}"
-
-
-PlayCase = Callable[[Case], None]

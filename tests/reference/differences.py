@@ -1,0 +1,218 @@
+"""Where memcachepy may answer other bytes than Debian's memcached 1.6.18: all of it, with reasons.
+
+An entry excuses one request whose bytes match `request`, if we answered `ours` and memcached
+answered `theirs`. Whatever no entry excuses is a defect of one of the two, and fails.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+DRIFT = "1.6.40 and newer answer so; we speak the protocol of 1.6.45"
+INTENDED = "intended: "
+
+STORAGE = rb"(?:set|add|replace|append|prepend|cas)"
+KNOWN = (
+    rb"(?:get|gets|gat|gats|set|add|replace|append|prepend|cas|delete|incr|decr|touch|flush_all"
+    rb"|version|verbosity|quit|shutdown|stats)"
+)
+FORMAT = rb"CLIENT_ERROR bad command line format\r\n"
+ERROR = rb"ERROR\r\n"
+LATER = rb"(?:slabs|lru|lru_crawler|watch|cache_memlimit|extstore|refresh_certs|mg|ms|md|ma|mn|me)"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One excused difference; all three are regular expressions over bytes."""
+
+    name: str
+    reason: str
+    request: bytes
+    ours: bytes
+    theirs: bytes
+
+
+def _lines_of_many_words() -> bytes:
+    """Storage commands with more words than 1.6.18 looks for, or 24 and more words of any."""
+    return STORAGE + rb"(?: +[^ \r\n]+){6,} *\r?\n|" + KNOWN + rb"(?: +[^ \r\n]+){23,} *\r?\n"
+
+
+DIFFERENCES = (
+    Difference("version", DRIFT, rb"version", rb"VERSION 1\.6\.45\r\n", rb"VERSION 1\.6\.18\r\n"),
+    Difference("too few or bad words of a known command", DRIFT, KNOWN + rb"\b", FORMAT, ERROR),
+    Difference("a line of one character or none", DRIFT, rb"[^\n]?\r?\n", FORMAT, ERROR),
+    Difference(
+        "the rest of a value that was too long is such a line",
+        DRIFT,
+        STORAGE,
+        rb"CLIENT_ERROR bad data chunk\r\n" + FORMAT,
+        rb"CLIENT_ERROR bad data chunk\r\n" + ERROR,
+    ),
+    Difference(
+        "the value behind a bad storage line is swallowed, not read as a command",
+        DRIFT,
+        STORAGE + rb" ",
+        FORMAT,
+        FORMAT + rb"(?:ERROR\r\n)+",
+    ),
+    Difference(
+        "the same under noreply",
+        DRIFT,
+        STORAGE + rb" [^\n]* noreply *\r?\n",
+        rb"",
+        rb"(?:ERROR\r\n)+",
+    ),
+    Difference(
+        "a cas without its token swallows its value",
+        DRIFT,
+        rb"cas ",
+        FORMAT,
+        rb"ERROR\r\n(?:ERROR\r\n)+",
+    ),
+    Difference(
+        "a bad length is never silent",
+        DRIFT,
+        STORAGE + rb" [^\n]* noreply *\r?\n",
+        FORMAT + rb"(?P<rest>(?:ERROR\r\n|" + FORMAT + rb")*)",
+        rb"(?:ERROR\r\n)*",
+    ),
+    Difference(
+        "more words than needed are ignored",
+        DRIFT,
+        _lines_of_many_words(),
+        rb"(?:STORED|NOT_STORED|EXISTS|NOT_FOUND|DELETED|TOUCHED|OK|[0-9]+|)(?:\r\n)?",
+        rb"(?:ERROR\r\n)+",
+    ),
+    Difference(
+        "touch, incr and decr ignore further words",
+        DRIFT,
+        rb"(?:touch|incr|decr) +[^ ]+ +[^ ]+ +[^ ]+",
+        rb"(?:(?:NOT_FOUND|TOUCHED|[0-9]+|CLIENT_ERROR [^\n]*)\r\n)?",
+        ERROR,
+    ),
+    Difference(
+        "delete ignores further words",
+        DRIFT,
+        rb"delete +[^ ]+ +[^ ]+",
+        rb"(?:(?:DELETED|NOT_FOUND)\r\n)?",
+        rb"(?:CLIENT_ERROR bad command line format\.  Usage: delete <key> \[noreply\]\r\n"
+        rb"|ERROR\r\n)?",
+    ),
+    Difference(
+        "an unknown command under noreply is silent",
+        DRIFT,
+        rb"[^\n]* noreply *\r?\n",
+        rb"",
+        ERROR,
+    ),
+    Difference(
+        "a space before the command is an error",
+        DRIFT,
+        rb" ",
+        ERROR,
+        rb"[^\n]*\n",
+    ),
+    Difference(
+        "a delta has no sign",
+        DRIFT,
+        rb"(?:incr|decr) +[^ ]+ +[^ ]*[^0-9 \r\n]",
+        rb"CLIENT_ERROR invalid numeric delta argument\r\n",
+        rb"(?:[0-9]+|NOT_FOUND)\r\n",
+    ),
+    Difference(
+        "gat without a key is an error",
+        DRIFT,
+        rb"gats? +[^ ]+ *\r?\n",
+        FORMAT,
+        rb"END\r\n|CLIENT_ERROR invalid exptime argument\r\n",
+    ),
+    Difference(
+        "shutdown without -A",
+        DRIFT,
+        rb"shutdown",
+        rb"SERVER_ERROR: shutdown not enabled\r\n",
+        rb"ERROR: shutdown not enabled\r\n",
+    ),
+    Difference(
+        "flags of 2^32 and more are an error",
+        INTENDED + "memcached stores them truncated",
+        STORAGE + rb" +[^ ]+ +\+?0*(?:[1-9][0-9]{10,}|[4-9][0-9]{9})",
+        FORMAT + rb"|",
+        rb"(?:(?:STORED|NOT_STORED|EXISTS|NOT_FOUND)\r\n)?",
+    ),
+    Difference(
+        "exptimes of 2^31 to 2^32 - 1 are moments between 2038 and 2106",
+        INTENDED + "memcached cuts them to 32 bits with a sign, or refuses them",
+        rb"touch +[^ ]+ +[2-4][0-9]{9}\b|gats? +[2-4][0-9]{9} ",
+        rb"(?:TOUCHED|NOT_FOUND|END)\r\n",
+        rb"(?:CLIENT_ERROR invalid exptime argument|TOUCHED|NOT_FOUND|END)\r\n",
+    ),
+    Difference(
+        "exptimes outside 32 bits are errors of touch and gat",
+        DRIFT,
+        rb"touch +[^ ]+ +-?[0-9]{10,}|gats? +-?[0-9]{10,} ",
+        rb"CLIENT_ERROR invalid exptime argument\r\n",
+        rb"(?:TOUCHED|NOT_FOUND|(?:VALUE [^\n]*\n[^\n]*\n)?END)\r\n",
+    ),
+    Difference(
+        "exact names of parts of stats only",
+        INTENDED + "a cut-short name must not reset the counters",
+        rb"stats (?!reset\b|settings\b)[^\n]*\n",
+        ERROR,
+        rb"(?:RESET|(?:STAT [^\n]*\n)*END)\r\n|CLIENT_ERROR usage: [^\n]*\n"
+        rb"|CLIENT_ERROR bad command line[^\n]*\n|OK\r\n|(?:STAT [^\n]*\n)*END\r\n|\r\n|ERROR\r\n",
+    ),
+    Difference(
+        "commands of later work are unknown",
+        INTENDED + "not built yet",
+        LATER + rb"\b",
+        rb"(?:ERROR\r\n)?",
+        rb"[^\n]*\n",
+    ),
+)
+
+
+@lru_cache(maxsize=4096)
+def applicable(request: bytes) -> tuple[Difference, ...]:
+    """The differences that a request may show."""
+    return tuple(d for d in DIFFERENCES if re.match(d.request, request))
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request and what we answered to it."""
+
+    request: bytes
+    reply: bytes
+
+
+def agree(exchanges: list[Exchange], theirs: bytes) -> tuple[bool, int]:
+    """Whether their replies are ours or excused ones.
+
+    Returns:
+        The verdict, and how many exchanges could be followed.
+    """
+    furthest = 0
+    seen: set[tuple[int, int]] = set()
+    open_ends = [(0, 0)]
+    while open_ends:
+        index, at = open_ends.pop()
+        furthest = max(furthest, index)
+        if index == len(exchanges):
+            if at == len(theirs):
+                return True, index
+            continue
+        if (index, at) in seen:
+            continue
+        seen.add((index, at))
+        exchange = exchanges[index]
+        for difference in applicable(exchange.request):
+            if not re.fullmatch(difference.ours, exchange.reply):
+                continue
+            pattern = re.compile(difference.theirs)
+            found = pattern.match(theirs, at)
+            if found is not None:
+                open_ends.append((index + 1, found.end()))
+        if theirs.startswith(exchange.reply, at):
+            open_ends.append((index + 1, at + len(exchange.reply)))
+    return False, furthest

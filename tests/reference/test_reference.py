@@ -1,0 +1,66 @@
+"""The same bytes to Debian's memcached and to us; replies differ only where the table says so."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from corpus import malformed, stream
+from differences import DIFFERENCES, Exchange, agree
+from pair import Pair
+
+MALFORMED = list(malformed())
+STREAM_REQUESTS = 60
+STREAMS = 40
+STREAMS_SLOW = 1500
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    with Pair() as pair:
+        yield pair
+
+
+@pytest.mark.parametrize("index", range(len(MALFORMED)))
+def test_malformed_input_gets_the_same_answer(pair: Pair, index: int) -> None:
+    try:
+        pair.compare(MALFORMED[index])
+    except AssertionError:
+        pair.restart()
+        raise
+
+
+def test_streams_of_requests_get_the_same_answers(rng: random.Random) -> None:
+    with Pair() as pair:
+        for _ in range(STREAMS):
+            pair.compare(stream(rng, STREAM_REQUESTS))
+            pair.restart()
+
+
+@pytest.mark.slow
+def test_many_streams_of_requests_get_the_same_answers(rng: random.Random) -> None:
+    with Pair() as pair:
+        for _ in range(STREAMS_SLOW):
+            pair.compare(stream(rng, STREAM_REQUESTS))
+            pair.restart()
+
+
+def test_every_difference_has_its_own_name_and_reason() -> None:
+    assert all(difference.reason for difference in DIFFERENCES)
+    names = [(d.name, d.request) for d in DIFFERENCES]
+    assert len(set(names)) == len(names)
+
+
+def test_what_no_entry_excuses_is_a_failure() -> None:
+    agreed, furthest = agree(
+        [Exchange(b"get a\r\n", b"END\r\n"), Exchange(b"set a 0 0 1\r\n1\r\n", b"STORED\r\n")],
+        b"END\r\nNOT_STORED\r\n",
+    )
+    assert not agreed
+    assert furthest == 1
+
+
+def test_an_excuse_holds_for_its_own_request_only() -> None:
+    ours = Exchange(b"bogus\r\n", b"CLIENT_ERROR bad command line format\r\n")
+    assert not agree([ours], b"ERROR\r\n")[0]
+    ours = Exchange(b"get\r\n", b"CLIENT_ERROR bad command line format\r\n")
+    assert agree([ours], b"ERROR\r\n")[0]
