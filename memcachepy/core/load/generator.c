@@ -33,6 +33,7 @@
 #define CONNECTING_MAX 128u /* Below every listen backlog, so that no SYN is dropped. */
 #define RETRY_MS 10u
 #define PREFILL_DEPTH 64u
+#define SOURCE_COUNT 64u
 #define NEVER UINT64_MAX
 #define NS_PER_MS 1000000u
 
@@ -261,16 +262,34 @@ conn_lose(struct load_generator *g, struct conn *c, uint64_t now)
     conn_close(g, c);
 }
 
+/* A client that connects anew all the time leaves a closing port behind each time, and the kernel's
+ * search for a free one takes longer and longer. 127.0.0.0/8 has addresses enough to begin from. */
+static void
+spread_source(struct load_generator *g, int fd)
+{
+    const struct sockaddr_in *to = (const struct sockaddr_in *)&g->address;
+    if (!g->reconnect || to->sin_family != AF_INET || ntohl(to->sin_addr.s_addr) >> 24 != 127) {
+        return;
+    }
+    int on = 1;
+    uint32_t last = 2 + (uint32_t)(g->issued % SOURCE_COUNT);
+    struct sockaddr_in from = {.sin_family = AF_INET,
+                               .sin_addr.s_addr = htonl(INADDR_LOOPBACK - 1 + last)};
+    (void)setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on));
+    (void)bind(fd, (struct sockaddr *)&from, sizeof(from));
+}
+
 /* Starts a connect. False: not now, because the listener's queue is full or no local port is free;
  * what is in flight on it stays. */
 static bool
-conn_open(struct load_generator *g, struct conn *c, uint64_t now)
+conn_connect(struct load_generator *g, struct conn *c, uint64_t now)
 {
     int family = g->address.ss_family;
     int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd >= 0 && family != AF_UNIX) {
         int on = 1;
         (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+        spread_source(g, fd);
     }
     bool started = fd >= 0 && (connect(fd, (struct sockaddr *)&g->address, g->address_len) == 0 ||
                                errno == EINPROGRESS);
@@ -292,10 +311,25 @@ conn_open(struct load_generator *g, struct conn *c, uint64_t now)
     if (!started) {
         note_error(g, strerror(errno), strlen(strerror(errno)));
         conn_lose(g, c, now);
-        return false;
     }
-    conn_register(g, c, EPOLL_CTL_ADD, true);
-    return true;
+    return started;
+}
+
+static void
+conn_open(struct load_generator *g, struct conn *c, uint64_t now)
+{
+    if (conn_connect(g, c, now)) {
+        conn_register(g, c, EPOLL_CTL_ADD, true);
+    }
+}
+
+static void
+conn_opened(struct load_generator *g, struct conn *c)
+{
+    c->state = CONN_OPEN;
+    g->connecting_count--;
+    g->open_count++;
+    g->result->connections++;
 }
 
 /* ---- sending ------------------------------------------------------------------------------ */
@@ -318,24 +352,44 @@ conn_keep(struct conn *c, const char *bytes, size_t len)
 static void
 conn_send(struct load_generator *g, struct conn *c, const char *bytes, size_t len, uint64_t now)
 {
-    ssize_t sent = 0;
-    if (c->state == CONN_OPEN) {
-        sent = send(c->fd, bytes, len, MSG_NOSIGNAL);
-        if (LIKELY(sent == (ssize_t)len)) {
-            g->result->bytes_sent += len;
-            return;
-        }
-        if (sent < 0 && errno != EAGAIN) {
-            note_error(g, strerror(errno), strlen(strerror(errno)));
-            conn_lose(g, c, now);
-            return;
-        }
-        sent = sent < 0 ? 0 : sent;
-        g->result->bytes_sent += (uint64_t)sent;
-        conn_register(g, c, EPOLL_CTL_MOD, true);
+    ssize_t sent = send(c->fd, bytes, len, MSG_NOSIGNAL);
+    if (LIKELY(sent == (ssize_t)len)) {
+        g->result->bytes_sent += len;
+        return;
     }
+    if (sent < 0 && errno != EAGAIN) {
+        note_error(g, strerror(errno), strlen(strerror(errno)));
+        conn_lose(g, c, now);
+        return;
+    }
+    sent = sent < 0 ? 0 : sent;
+    g->result->bytes_sent += (uint64_t)sent;
+    conn_register(g, c, EPOLL_CTL_MOD, true);
     if (!conn_keep(c, bytes + sent, len - (size_t)sent)) {
         conn_lose(g, c, now);
+    }
+}
+
+/* Connects and sends at once: on one machine the connection stands when connect() returns, and two
+ * system calls and a wait are saved. Elsewhere the request is kept until it stands. */
+static void
+conn_open_sending(struct load_generator *g, struct conn *c, const char *bytes, size_t len,
+                  uint64_t now)
+{
+    bool connected = conn_connect(g, c, now);
+    if (c->in_flight == 0) {
+        return; /* Refused at once. */
+    }
+    ssize_t sent = connected ? send(c->fd, bytes, len, MSG_NOSIGNAL) : -1;
+    if (sent > 0) {
+        g->result->bytes_sent += (uint64_t)sent;
+        conn_opened(g, c);
+    }
+    size_t done = sent > 0 ? (size_t)sent : 0;
+    if (done < len && !conn_keep(c, bytes + done, len - done)) {
+        conn_lose(g, c, now);
+    } else if (connected) {
+        conn_register(g, c, EPOLL_CTL_ADD, done < len);
     }
 }
 
@@ -398,13 +452,12 @@ conn_issue(struct load_generator *g, struct conn *c, unsigned count, uint64_t no
     for (; count > 0 && g->issuing && out <= last; count--) {
         out = put_request(g, c, out, g->open_loop ? due_at(g, g->issued) : now);
     }
+    size_t len = (size_t)(out - g->scratch);
     if (g->reconnect) {
-        (void)conn_open(g, c, now);
-        if (c->in_flight == 0) {
-            return; /* Refused at once. */
-        }
+        conn_open_sending(g, c, g->scratch, len, now);
+    } else {
+        conn_send(g, c, g->scratch, len, now);
     }
-    conn_send(g, c, g->scratch, (size_t)(out - g->scratch), now);
 }
 
 /* ---- open loop ---------------------------------------------------------------------------- */
@@ -716,10 +769,7 @@ conn_connected(struct load_generator *g, struct conn *c)
         conn_lose(g, c, now);
         return;
     }
-    c->state = CONN_OPEN;
-    g->connecting_count--;
-    g->open_count++;
-    g->result->connections++;
+    conn_opened(g, c);
     if (conn_flush(g, c, now)) {
         conn_continue(g, c, now);
     }
@@ -759,7 +809,7 @@ reopen_closed(struct load_generator *g, uint64_t now)
             continue;
         }
         if (!g->reconnect || c->in_flight > 0) {
-            (void)conn_open(g, c, now);
+            conn_open(g, c, now);
         } else {
             conn_continue(g, c, now);
         }
