@@ -39,6 +39,12 @@ class ConfigError(MemcachepyError):
         return f"{self.name} is {self.value!r}{source}: {self.must}"
 
 
+class CoreRefusal(MemcachepyError):
+    """The core does not take a setting that this package took for right."""
+
+    exit_status = os.EX_USAGE
+
+
 class BootError(MemcachepyError):
     """The system does not give what the node needs to start: a port, memory, descriptors."""
 

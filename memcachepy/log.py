@@ -48,6 +48,12 @@ def start(verbose: int, fd: int = 2) -> None:
     log.propagate = False
 
 
+def tell(text: str, fd: int = 2) -> None:
+    """Write a plain line for a person, without waiting either."""
+    with ExitStack() as own, suppress(OSError):
+        _writer(fd, own)(text.encode("ascii", "backslashreplace") + b"\n")
+
+
 class NeverWaiting(logging.Handler):
     """Writes lines to a descriptor and never waits for whoever reads them."""
 

@@ -9,6 +9,7 @@ import click
 
 from memcachepy import __version__
 from memcachepy.errors import MemcachepyError
+from memcachepy.log import tell
 
 _COMMANDS = ("serve", "bench")
 """Modules of this folder, each with a command of its own name."""
@@ -47,6 +48,6 @@ def main() -> None:
     except click.Abort:
         status = 130
     except MemcachepyError as error:
-        click.echo(f"memcachepy: {error}", err=True)
+        tell(f"memcachepy: {error}")
         status = error.exit_status
     sys.exit(status if isinstance(status, int) else 0)

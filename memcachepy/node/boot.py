@@ -7,7 +7,7 @@ from contextlib import closing
 
 from memcachepy import _core, log
 from memcachepy.config import MEGABYTE, NodeConfig
-from memcachepy.errors import BootError, ConfigError
+from memcachepy.errors import BootError, CoreRefusal
 from memcachepy.log import fact
 from memcachepy.node.limits import become_user, open_standard_files, raise_descriptor_limit
 from memcachepy.node.listeners import Listener, open_listeners
@@ -24,7 +24,7 @@ def run_node(config: NodeConfig, warnings: Sequence[str] = ()) -> int:
         warnings: sentences to log first.
 
     Raises:
-        ConfigError: the core refuses a setting.
+        CoreRefusal: it does not take a setting.
         BootError: the system does not give what the node needs.
     """
     open_standard_files()
@@ -58,7 +58,7 @@ def _open_segment(config: NodeConfig, listeners: Sequence[Listener]) -> _core.Se
     try:
         return _core.Segment(segment_settings(config, listeners))
     except ValueError as error:
-        raise ConfigError("memory_limit", config.memory_limit, str(error)) from None
+        raise CoreRefusal(str(error)) from None
     except _core.CoreError as error:
         raise BootError(f"memory_limit is {config.memory_limit} MB (-m): {error}") from None
 

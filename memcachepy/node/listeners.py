@@ -64,15 +64,16 @@ def open_listeners(config: NodeConfig) -> Iterator[list[Listener]]:
 
 
 def _open_tcp(address: Address, port: int, backlog: int) -> Iterator[Listener]:
-    everywhere = address.host == "*"
-    for family, host in _resolve(address.host):
+    places = _resolve(address.host)
+    for family, host in places:
         try:
             listener = _listen_tcp(family, host, port, backlog)
         except OSError as error:
-            if everywhere and family == socket.AF_INET6 and error.errno in _IPV6_OFF:
+            # `*` and names like localhost mean IPv6 too, where there is any.
+            if len(places) > 1 and family == socket.AF_INET6 and error.errno in _IPV6_OFF:
                 continue
             raise BootError(_tcp_sentence(error, family, host, port)) from None
-        port = listener.port if everywhere else port
+        port = listener.port
         yield listener
 
 

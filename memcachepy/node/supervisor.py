@@ -112,7 +112,8 @@ class Supervisor:
         reading, writing = socket.socketpair()
         opening.enter_context(reading).setblocking(False)
         opening.enter_context(writing).setblocking(False)
-        opening.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writing.fileno()))
+        wakeup_fd = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+        opening.callback(signal.set_wakeup_fd, wakeup_fd)
         for number in SIGNALS:
             opening.callback(signal.signal, number, signal.signal(number, _recorded))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -162,7 +163,13 @@ class Supervisor:
         self._segment.claim_slot(0)
         self._segment.set_state(_core.RUNNING)
         for child in self._children.values():
-            child.fork(self._report_in_fd)
+            try:
+                child.fork(self._report_in_fd)
+            except OSError as error:
+                raise BootError(
+                    f"cannot start {child.name}: {error.strerror}: raise the limit of processes "
+                    "(ulimit -u, --pids-limit of docker) or lower -t"
+                ) from None
         while self._state != _core.STOPPING or any(self._alive()):
             for key, _ in self._selector.select(self._seconds_to_deadline()):
                 key.data()
@@ -183,12 +190,19 @@ class Supervisor:
         for slot, at_s in list(self._respawns.items()):
             if at_s <= now_s:
                 del self._respawns[slot]
-                self._children[slot].fork(self._report_in_fd)
+                self._respawn(self._children[slot])
         if self._give_up_at_s is not None and self._give_up_at_s <= now_s:
             if self._state == _core.DRAINING:
                 self._stop("drain timeout")
             else:
                 self._kill("stop timeout")
+
+    def _respawn(self, child: Child) -> None:
+        try:
+            child.fork(self._report_in_fd)
+        except OSError as error:
+            log.error(fact("respawn failed", name=child.name, reason=error.strerror))
+            self._respawns[child.slot] = self._clock() + BACKOFF_S
 
     def _on_signals(self) -> None:
         for number in self._signals.recv(4096):
