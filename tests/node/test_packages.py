@@ -1,5 +1,6 @@
 """sdist and wheel: each is whole, and what is installed from it runs."""
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -22,10 +23,11 @@ def run(*words: object, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from the files that git knows, so that leftovers of builds cannot help."""
+    """Built from a copy without leftovers of other builds, which would go along."""
     folder = tmp_path_factory.mktemp("sdist")
     source = folder / "source"
-    run("git", "clone", "-q", TOP, source, cwd=folder)
+    leftovers = shutil.ignore_patterns(".*", "*.so", "*.egg-info", "build", "dist", "__pycache__")
+    shutil.copytree(TOP, source, ignore=leftovers)
     build = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
     run(sys.executable, "-c", build, folder, cwd=source)
     (found,) = folder.glob("*.tar.gz")
