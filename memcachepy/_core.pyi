@@ -1,0 +1,135 @@
+"""The C core's surface: one segment, the loops of its processes, and the protocol without sockets."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, final
+
+LAYOUT_VERSION: Final[int]
+PROTOCOL_VERSION: Final[str]
+"""What `version` answers: the memcached release whose protocol is spoken."""
+MEMORY_BYTES_MAX: Final[int]
+"""The largest memory limit that references can reach."""
+WORKERS_MAX: Final[int]
+
+RUNNING: Final[int]
+DRAINING: Final[int]
+STOPPING: Final[int]
+
+EXIT_STOPPED: Final[int]
+"""A loop ended because it was asked to."""
+EXIT_ORPHANED: Final[int]
+"""A loop ended because the supervisor is gone."""
+
+class CoreError(Exception):
+    """The core refused to start; the message is a sentence for a person."""
+
+class MemoryShortage(CoreError):
+    """The host, a cgroup or the file system cannot hold the segment."""
+
+@final
+class Segment:
+    """A node's shared memory, created by the supervisor before it forks.
+
+    The mapping and its descriptor are released with the object. All methods may be called in any
+    process that was forked after creation.
+    """
+
+    def __init__(self, settings: Mapping[str, object]) -> None:
+        """Create a sealed, sparse memfd segment.
+
+        Args:
+            settings: the node's settings; every key of `SETTINGS` may be given, the rest default.
+
+        Raises:
+            ValueError: an unknown setting or a value out of range; names both.
+            MemoryShortage: the limits of the host or of a cgroup are too small.
+        """
+    @property
+    def fd(self) -> int: ...
+    @property
+    def reserve_bytes(self) -> int:
+        """Address space set aside for the largest limit that can be asked for later."""
+    @property
+    def page_bytes(self) -> int: ...
+    @property
+    def shard_count(self) -> int: ...
+    def claim_slot(self, slot: int) -> None:
+        """Make this process the owner of a process slot: 0 supervisor, 1 acceptor, 2… workers."""
+    def set_state(self, state: int) -> None:
+        """RUNNING, DRAINING or STOPPING; write to each loop's wake descriptor afterwards."""
+    def run_worker(self, slot: int, channel_fd: int, wake_fd: int, liveness_fd: int) -> int:
+        """Serve connections that arrive on `channel_fd` until stopped. Releases the GIL.
+
+        Args:
+            slot: the worker's process slot, 2 or more.
+            channel_fd: receiving end of a stream socket pair; one byte with one descriptor each.
+            wake_fd: an eventfd; readable after `set_state` changed.
+            liveness_fd: reading end of a pipe whose writing end only the supervisor holds.
+
+        Returns:
+            EXIT_STOPPED or EXIT_ORPHANED.
+        """
+    def run_acceptor(
+        self,
+        slot: int,
+        listener_fds: Sequence[int],
+        channel_fds: Sequence[int],
+        wake_fd: int,
+        liveness_fd: int,
+    ) -> int:
+        """Accept on every listener and pass each connection to the least loaded worker.
+
+        `channel_fds[i]` is the sending end for the worker in slot 2 + i. Ends as soon as the
+        state is no longer RUNNING.
+        """
+    def is_serving(self, slot: int) -> bool:
+        """Whether the process in the slot has entered its loop since it claimed the slot."""
+    def recover(self, slot: int, channel_fd: int = -1) -> dict[str, int]:
+        """Clean up after the process of a slot, which must have been reaped.
+
+        Repairs every shard whose lock it held, frees its uploads, pins and pages in flight, and
+        corrects the connection count: descriptors that still wait in `channel_fd` (the receiving
+        end of a worker's channel) live on.
+
+        Returns:
+            shards_repaired, shards_rebuilt, uploads_freed, pins_released, connections_lost.
+        """
+    def add_child_rusage(self, user_s: float, system_s: float) -> None:
+        """Add a reaped child's CPU time to what `stats` reports."""
+    def connection_count(self) -> int: ...
+    def counters(self) -> dict[str, int]:
+        """Sums of all processes and shards, by their names in `stats`."""
+    def check(self) -> list[str]:
+        """Walk every shard under its lock and say what does not agree; empty when sound."""
+    def rebuild(self) -> None:
+        """Recompute every shard's table, free chunks and counters from its pages."""
+    def advance_clock(self, seconds: int) -> None:
+        """Move the node's clock forward; for tests."""
+    def step_system_clock(self, seconds: int) -> None:
+        """Pretend that the system clock was stepped by this much; for tests."""
+    def take_shortage(self) -> str | None:
+        """The newest memory shortage that lowered the effective limit, once; None if none."""
+    def close(self) -> None: ...
+
+SETTINGS: Final[Mapping[str, object]]
+"""Every setting the segment knows, with its default:
+
+memory_limit_bytes, item_size_max_bytes, growth_factor, item_size_min_bytes (key + value + client
+flags of the smallest slab class), conn_limit, worker_count, requests_per_event, backlog, verbosity,
+evictions_enabled, cas_enabled, flush_enabled, shutdown_enabled, tcp_port, unix_socket (str),
+unix_mask (int), listen (str: what `stats settings` shows as inter), supervisor_pid.
+"""
+
+@final
+class Connection:
+    """The protocol without a socket: bytes in, bytes out. For tests and tools."""
+
+    def __init__(self, segment: Segment, slot: int = 2) -> None: ...
+    def feed(self, data: bytes) -> bytes:
+        """Give what arrived; returns all that would be sent. Empty after `closed`."""
+    @property
+    def closed(self) -> bool:
+        """The protocol asked for the connection to be closed."""
+    def close(self) -> None:
+        """The peer went away."""
+
+def xxh64(data: bytes, seed: int = 0) -> int: ...

@@ -1,0 +1,69 @@
+/* What each process counts, as one table: the field, its name in `stats`, and its order.
+ *
+ * A process adds to its own slot only, without synchronisation beyond relaxed stores; whoever
+ * answers `stats` sums over the slots. Names are memcached's where memcached has the counter. */
+#ifndef MEM_COUNTERS_H
+#define MEM_COUNTERS_H
+
+#include "base/platform.h"
+
+/* X(name) */
+#define COUNTER_LIST(X)                                                                            \
+    X(total_connections)                                                                           \
+    X(rejected_connections)                                                                        \
+    X(cmd_get)                                                                                     \
+    X(cmd_set)                                                                                     \
+    X(cmd_flush)                                                                                   \
+    X(cmd_touch)                                                                                   \
+    X(cmd_meta)                                                                                    \
+    X(get_hits)                                                                                    \
+    X(get_misses)                                                                                  \
+    X(get_expired)                                                                                 \
+    X(get_flushed)                                                                                 \
+    X(delete_misses)                                                                               \
+    X(delete_hits)                                                                                 \
+    X(incr_misses)                                                                                 \
+    X(incr_hits)                                                                                   \
+    X(decr_misses)                                                                                 \
+    X(decr_hits)                                                                                   \
+    X(cas_misses)                                                                                  \
+    X(cas_hits)                                                                                    \
+    X(cas_badval)                                                                                  \
+    X(touch_hits)                                                                                  \
+    X(touch_misses)                                                                                \
+    X(store_too_large)                                                                             \
+    X(store_no_memory)                                                                             \
+    X(bytes_read)                                                                                  \
+    X(bytes_written)                                                                               \
+    X(conn_yields)                                                                                 \
+    X(accept_failures)                                                                             \
+    X(read_retries)                                                                                \
+    X(read_locked)                                                                                 \
+    X(lock_waits)                                                                                  \
+    X(upload_waits)                                                                                \
+    X(uploads_aborted)
+
+enum counter_id {
+#define X(name) COUNTER_##name,
+    COUNTER_LIST(X)
+#undef X
+        COUNTER_COUNT
+};
+
+/* One process's counters; [own] the process in the slot writes, everybody reads. */
+struct counters {
+    _Atomic uint64_t value[COUNTER_COUNT];
+};
+
+static inline void
+counter_add(struct counters *counters, enum counter_id id, uint64_t amount)
+{
+    uint64_t value = atomic_load_explicit(&counters->value[id], memory_order_relaxed);
+    atomic_store_explicit(&counters->value[id], value + amount, memory_order_relaxed);
+}
+
+#define COUNT(counters, name) counter_add((counters), COUNTER_##name, 1)
+
+extern const char *const counter_names[COUNTER_COUNT];
+
+#endif

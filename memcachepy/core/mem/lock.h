@@ -1,0 +1,27 @@
+/* A robust, process-shared lock, with the owner's death as a result and not an accident. */
+#ifndef MEM_LOCK_H
+#define MEM_LOCK_H
+
+#include "base/platform.h"
+
+#include <pthread.h>
+
+struct shared_lock {
+    pthread_mutex_t mutex;
+};
+
+enum lock_result {
+    LOCK_OK,
+    LOCK_OWNER_DIED, /* Held by the caller, who must repair and then lock_repaired(). */
+    LOCK_TIMEOUT,    /* Not held. */
+};
+
+void lock_init(struct shared_lock *lock);
+
+/* Spins for about two microseconds, then sleeps for at most timeout_ms. */
+enum lock_result lock_acquire(struct shared_lock *lock, unsigned timeout_ms) MUST_CHECK;
+enum lock_result lock_try(struct shared_lock *lock) MUST_CHECK;
+void lock_repaired(struct shared_lock *lock);
+void lock_release(struct shared_lock *lock);
+
+#endif

@@ -1,0 +1,93 @@
+/* The page directory and the pool of free pages.
+ *
+ *   struct page, 24 bytes, one per page of the reserve, [shard]: guarded by the owning shard's lock
+ *
+ *    0        4            6            8             12            16              20           24
+ *    | owner  | free_head  | free_count | class_next  | class_prev  | partial_next  | partial_prev |
+ *
+ * `owner` alone is the truth about whose a page is. It changes
+ *   free -> in hand        by compare-and-swap, by anyone, after naming the page in its process slot;
+ *   in hand -> shard+class inside that shard's transaction, after every chunk was marked free;
+ *   shard+class -> in hand inside that shard's transaction, when no chunk is in use;
+ *   in hand -> free        by a plain store of whoever has it in hand (or of the supervisor after a death).
+ * The lists are derived: shard_rebuild() makes them anew. */
+#ifndef MEM_PAGE_H
+#define MEM_PAGE_H
+
+#include "mem/segment.h"
+
+/* Page numbers in lists are stored plus one, so that zeroed memory is an empty list. */
+struct page {
+    _Atomic uint32_t owner; /* [atomic] */
+    uint16_t free_head;     /* [shard] slot + 1 of the first free chunk; 0: none */
+    uint16_t free_count;    /* [shard] */
+    uint32_t class_next, class_prev;     /* [shard] circular, + 1 */
+    uint32_t partial_next, partial_prev; /* [shard] pages with free chunks, + 1 */
+};
+static_assert(sizeof(struct page) == 24, "layout change: bump SEGMENT_LAYOUT_VERSION");
+
+#define PAGE_FREE 0u
+#define PAGE_KIND_TABLE 254u
+#define PAGE_KIND_IN_HAND 255u
+#define PAGE_IN_HAND PAGE_KIND_IN_HAND
+
+static inline uint32_t
+page_owner(uint32_t shard_index, uint32_t kind)
+{
+    return (shard_index + 1) << 8 | kind;
+}
+
+static inline uint32_t
+page_owner_kind(uint32_t owner)
+{
+    return owner & 0xFF;
+}
+
+/* Only for owners that are a shard. */
+static inline uint32_t
+page_owner_shard(uint32_t owner)
+{
+    return (owner >> 8) - 1;
+}
+
+static inline struct page *
+page_entry(const struct segment *segment, uint32_t number)
+{
+    return (struct page *)(segment->base + segment->superblock->pages_at) + number;
+}
+
+static inline uint64_t
+page_offset(const struct superblock *superblock, uint32_t number)
+{
+    return superblock->data_at + ((uint64_t)number << superblock->page_shift);
+}
+
+static inline uint32_t
+page_of_offset(const struct superblock *superblock, uint64_t offset)
+{
+    return (uint32_t)((offset - superblock->data_at) >> superblock->page_shift);
+}
+
+#define PAGE_NONE UINT32_MAX
+
+/* Takes a free page in hand, or PAGE_NONE. The page is named in the slot until page_keep() or
+ * pool_give_back(). Never blocks, takes no lock. */
+uint32_t pool_take(struct segment *segment, struct process_slot *slot);
+
+/* Forgets the page in hand: it has an owner now. */
+void page_keep(struct process_slot *slot);
+
+/* Returns the page in hand to the pool. */
+void pool_give_back(struct segment *segment, struct process_slot *slot, uint32_t number);
+
+/* After a process's death: a page it had in hand goes back to the pool. */
+void pool_recover(struct segment *segment, struct process_slot *slot);
+
+/* Whether pool_grow() could bring more. */
+bool pool_can_grow(const struct segment *segment);
+
+/* Populates the next extent. Call without any shard lock. False: the limit is reached or there is a
+ * shortage, which then lowers the effective limit and is told in the pool. */
+bool pool_grow(struct segment *segment);
+
+#endif

@@ -1,0 +1,295 @@
+/* Creating and mapping the segment; see segment.h for its parts. */
+#include "mem/segment.h"
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "mem/hostmem.h"
+#include "mem/page.h"
+#include "mem/populate.h"
+#include "mem/ref.h"
+#include "mem/slabclass.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+/* A shard covers 8 to 16 MiB of the limit: enough locks for several writers, enough items for a policy. */
+#define SHARD_BYTES_MIN (8u << 20)
+
+#define SMALL_PAGE_SHIFT 14
+#define LARGE_PAGE_SHIFT 16
+#define LARGE_PAGE_FROM_BYTES (UINT64_C(256) << 20)
+
+/* A table takes at most a quarter of its shard's share of the reserve. */
+#define TABLE_PART 4
+
+/* The clocks' base lies a little before creation, so that 0 and 1 are never now. */
+#define CLOCK_BASE_S 2
+
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+
+struct plan {
+    struct superblock superblock; /* the const fields */
+    uint64_t reserve_bytes;
+};
+
+static uint32_t
+shard_count_for(uint64_t memory_limit_bytes)
+{
+    uint32_t count = 1;
+    while ((uint64_t)count * 2 * SHARD_BYTES_MIN <= memory_limit_bytes) {
+        count *= 2;
+    }
+    return count;
+}
+
+/* The smallest unit whose refs reach the limit and, where that costs nothing more, the whole host. */
+static uint32_t
+unit_shift_for(uint64_t memory_limit_bytes)
+{
+    uint32_t shift = UNIT_SHIFT_MIN;
+    while (shift < UNIT_SHIFT_MAX &&
+           UINT64_C(1) << (32 + shift) < memory_limit_bytes + memory_limit_bytes / 16 + EXTENT_BYTES) {
+        shift++;
+    }
+    return shift;
+}
+
+static uint64_t
+place(uint64_t *at, uint64_t bytes, uint64_t alignment)
+{
+    uint64_t offset = round_up(*at, alignment);
+    *at = offset + bytes;
+    return offset;
+}
+
+/* Lays the parts out for so many pages; returns the bytes of the whole. */
+static uint64_t
+lay_out(struct superblock *superblock, uint32_t page_count, size_t shard_bytes)
+{
+    uint64_t pages_of_shard = page_count / superblock->shard_count;
+    superblock->table_pages_max = (uint32_t)round_up(pages_of_shard / TABLE_PART + 2, 16);
+    uint64_t at = sizeof(struct superblock);
+    superblock->slots_at =
+        place(&at, (uint64_t)SLOT_COUNT * sizeof(struct process_slot), 4096);
+    superblock->shards_at = place(&at, superblock->shard_count * (uint64_t)shard_bytes, 4096);
+    superblock->tables_at =
+        place(&at, (uint64_t)superblock->shard_count * superblock->table_pages_max * 4, 4096);
+    superblock->pages_at = place(&at, (uint64_t)page_count * sizeof(struct page), 4096);
+    superblock->data_at = place(&at, (uint64_t)page_count << superblock->page_shift, EXTENT_BYTES);
+    superblock->pool.count_max = page_count;
+    return at;
+}
+
+static enum segment_status
+plan_make(const struct segment_settings *settings, size_t shard_bytes, struct plan *plan,
+          char *sentence)
+{
+    struct superblock *superblock = &plan->superblock;
+    memset(plan, 0, sizeof(*plan));
+    uint64_t limit = settings->memory_limit_bytes;
+    struct memory_limit host;
+    hostmem_total(&host);
+    if (limit > host.bytes) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX,
+                 "memory_limit: %llu MB are asked for, but %s allows %llu MB; use -m %llu or less, "
+                 "or raise that limit",
+                 (unsigned long long)limit >> 20, host.owner, (unsigned long long)host.bytes >> 20,
+                 (unsigned long long)host.bytes >> 20);
+        return SEGMENT_SHORTAGE;
+    }
+    superblock->page_shift =
+        limit < LARGE_PAGE_FROM_BYTES ? SMALL_PAGE_SHIFT : LARGE_PAGE_SHIFT;
+    superblock->page_bytes = 1u << superblock->page_shift;
+    superblock->unit_shift = unit_shift_for(limit);
+    superblock->shard_count = shard_count_for(limit);
+    /* What the refs reach, less room for the parts before the pages. */
+    uint64_t reach = UINT64_C(1) << (32 + superblock->unit_shift);
+    uint64_t reserve = host.bytes > limit ? host.bytes : limit;
+    reserve = reserve < reach - reach / 32 ? reserve : reach - reach / 32;
+    uint64_t page_count = reserve >> superblock->page_shift;
+    if (page_count << superblock->page_shift < limit) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX,
+                 "memory_limit: %llu MB is more than references reach; the range is 1 to %llu MB",
+                 (unsigned long long)limit >> 20,
+                 (unsigned long long)(reach - reach / 32) >> 20);
+        return SEGMENT_BAD_SETTING;
+    }
+    uint32_t count = slabclass_make(superblock->chunk_bytes, superblock->page_bytes,
+                                    1u << superblock->unit_shift, settings->item_size_min_bytes,
+                                    settings->growth_factor);
+    if (count == 0) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX,
+                 "growth_factor: %.4g gives more than %d slab classes; the range is above 1, at least "
+                 "about 1.1 with an item_size_min of %u",
+                 settings->growth_factor, SLAB_CLASS_COUNT_MAX - 1, settings->item_size_min_bytes);
+        return SEGMENT_BAD_SETTING;
+    }
+    superblock->class_count = count;
+    plan->reserve_bytes = lay_out(superblock, (uint32_t)page_count, shard_bytes);
+    return SEGMENT_OK;
+}
+
+static enum segment_status
+fail(char *sentence, const char *what)
+{
+    snprintf(sentence, SEGMENT_SENTENCE_MAX, "cannot create the shared memory: %s: %s", what,
+             strerror(errno));
+    return SEGMENT_FAILED;
+}
+
+static enum segment_status
+map(uint64_t bytes, struct segment *segment, char *sentence)
+{
+    int fd = memfd_create("memcachepy", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0) {
+        return fail(sentence, "memfd_create");
+    }
+    if (ftruncate(fd, (off_t)bytes) != 0 ||
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+        enum segment_status status = fail(sentence, "ftruncate");
+        close(fd);
+        return status;
+    }
+    void *base =
+        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    if (base == MAP_FAILED) {
+        enum segment_status status = fail(sentence, "mmap");
+        close(fd);
+        return status;
+    }
+    segment->base = base;
+    segment->bytes = bytes;
+    segment->fd = fd;
+    return SEGMENT_OK;
+}
+
+/* Everything before the pages that a node of this limit touches. The rest is populated as it grows. */
+static bool
+populate_parts(const struct segment *segment, const struct superblock *plan,
+               const struct segment_settings *settings, size_t shard_bytes)
+{
+    uint64_t slots = (uint64_t)(SLOT_WORKER_FIRST + settings->worker_count) *
+                     sizeof(struct process_slot);
+    uint64_t shards = plan->shard_count * (uint64_t)shard_bytes;
+    return populate(segment->fd, segment->base, 0, sizeof(struct superblock)) &&
+           populate(segment->fd, segment->base, plan->slots_at, slots) &&
+           populate(segment->fd, segment->base, plan->shards_at, shards);
+}
+
+static uint32_t
+fingerprint(size_t shard_bytes)
+{
+    const uint64_t facts[] = {sizeof(struct superblock), sizeof(struct process_slot),
+                              sizeof(struct page),       sizeof(struct shared_lock),
+                              sizeof(pthread_mutex_t),   shard_bytes,
+#ifdef __GLIBC__
+                              __GLIBC__ * 1000u + __GLIBC_MINOR__,
+#else
+                              0,
+#endif
+    };
+    uint32_t value = SEGMENT_LAYOUT_VERSION;
+    for (size_t i = 0; i < sizeof(facts) / sizeof(facts[0]); i++) {
+        value = value * 31 + (uint32_t)facts[i];
+    }
+    return value;
+}
+
+static void
+superblock_fill(struct superblock *superblock, const struct plan *plan,
+                const struct segment_settings *settings, size_t shard_bytes)
+{
+    *superblock = plan->superblock;
+    superblock->layout_version = SEGMENT_LAYOUT_VERSION;
+    superblock->fingerprint = fingerprint(shard_bytes);
+    superblock->reserve_bytes = plan->reserve_bytes;
+    superblock->settings = *settings;
+    uint64_t wall_s = clock_wall_ns() / 1000000000u;
+    superblock->started_wall_s = wall_s;
+    superblock->wall_base_s = wall_s - CLOCK_BASE_S;
+    superblock->boot_base_ns = clock_boot_ns() - CLOCK_BASE_S * UINT64_C(1000000000);
+    struct page_pool *pool = &superblock->pool;
+    lock_init(&pool->grow_lock);
+    uint32_t limit = (uint32_t)(settings->memory_limit_bytes >> superblock->page_shift);
+    atomic_store(&pool->limit_count, limit);
+    atomic_store(&pool->effective_count, limit);
+    /* Last: who finds the magic finds the rest. */
+    memcpy(superblock->magic, SEGMENT_MAGIC, sizeof(SEGMENT_MAGIC));
+}
+
+enum segment_status
+segment_create(const struct segment_settings *settings, size_t shard_bytes, struct segment **out,
+               char *sentence)
+{
+    struct plan *plan = malloc(sizeof(*plan));
+    struct segment *segment = calloc(1, sizeof(*segment));
+    CHECK(plan != NULL && segment != NULL);
+    enum segment_status status = plan_make(settings, shard_bytes, plan, sentence);
+    if (status == SEGMENT_OK) {
+        status = map(plan->reserve_bytes, segment, sentence);
+    }
+    if (status == SEGMENT_OK &&
+        !populate_parts(segment, &plan->superblock, settings, shard_bytes)) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX,
+                 "memory_limit: the host or its cgroup has no memory left for the tables of a cache "
+                 "of %llu MB; free some or lower -m",
+                 (unsigned long long)settings->memory_limit_bytes >> 20);
+        munmap(segment->base, segment->bytes);
+        close(segment->fd);
+        status = SEGMENT_SHORTAGE;
+    }
+    if (status != SEGMENT_OK) {
+        free(plan);
+        free(segment);
+        return status;
+    }
+    segment->superblock = (struct superblock *)(void *)segment->base;
+    segment->slots =
+        (struct process_slot *)(void *)(segment->base + plan->superblock.slots_at);
+    uint64_t seed;
+    CHECK(getrandom(&seed, sizeof(seed), 0) == sizeof(seed));
+    plan->superblock.hash_seed = seed;
+    superblock_fill(segment->superblock, plan, settings, shard_bytes);
+    free(plan);
+    *out = segment;
+    return SEGMENT_OK;
+}
+
+void
+segment_close(struct segment *segment)
+{
+    munmap(segment->base, segment->bytes);
+    close(segment->fd);
+    free(segment);
+}
+
+void
+segment_claim_slot(struct segment *segment, unsigned slot_index)
+{
+    CHECK(slot_index < SLOT_WORKER_FIRST + segment->superblock->settings.worker_count);
+    struct process_slot *slot = &segment->slots[slot_index];
+    atomic_store(&slot->serving, 0);
+    atomic_store(&slot->locked_shard, 0);
+    atomic_store(&slot->waiters, 0);
+    atomic_store(&slot->pid, (int32_t)getpid());
+}
+
+uint64_t
+segment_connection_count(const struct segment *segment)
+{
+    uint64_t count = 0;
+    for (unsigned i = 0; i < segment->superblock->settings.worker_count; i++) {
+        const struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST + i];
+        uint64_t closed = atomic_load_explicit(&slot->conns_closed, memory_order_relaxed);
+        count += atomic_load_explicit(&slot->conns_assigned, memory_order_relaxed) - closed;
+    }
+    return count;
+}

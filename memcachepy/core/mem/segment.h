@@ -1,0 +1,159 @@
+/* The segment: one shared mapping that holds everything the processes of a node share.
+ *
+ *   0            superblock        identity, settings, clocks, epochs, slab classes, page pool
+ *   slots_at     process slots     one per process: counters, connections, pins, uploads
+ *   shards_at    shards            lock, undo journal, table directory, class lists (store/shard.h)
+ *   tables_at    table directories page numbers of each shard's hash table
+ *   pages_at     page directory    owner and free list of each page
+ *   data_at      pages             2 MiB aligned; populated in extents as the cache fills
+ *
+ * The file is created at its full reserve and sealed against resizing. Only populated ranges may be
+ * touched: a first touch of a page that the host or a cgroup cannot give is SIGBUS.
+ * References are offsets from the segment's start in units (mem/ref.h); no pointer is ever stored. */
+#ifndef MEM_SEGMENT_H
+#define MEM_SEGMENT_H
+
+#include "base/platform.h"
+#include "mem/counters.h"
+#include "mem/lock.h"
+
+#define SEGMENT_MAGIC "MCPYSEG"
+#define SEGMENT_LAYOUT_VERSION 1
+#define WORKERS_MAX 64
+#define SLOT_SUPERVISOR 0
+#define SLOT_ACCEPTOR 1
+#define SLOT_WORKER_FIRST 2
+#define SLOT_COUNT (SLOT_WORKER_FIRST + WORKERS_MAX)
+#define SLAB_CLASS_COUNT_MAX 64
+#define PIN_COUNT_MAX 1024
+#define UPLOAD_COUNT_MAX 1024
+#define SETTING_TEXT_MAX 512
+
+enum node_state { NODE_RUNNING, NODE_DRAINING, NODE_STOPPING };
+
+/* The settings that C needs or `stats settings` shows. [const] after creation except [atomic]. */
+struct segment_settings {
+    uint64_t memory_limit_bytes;
+    uint64_t item_size_max_bytes;
+    double growth_factor;
+    uint32_t item_size_min_bytes; /* Key, value and client flags of the smallest class. */
+    uint32_t conn_limit;
+    uint32_t worker_count;
+    uint32_t requests_per_event;
+    uint32_t backlog;
+    _Atomic uint32_t verbosity; /* [atomic] */
+    bool evictions_enabled;
+    bool cas_enabled;
+    bool flush_enabled;
+    bool shutdown_enabled;
+    int32_t tcp_port; /* 0: none */
+    uint32_t unix_mask;
+    int32_t supervisor_pid;
+    char unix_socket[SETTING_TEXT_MAX]; /* "" : none */
+    char listen[SETTING_TEXT_MAX];      /* "" : all */
+};
+
+/* The reference to a chained upload or pin that a process holds. 0: free. [own] */
+struct held_ref {
+    _Atomic uint32_t head_ref;
+    uint32_t bytes;
+};
+
+/* One process of the node. [own] the process writes; [sup] the supervisor, after the process's end. */
+struct process_slot {
+    alignas(CACHE_LINE_BYTES) _Atomic int32_t pid; /* [own][sup] 0: nobody */
+    _Atomic uint32_t serving;                       /* [own] 1 once in its loop */
+    _Atomic uint32_t locked_shard;                  /* [own] shard index + 1 while it holds a lock */
+    _Atomic uint32_t page_in_flight;                /* [own] page number + 1 between pool and owner */
+    _Atomic uint64_t locked_since_ns;               /* [own] */
+    _Atomic uint64_t held_bytes;                    /* [own] by uploads and pins */
+    _Atomic uint32_t waiters;                       /* [own] connections that wait for held_bytes */
+    _Atomic uint32_t pin_high, upload_high;         /* [own] entries of the tables ever used */
+    /* Connections of a worker: passed and closed make the load; see net/acceptor.c. */
+    _Atomic uint64_t conns_assigned; /* [acceptor] before the descriptor is sent */
+    _Atomic uint64_t conns_sent;     /* [acceptor] after */
+    alignas(CACHE_LINE_BYTES) _Atomic uint64_t conns_closed; /* [own] */
+    _Atomic uint64_t rusage_user_us;                          /* [own] as of its last report */
+    _Atomic uint64_t rusage_system_us;                        /* [own] */
+    struct counters counters;                                  /* [own] kept over respawns */
+    struct held_ref pins[PIN_COUNT_MAX];
+    struct held_ref uploads[UPLOAD_COUNT_MAX];
+};
+
+/* The pool of pages. Which pages are free stands in the page directory alone. */
+struct page_pool {
+    struct shared_lock grow_lock;         /* guards [grow] */
+    _Atomic uint32_t populated_count;     /* [grow] pages whose memory is there */
+    _Atomic uint32_t limit_count;         /* [atomic] pages the memory limit allows */
+    _Atomic uint32_t effective_count;     /* [atomic] limit less what a shortage took away */
+    _Atomic uint32_t free_hint;           /* [atomic] about how many populated pages are free */
+    _Atomic uint32_t cursor;              /* [atomic] where the next search starts */
+    _Atomic uint32_t shortage_number;     /* [atomic] counts shortages */
+    uint32_t count_max;                   /* [const] pages the reserve holds */
+    char shortage_text[384];              /* [grow] */
+};
+
+struct superblock {
+    char magic[8];
+    uint32_t layout_version;
+    uint32_t fingerprint; /* of struct sizes and the libc's mutex: another build must not attach */
+    uint64_t reserve_bytes;
+    uint64_t slots_at, shards_at, tables_at, pages_at, data_at;
+    uint32_t page_bytes, page_shift, unit_shift;
+    uint32_t shard_count, table_pages_max;
+    uint32_t chain_data_bytes; /* data of a full continuation chunk */
+    uint32_t class_count;
+    uint32_t chunk_bytes[SLAB_CLASS_COUNT_MAX];
+    uint64_t hash_seed;
+    /* Clocks: base_s is subtracted from both; see store.c. [const] but the test offsets. */
+    uint64_t wall_base_s, boot_base_ns, started_wall_s;
+    _Atomic int64_t advance_s, wall_step_s; /* [atomic] tests only */
+    _Atomic uint32_t node_state;            /* [atomic] enum node_state */
+    _Atomic uint64_t child_user_us, child_system_us;     /* [sup] of reaped children */
+    alignas(CACHE_LINE_BYTES) _Atomic uint64_t last_cas; /* [atomic] */
+    alignas(CACHE_LINE_BYTES) _Atomic uint64_t flush;    /* [atomic] epoch and pending moment */
+    alignas(CACHE_LINE_BYTES) struct page_pool pool;
+    alignas(CACHE_LINE_BYTES) struct segment_settings settings;
+    /* What `stats reset` subtracts. [atomic] */
+    _Atomic uint64_t counter_baseline[COUNTER_COUNT];
+    _Atomic uint64_t sum_baseline[16];
+};
+
+/* One process's mapping. The object lives in private memory. */
+struct segment {
+    uint8_t *base;
+    uint64_t bytes;
+    int fd;
+    struct superblock *superblock;
+    struct process_slot *slots;
+};
+
+enum segment_status {
+    SEGMENT_OK,
+    SEGMENT_BAD_SETTING, /* the sentence names the setting, the value and the range */
+    SEGMENT_SHORTAGE,    /* host, cgroup or file system too small */
+    SEGMENT_FAILED,      /* anything else the system refused */
+};
+
+#define SEGMENT_SENTENCE_MAX 384
+
+/* Creates and maps a sparse, sealed memfd of the reserve, with its metadata populated and initialised.
+ * The shards, of shard_bytes each, are left zeroed for the store. On failure *segment is untouched
+ * and `sentence` (SEGMENT_SENTENCE_MAX bytes) says why. */
+enum segment_status segment_create(const struct segment_settings *settings, size_t shard_bytes,
+                                   struct segment **segment, char *sentence) MUST_CHECK;
+void segment_close(struct segment *segment);
+
+static inline void *
+segment_at(const struct segment *segment, uint64_t offset)
+{
+    return segment->base + offset;
+}
+
+/* Claims a slot for this process: pid, no lock, no pins, not serving. Counters stay. */
+void segment_claim_slot(struct segment *segment, unsigned slot_index);
+
+/* Connections that workers hold or are about to receive. */
+uint64_t segment_connection_count(const struct segment *segment);
+
+#endif

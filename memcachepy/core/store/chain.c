@@ -1,0 +1,764 @@
+/* Chains: items longer than a chunk.
+ *
+ *   bucket → head [header, next, flags, key, value …] → continuation [value …] → … → last
+ *
+ * All chunks but the last have the largest class; the last has the class that fits. A chain is built in a
+ * process slot's upload entry, a chunk a transaction, and becomes an item in one more, so a killed uploader
+ * leaves an entry that names all it held. Readers of a chain pin it in their slot: pinned chunks
+ * are not freed, whatever becomes of the key. Both tables are the only truth; ITEM_PINNED only
+ * says that it is worth looking. */
+#include "store/chain.h"
+
+#include "base/check.h"
+#include "base/crash.h"
+#include "store/hashtable.h"
+#include "store/room.h"
+#include "store/slab.h"
+#include "store/write.h"
+
+#include <stdlib.h>
+
+/* Uploads and pins together hold at most this part of the memory limit. */
+#define HELD_PART 8
+
+/* How often a concatenation is tried again when the item changes under it. */
+#define CONCAT_TRIES_MAX 16
+
+uint32_t
+chain_head_room(const struct store *store, const struct item *item)
+{
+    return store->chunk_bytes_max - item_key_offset(item->bits) - item->key_len;
+}
+
+uint32_t
+chain_cont_room(const struct store *store, struct ref ref)
+{
+    const struct page *page = page_entry(store->segment, page_of_ref(store, ref));
+    uint32_t class_id = page_owner_kind(atomic_load_explicit(&page->owner, memory_order_relaxed));
+    return slab_chunk_bytes(store, class_id) - CONTINUATION_HEADER_BYTES;
+}
+
+static struct shard *
+shard_of_ref(const struct store *store, struct ref ref)
+{
+    const struct page *page = page_entry(store->segment, page_of_ref(store, ref));
+    uint32_t owner = atomic_load_explicit(&page->owner, memory_order_relaxed);
+    return &store->shards[page_owner_shard(owner)];
+}
+
+/* For work that must be done: a stopped process only delays it. */
+static void
+shard_lock_surely(struct store *store, struct shard *shard)
+{
+    while (!shard_lock(store, shard)) {
+    }
+}
+
+/* ---- the share of memory -------------------------------------------------------------------- */
+
+static uint64_t
+held_bytes(const struct store *store)
+{
+    uint64_t sum = 0;
+    unsigned slot_count = SLOT_WORKER_FIRST + store->superblock->settings.worker_count;
+    for (unsigned i = 0; i < slot_count; i++) {
+        sum += atomic_load_explicit(&store->segment->slots[i].held_bytes, memory_order_relaxed);
+    }
+    return sum;
+}
+
+/* One value is always let in, however large. */
+static bool
+may_hold(const struct store *store, uint64_t bytes)
+{
+    uint64_t held = held_bytes(store);
+    return held == 0 ||
+           held + bytes <= store->superblock->settings.memory_limit_bytes / HELD_PART;
+}
+
+static void
+hold(struct process_slot *slot, struct held_ref *entry, uint32_t bytes)
+{
+    entry->bytes = bytes;
+    atomic_fetch_add_explicit(&slot->held_bytes, bytes, memory_order_relaxed);
+}
+
+static void
+hold_no_more(struct process_slot *slot, struct held_ref *entry)
+{
+    atomic_fetch_sub_explicit(&slot->held_bytes, entry->bytes, memory_order_relaxed);
+    entry->bytes = 0;
+}
+
+/* A free entry of a table of the slot; -1 if all are taken. */
+static int
+free_entry(struct held_ref *entries, _Atomic uint32_t *high, unsigned count)
+{
+    uint32_t used = atomic_load_explicit(high, memory_order_relaxed);
+    for (uint32_t i = 0; i < used; i++) {
+        if (atomic_load_explicit(&entries[i].head_ref, memory_order_relaxed) == 0) {
+            return (int)i;
+        }
+    }
+    if (used == count) {
+        return -1;
+    }
+    atomic_store_explicit(high, used + 1, memory_order_release);
+    return (int)used;
+}
+
+/* ---- uploads -------------------------------------------------------------------------------- */
+
+static struct held_ref *
+upload_entry(struct store *store, const struct upload *upload)
+{
+    return &store->slot->uploads[upload->index];
+}
+
+static enum put_result
+put_result_of_room(enum room_result room)
+{
+    return room == ROOM_BUSY ? PUT_BUSY : PUT_NO_MEMORY;
+}
+
+/* Leaves the shard locked if it returns PUT_STORED. */
+static enum put_result
+lock_with_room(struct store *store, struct shard *shard, uint32_t class_id)
+{
+    if (!shard_lock(store, shard)) {
+        return PUT_BUSY;
+    }
+    enum room_result room = room_make(store, shard, class_id);
+    if (room == ROOM_READY || room == ROOM_CHANGED) {
+        return PUT_STORED;
+    }
+    if (room == ROOM_NO_MEMORY) {
+        shard_unlock(store, shard);
+    }
+    return put_result_of_room(room);
+}
+
+/* Starts a chain in a free upload entry, whatever is held already. */
+static enum put_result
+upload_open(struct store *store, const struct put *put, uint32_t value_len, struct upload *upload)
+{
+    int index = free_entry(store->slot->uploads, &store->slot->upload_high, UPLOAD_COUNT_MAX);
+    if (index < 0) {
+        return PUT_WAIT;
+    }
+    struct held_ref *entry = &store->slot->uploads[index];
+    struct shard *shard = shard_of_hash(store, put->key.hash);
+    uint32_t class_id = store->superblock->class_count;
+    enum put_result result = lock_with_room(store, shard, class_id);
+    if (result != PUT_STORED) {
+        return result;
+    }
+    hold(store->slot, entry, value_len);
+    struct item_form form = {.key = put->key,
+                             .client_flags = put->client_flags,
+                             .expire = put->expire,
+                             .value_len = value_len};
+    LOG(store, shard, entry->head_ref);
+    struct ref head = chunk_pop(store, shard, class_id);
+    struct item *item = ref_at(store, head);
+    uint8_t bits = ITEM_CHAINED | (put->client_flags != 0 ? ITEM_HAS_FLAGS : 0);
+    item_write_header(store, item, &form, bits, REF_NONE);
+    uint32_t generation = chunk_state(item) & STATE_GENERATION_MASK;
+    atomic_store_explicit(&item->state, generation | CHUNK_UPLOAD, memory_order_relaxed);
+    atomic_store_explicit(&entry->head_ref, head.units, memory_order_relaxed);
+    CRASH_POINT(upload_opened);
+    journal_commit(shard);
+    shard_unlock(store, shard);
+    *upload = (struct upload){.value_len = value_len,
+                              .head_ref = head.units,
+                              .tail_ref = head.units,
+                              .index = (uint16_t)index,
+                              .open = true};
+    return PUT_STORED;
+}
+
+enum put_result
+store_upload_begin(struct store *store, const struct put *put, struct upload *upload)
+{
+    if (!store_fits(store, put->key.len, put->client_flags, put->value_len)) {
+        return put_failed(store, put, PUT_TOO_LARGE);
+    }
+    if (!may_hold(store, put->value_len)) {
+        return PUT_WAIT;
+    }
+    enum put_result result = upload_open(store, put, put->value_len, upload);
+    return result == PUT_NO_MEMORY ? put_failed(store, put, result) : result;
+}
+
+/* Hangs one more chunk behind the tail. */
+static enum put_result
+upload_extend(struct store *store, struct upload *upload)
+{
+    struct ref head = {upload->head_ref};
+    struct ref tail = {upload->tail_ref};
+    struct shard *shard = shard_of_ref(store, head);
+    uint32_t wanted = upload->value_len - upload->received + CONTINUATION_HEADER_BYTES;
+    uint32_t class_id =
+        slab_class_of(store, wanted < store->chunk_bytes_max ? wanted : store->chunk_bytes_max);
+    enum put_result result = lock_with_room(store, shard, class_id);
+    if (result != PUT_STORED) {
+        return result;
+    }
+    struct ref ref = chunk_pop(store, shard, class_id);
+    struct continuation *continuation = ref_at(store, ref);
+    uint32_t generation = chunk_state(continuation) & STATE_GENERATION_MASK;
+    atomic_store_explicit(&continuation->state, generation | CHUNK_CONT, memory_order_relaxed);
+    continuation->next = 0;
+    continuation->head = head.units;
+    uint32_t *next = ref_equal(tail, head)
+                         ? item_next(ref_at(store, head))
+                         : &((struct continuation *)ref_at(store, tail))->next;
+    LOG(store, shard, *next);
+    *next = ref.units;
+    CRASH_POINT(upload_extended);
+    journal_commit(shard);
+    shard_unlock(store, shard);
+    upload->tail_ref = ref.units;
+    upload->tail_offset = 0;
+    return PUT_STORED;
+}
+
+/* The free part of the tail. */
+static uint32_t
+upload_tail_space(struct store *store, const struct upload *upload, uint8_t **space)
+{
+    struct ref tail = {upload->tail_ref};
+    uint32_t room;
+    if (upload->tail_ref == upload->head_ref) {
+        struct item *item = ref_at(store, tail);
+        room = chain_head_room(store, item);
+        *space = item_key(item, item->bits) + item->key_len;
+    } else {
+        room = chain_cont_room(store, tail);
+        *space = ((struct continuation *)ref_at(store, tail))->data;
+    }
+    *space += upload->tail_offset;
+    uint32_t left = upload->value_len - upload->received;
+    room -= upload->tail_offset;
+    return room < left ? room : left;
+}
+
+uint32_t
+store_upload_space(struct store *store, struct upload *upload, uint8_t **space,
+                   enum put_result *result)
+{
+    *result = PUT_STORED;
+    if (upload->received == upload->value_len) {
+        return 0;
+    }
+    uint32_t room = upload_tail_space(store, upload, space);
+    if (room == 0) {
+        *result = upload_extend(store, upload);
+        if (*result == PUT_STORED) {
+            room = upload_tail_space(store, upload, space);
+        }
+    }
+    return room;
+}
+
+void
+store_upload_advance(struct store *store, struct upload *upload, uint32_t bytes)
+{
+    (void)store;
+    upload->received += bytes;
+    upload->tail_offset += bytes;
+    DCHECK(upload->received <= upload->value_len);
+}
+
+/* Frees the chain of an upload entry; under the lock. */
+static void
+upload_discard(struct store *store, struct shard *shard, struct held_ref *entry)
+{
+    struct ref head = {atomic_load_explicit(&entry->head_ref, memory_order_relaxed)};
+    struct item *item = ref_at(store, head);
+    LOG(store, shard, entry->head_ref);
+    LOG(store, shard, item->state);
+    LOG(store, shard, shard->reclaiming);
+    atomic_store_explicit(&entry->head_ref, 0, memory_order_relaxed);
+    uint32_t state = chunk_state(item);
+    atomic_store_explicit(&item->state, (state & ~STATE_KIND_MASK) | CHUNK_DETACHED,
+                          memory_order_relaxed);
+    shard->reclaiming = head.units;
+    CRASH_POINT(upload_discarded);
+    journal_commit(shard);
+    reclaim_run(store, shard);
+}
+
+static void
+upload_drop(struct store *store, struct process_slot *slot, struct held_ref *entry)
+{
+    struct ref head = {atomic_load_explicit(&entry->head_ref, memory_order_relaxed)};
+    if (!ref_is_none(head)) {
+        struct shard *shard = shard_of_ref(store, head);
+        shard_lock_surely(store, shard);
+        upload_discard(store, shard, entry);
+        shard_unlock(store, shard);
+    }
+    hold_no_more(slot, entry);
+}
+
+void
+store_upload_abort(struct store *store, struct upload *upload)
+{
+    if (upload->open) {
+        upload->open = false;
+        upload_drop(store, store->slot, upload_entry(store, upload));
+    }
+}
+
+void
+upload_recover(struct store *store, struct process_slot *slot, unsigned index)
+{
+    upload_drop(store, slot, &slot->uploads[index]);
+}
+
+/* Turns the complete chain into the key's item; under the lock, with room in the table. */
+static void
+upload_publish(struct store *store, struct shard *shard, const struct table_place *place,
+               struct put *put, struct upload *upload)
+{
+    struct held_ref *entry = upload_entry(store, upload);
+    struct ref head = {upload->head_ref};
+    struct item *item = ref_at(store, head);
+    put->cas_new = next_cas(store);
+    item->cas = put->cas_new;
+    item->epoch = store->epoch;
+    atomic_store_explicit(&item->expire_word, put->expire.word, memory_order_relaxed);
+    LOG(store, shard, entry->head_ref);
+    LOG(store, shard, item->state);
+    atomic_store_explicit(&entry->head_ref, 0, memory_order_relaxed);
+    atomic_store_explicit(&item->state, state_of_new(store, item, place_live(store, place)),
+                          memory_order_relaxed);
+    item_publish(store, shard, place, put->key.hash, head, true);
+}
+
+/* What a concatenation was computed from; it may be published only over the same item. */
+struct basis {
+    uint32_t ref;
+    uint64_t cas;
+    uint32_t generation;
+};
+
+static bool
+basis_holds(const struct basis *basis, const struct table_place *place)
+{
+    return place->bucket != NULL && place->ref.units == basis->ref &&
+           place->item->cas == basis->cas &&
+           (chunk_state(place->item) & STATE_GENERATION_MASK) == basis->generation;
+}
+
+/* Ends the upload in every case but PUT_WAIT, which says that the basis has changed: the upload is gone
+ * too, and the caller computes it anew. */
+static enum put_result
+upload_finish(struct store *store, struct put *put, struct upload *upload,
+              const struct basis *basis)
+{
+    struct shard *shard = shard_of_hash(store, put->key.hash);
+    enum put_result result;
+    if (!shard_lock(store, shard)) {
+        store_upload_abort(store, upload);
+        return PUT_BUSY;
+    }
+    while (!table_prepare(store, shard)) {
+        enum room_result room = room_make(store, shard, store->superblock->class_count);
+        if (room == ROOM_NO_MEMORY) {
+            shard_unlock(store, shard);
+        }
+        if (room == ROOM_NO_MEMORY || room == ROOM_BUSY) {
+            store_upload_abort(store, upload);
+            return put_failed(store, put, put_result_of_room(room));
+        }
+    }
+    struct table_place place;
+    table_find(store, shard, put->key.bytes, put->key.len, put->key.hash, &place);
+    result = put_verdict(put, place_live(store, &place), store);
+    if (result == PUT_STORED && basis != NULL && !basis_holds(basis, &place)) {
+        result = PUT_WAIT;
+    }
+    if (result == PUT_STORED) {
+        upload_publish(store, shard, &place, put, upload);
+    } else {
+        upload_discard(store, shard, upload_entry(store, upload));
+    }
+    shard_unlock(store, shard);
+    hold_no_more(store->slot, upload_entry(store, upload));
+    upload->open = false;
+    return result;
+}
+
+/* ---- copying into a chain ------------------------------------------------------------------- */
+
+static enum put_result
+upload_write(struct store *store, struct upload *upload, const uint8_t *bytes, uint32_t len)
+{
+    while (len > 0) {
+        uint8_t *space;
+        enum put_result result;
+        uint32_t room = store_upload_space(store, upload, &space, &result);
+        if (result != PUT_STORED) {
+            return result;
+        }
+        CHECK(room > 0);
+        uint32_t step = room < len ? room : len;
+        memcpy(space, bytes, step);
+        store_upload_advance(store, upload, step);
+        bytes += step;
+        len -= step;
+    }
+    return PUT_STORED;
+}
+
+static enum put_result
+upload_write_chain(struct store *store, struct upload *upload, struct pin *from)
+{
+    struct iovec piece;
+    while (store_pin_pieces(store, from, &piece, 1) == 1) {
+        enum put_result result =
+            upload_write(store, upload, piece.iov_base, (uint32_t)piece.iov_len);
+        if (result != PUT_STORED) {
+            return result;
+        }
+        store_pin_advance(store, from, piece.iov_len);
+    }
+    return PUT_STORED;
+}
+
+/* Where the bytes of a concatenation's part come from: memory, or a chain that is held. */
+struct source {
+    const uint8_t *bytes;
+    uint32_t len;
+    struct pin *chain;
+};
+
+static enum put_result
+upload_write_source(struct store *store, struct upload *upload, const struct source *source)
+{
+    return source->chain != NULL ? upload_write_chain(store, upload, source->chain)
+                                 : upload_write(store, upload, source->bytes, source->len);
+}
+
+/* ---- append and prepend --------------------------------------------------------------------- */
+
+/* The item that is added to, held still: a chain is pinned, a small value copied. */
+struct old_value {
+    struct basis basis;
+    uint32_t client_flags;
+    struct expiry expire;
+    struct source source;
+    struct pin pin;
+    uint8_t *copy;
+};
+
+static void pin_take(struct store *store, struct item *item, struct ref ref, unsigned index,
+                     struct pin *pin);
+
+/* PUT_STORED: held, release with old_release(). */
+static enum put_result
+old_hold(struct store *store, const struct put *put, struct old_value *old)
+{
+    struct shard *shard = shard_of_hash(store, put->key.hash);
+    int index = free_entry(store->slot->pins, &store->slot->pin_high, PIN_COUNT_MAX);
+    old->copy = malloc(store->chunk_bytes_max);
+    if (index < 0 || old->copy == NULL) {
+        free(old->copy);
+        return PUT_NOT_STORED;
+    }
+    if (!shard_lock(store, shard)) {
+        free(old->copy);
+        return PUT_BUSY;
+    }
+    struct table_place place;
+    table_find(store, shard, put->key.bytes, put->key.len, put->key.hash, &place);
+    struct item *item = place_live(store, &place);
+    if (item == NULL ||
+        !store_fits(store, put->key.len, item_client_flags(item, item->bits),
+                    (uint64_t)item->value_len + put->value_len)) {
+        shard_unlock(store, shard);
+        free(old->copy);
+        return PUT_NOT_STORED;
+    }
+    old->basis = (struct basis){place.ref.units, item->cas,
+                                chunk_state(item) & STATE_GENERATION_MASK};
+    old->client_flags = item_client_flags(item, item->bits);
+    old->expire.word = atomic_load_explicit(&item->expire_word, memory_order_relaxed);
+    old->pin.held = false;
+    old->source = (struct source){.bytes = old->copy, .len = item->value_len};
+    if (item->bits & ITEM_CHAINED) {
+        pin_take(store, item, place.ref, (unsigned)index, &old->pin);
+        old->source.chain = &old->pin;
+    } else {
+        memcpy(old->copy, item_key(item, item->bits) + item->key_len, item->value_len);
+    }
+    shard_unlock(store, shard);
+    return PUT_STORED;
+}
+
+static void
+old_release(struct store *store, struct old_value *old)
+{
+    if (old->pin.held) {
+        store_unpin(store, &old->pin);
+    }
+    free(old->copy);
+}
+
+static enum put_result
+concat_once(struct store *store, struct put *put, const struct source *added)
+{
+    struct old_value old = {0};
+    enum put_result result = old_hold(store, put, &old);
+    if (result != PUT_STORED) {
+        return result;
+    }
+    struct put whole = *put;
+    whole.client_flags = old.client_flags;
+    whole.expire = old.expire;
+    struct upload upload = {0};
+    uint32_t value_len = old.source.len + put->value_len;
+    const struct source *first = put->mode == PUT_APPEND ? &old.source : added;
+    const struct source *second = put->mode == PUT_APPEND ? added : &old.source;
+    result = upload_open(store, &whole, value_len, &upload);
+    if (result == PUT_STORED) {
+        result = upload_write_source(store, &upload, first);
+    }
+    if (result == PUT_STORED) {
+        result = upload_write_source(store, &upload, second);
+    }
+    if (result == PUT_STORED) {
+        result = upload_finish(store, &whole, &upload, &old.basis);
+        put->cas_new = whole.cas_new;
+    } else {
+        store_upload_abort(store, &upload);
+        result = result == PUT_BUSY ? PUT_BUSY : PUT_NOT_STORED;
+    }
+    old_release(store, &old);
+    return result;
+}
+
+static void
+pin_rewind(struct pin *pin)
+{
+    pin->cursor_ref = pin->head_ref;
+    pin->cursor_offset = 0;
+    pin->consumed = 0;
+}
+
+static enum put_result
+concat(struct store *store, struct put *put, struct source *added)
+{
+    for (unsigned i = 0; i < CONCAT_TRIES_MAX; i++) {
+        enum put_result result = concat_once(store, put, added);
+        if (result != PUT_WAIT) {
+            return result;
+        }
+        if (added->chain != NULL) {
+            pin_rewind(added->chain);
+        }
+    }
+    return PUT_NOT_STORED;
+}
+
+enum put_result
+chain_put(struct store *store, struct put *put)
+{
+    if (put->mode == PUT_APPEND || put->mode == PUT_PREPEND) {
+        struct source added = {.bytes = put->value, .len = put->value_len};
+        return concat(store, put, &added);
+    }
+    struct upload upload = {0};
+    enum put_result result = upload_open(store, put, put->value_len, &upload);
+    if (result == PUT_STORED) {
+        result = upload_write(store, &upload, put->value, put->value_len);
+    }
+    if (result == PUT_STORED) {
+        return upload_finish(store, put, &upload, NULL);
+    }
+    store_upload_abort(store, &upload);
+    return result == PUT_BUSY ? PUT_BUSY : put_failed(store, put, PUT_NO_MEMORY);
+}
+
+enum put_result
+store_upload_commit(struct store *store, struct put *put, struct upload *upload)
+{
+    CHECK(upload->open && upload->received == upload->value_len);
+    if (put->mode != PUT_APPEND && put->mode != PUT_PREPEND) {
+        return upload_finish(store, put, upload, NULL);
+    }
+    struct pin chain = {.value_len = upload->value_len, .head_ref = upload->head_ref};
+    pin_rewind(&chain);
+    struct source added = {.len = upload->value_len, .chain = &chain};
+    put->value_len = upload->value_len;
+    enum put_result result = concat(store, put, &added);
+    store_upload_abort(store, upload);
+    return result;
+}
+
+void
+store_set_waiters(struct store *store, uint32_t waiters)
+{
+    atomic_store_explicit(&store->slot->waiters, waiters, memory_order_relaxed);
+}
+
+uint32_t
+store_waiters(struct store *store)
+{
+    uint32_t sum = 0;
+    unsigned slot_count = SLOT_WORKER_FIRST + store->superblock->settings.worker_count;
+    for (unsigned i = 0; i < slot_count; i++) {
+        sum += atomic_load_explicit(&store->segment->slots[i].waiters, memory_order_relaxed);
+    }
+    return sum;
+}
+
+/* ---- pins ----------------------------------------------------------------------------------- */
+
+/* Under the lock. */
+static void
+pin_take(struct store *store, struct item *item, struct ref ref, unsigned index, struct pin *pin)
+{
+    item->bits |= ITEM_PINNED;
+    struct held_ref *entry = &store->slot->pins[index];
+    hold(store->slot, entry, item->value_len);
+    STORES_IN_ORDER();
+    atomic_store_explicit(&entry->head_ref, ref.units, memory_order_release);
+    *pin = (struct pin){.value_len = item->value_len,
+                        .client_flags = item_client_flags(item, item->bits),
+                        .cas = item->cas,
+                        .head_ref = ref.units,
+                        .index = (uint16_t)index,
+                        .held = true};
+    pin_rewind(pin);
+}
+
+enum pin_result
+store_pin(struct store *store, const struct key *key, struct pin *pin)
+{
+    struct shard *shard = shard_of_hash(store, key->hash);
+    int index = free_entry(store->slot->pins, &store->slot->pin_high, PIN_COUNT_MAX);
+    if (index < 0) {
+        return PIN_WAIT;
+    }
+    if (!shard_lock(store, shard)) {
+        return PIN_BUSY;
+    }
+    struct table_place place;
+    table_find(store, shard, key->bytes, key->len, key->hash, &place);
+    struct item *item = place_live(store, &place);
+    enum pin_result result = PIN_OK;
+    if (item == NULL) {
+        result = PIN_GONE;
+    } else if (!(item->bits & ITEM_CHAINED)) {
+        result = PIN_SMALL;
+    } else if (!may_hold(store, item->value_len)) {
+        result = PIN_WAIT;
+    } else {
+        item_hit_locked(store, item);
+        pin_take(store, item, place.ref, (unsigned)index, pin);
+    }
+    shard_unlock(store, shard);
+    return result;
+}
+
+/* The value bytes in the chunk at `ref`, which is the head or a continuation of the chain. */
+static uint8_t *
+chain_data(struct store *store, const struct pin *pin, struct ref ref, uint32_t *room)
+{
+    if (ref.units == pin->head_ref) {
+        struct item *item = ref_at(store, ref);
+        *room = chain_head_room(store, item);
+        return item_key(item, item->bits) + item->key_len;
+    }
+    *room = chain_cont_room(store, ref);
+    return ((struct continuation *)ref_at(store, ref))->data;
+}
+
+static struct ref
+chain_next(struct store *store, const struct pin *pin, struct ref ref)
+{
+    return (struct ref){ref.units == pin->head_ref
+                            ? *item_next(ref_at(store, ref))
+                            : ((struct continuation *)ref_at(store, ref))->next};
+}
+
+unsigned
+store_pin_pieces(struct store *store, const struct pin *pin, struct iovec *iov, unsigned count)
+{
+    uint32_t left = pin->value_len - pin->consumed;
+    uint32_t offset = pin->cursor_offset;
+    struct ref ref = {pin->cursor_ref};
+    unsigned filled = 0;
+    while (left > 0 && filled < count) {
+        uint32_t room;
+        uint8_t *data = chain_data(store, pin, ref, &room);
+        uint32_t len = room - offset < left ? room - offset : left;
+        if (len > 0) {
+            iov[filled].iov_base = data + offset;
+            iov[filled].iov_len = len;
+            filled++;
+        }
+        left -= len;
+        offset = 0;
+        ref = chain_next(store, pin, ref);
+    }
+    return filled;
+}
+
+void
+store_pin_advance(struct store *store, struct pin *pin, size_t bytes)
+{
+    while (bytes > 0) {
+        uint32_t room;
+        struct ref ref = {pin->cursor_ref};
+        chain_data(store, pin, ref, &room);
+        size_t step = room - pin->cursor_offset < bytes ? room - pin->cursor_offset : bytes;
+        pin->cursor_offset += (uint32_t)step;
+        pin->consumed += (uint32_t)step;
+        bytes -= step;
+        if (pin->cursor_offset == room && pin->consumed < pin->value_len) {
+            pin->cursor_ref = chain_next(store, pin, ref).units;
+            pin->cursor_offset = 0;
+        }
+    }
+}
+
+static void
+pin_drop(struct store *store, struct process_slot *slot, struct held_ref *entry)
+{
+    struct ref ref = {atomic_load_explicit(&entry->head_ref, memory_order_relaxed)};
+    if (!ref_is_none(ref)) {
+        struct shard *shard = shard_of_ref(store, ref);
+        shard_lock_surely(store, shard);
+        struct item *item = ref_at(store, ref);
+        LOG(store, shard, entry->head_ref);
+        if (state_kind(chunk_state(item)) == CHUNK_DETACHED && !item_is_pinned(store, ref, entry)) {
+            LOG(store, shard, shard->reclaiming);
+            shard->reclaiming = ref.units;
+        }
+        atomic_store_explicit(&entry->head_ref, 0, memory_order_release);
+        CRASH_POINT(pin_dropped);
+        journal_commit(shard);
+        reclaim_run(store, shard);
+        shard_unlock(store, shard);
+    }
+    hold_no_more(slot, entry);
+}
+
+void
+store_unpin(struct store *store, struct pin *pin)
+{
+    if (pin->held) {
+        pin->held = false;
+        pin_drop(store, store->slot, &store->slot->pins[pin->index]);
+    }
+}
+
+void
+pin_recover(struct store *store, struct process_slot *slot, unsigned index)
+{
+    pin_drop(store, slot, &slot->pins[index]);
+}

@@ -1,0 +1,201 @@
+/* A shard's hash table: linear hashing over buckets of one cache line, growing a bucket at a time.
+ *
+ *   struct table_bucket, 64 bytes
+ *
+ *    0         4                        16                                   64
+ *   | version | tag 0 … tag 11          | ref 0 … ref 11                      |
+ *
+ * A tag is 8 bits of the hash, never 0; 0 marks a free slot. A full bucket gives its last slot (tag
+ * TAG_OVERFLOW) to an overflow bucket of the same form. The version of the first bucket covers
+ * its whole chain: odd while a writer is inside, never reset.
+ *
+ *   table word
+ *    63          48 47         41    40       39      32 31          0
+ *   | generation   | unused     | rebuilding | level    | split point |
+ *
+ * 2^level + split buckets exist. Level 0xFF: no table yet. Bucket i lies in table page i / buckets per page;
+ * the page numbers stand in the shard's table directory. Table pages are never used for
+ * anything else, so a reader with an old table word reads old or new buckets but never other data.
+ *
+ * The width of 12 slots makes 5.3 bytes a slot and under 8 an item at three quarters full. */
+#ifndef STORE_HASHTABLE_H
+#define STORE_HASHTABLE_H
+
+#include "store/item.h"
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+#define BUCKET_SLOTS 12
+#define TAG_OVERFLOW 0xFF
+
+/* Items per bucket above which a bucket is split. */
+#define TABLE_LOAD 9
+
+struct table_bucket {
+    _Atomic uint32_t version;
+    union {
+        _Atomic uint8_t tag[BUCKET_SLOTS];
+        _Atomic uint32_t tag_word[BUCKET_SLOTS / 4];
+    };
+    _Atomic uint32_t ref[BUCKET_SLOTS]; /* struct ref */
+};
+static_assert(sizeof(struct table_bucket) == 64, "layout change: bump SEGMENT_LAYOUT_VERSION");
+
+#define TABLE_WORD_REBUILDING (UINT64_C(1) << 40)
+#define TABLE_LEVEL_NONE 0xFFu
+
+static inline uint64_t
+table_word_make(uint64_t generation, uint32_t level, uint32_t split)
+{
+    return generation << 48 | (uint64_t)level << 32 | split;
+}
+
+static inline uint32_t
+table_word_level(uint64_t word)
+{
+    return word >> 32 & 0xFF;
+}
+
+static inline uint32_t
+table_word_split(uint64_t word)
+{
+    return (uint32_t)word;
+}
+
+static inline uint64_t
+table_word_generation(uint64_t word)
+{
+    return word >> 48;
+}
+
+static inline uint8_t
+hash_tag(uint64_t hash)
+{
+    return (uint8_t)(1 + ((hash >> 56) * 254 >> 8));
+}
+
+static inline uint32_t
+table_bucket_index(uint64_t word, uint64_t hash)
+{
+    uint32_t level = table_word_level(word);
+    uint32_t low = (uint32_t)hash & ((1u << level) - 1);
+    if (low < table_word_split(word)) {
+        low = (uint32_t)hash & ((2u << level) - 1);
+    }
+    return low;
+}
+
+/* Page numbers plus one of the table's pages. */
+static inline _Atomic uint32_t *
+table_directory(const struct store *store, const struct shard *shard)
+{
+    const struct superblock *superblock = store->superblock;
+    return (_Atomic uint32_t *)(store->base + superblock->tables_at) +
+           (uint64_t)shard->index * superblock->table_pages_max;
+}
+
+/* NULL if the index lies beyond the table's pages, as it may for a word read long ago. */
+static inline struct table_bucket *
+table_bucket_at(const struct store *store, const struct shard *shard, uint32_t index)
+{
+    uint32_t shift = store->page_shift - 6;
+    uint32_t page_index = index >> shift;
+    if (UNLIKELY(page_index >= store->superblock->table_pages_max)) {
+        return NULL;
+    }
+    uint32_t number = atomic_load_explicit(&table_directory(store, shard)[page_index],
+                                           memory_order_acquire);
+    if (UNLIKELY(number == 0)) {
+        return NULL;
+    }
+    uint8_t *page = store->base + store->data_at + ((uint64_t)(number - 1) << store->page_shift);
+    return (struct table_bucket *)page + (index & ((1u << shift) - 1));
+}
+
+/* Bit i is set if slot i may carry the tag; a bit too many is possible, a bit too few is not. */
+static inline uint32_t
+bucket_match(const struct table_bucket *bucket, uint8_t tag)
+{
+#if defined(__SSE2__) && !defined(UNDER_TSAN)
+    /* The version and the twelve tags are one 16-byte load. */
+    __m128i line = _mm_load_si128((const __m128i *)(const void *)bucket);
+    __m128i equal = _mm_cmpeq_epi8(line, _mm_set1_epi8((char)tag));
+    return (uint32_t)_mm_movemask_epi8(equal) >> 4;
+#else
+    uint32_t matches = 0;
+    uint32_t pattern = tag * 0x01010101u;
+    for (unsigned i = 0; i < BUCKET_SLOTS / 4; i++) {
+        uint32_t difference =
+            atomic_load_explicit(&bucket->tag_word[i], memory_order_relaxed) ^ pattern;
+        uint32_t zero = (difference - 0x01010101u) & ~difference & 0x80808080u;
+        /* Gathers bits 7, 15, 23 and 31 into four neighbours. */
+        matches |= ((zero >> 7) * 0x10204080u >> 28) << (4 * i);
+    }
+    return matches;
+#endif
+}
+
+/* The overflow bucket behind a bucket; NULL at the end of the chain or for a ref that cannot be one. */
+static inline struct table_bucket *
+bucket_next(const struct store *store, const struct table_bucket *bucket)
+{
+    if (LIKELY(atomic_load_explicit(&bucket->tag[BUCKET_SLOTS - 1], memory_order_relaxed) !=
+               TAG_OVERFLOW)) {
+        return NULL;
+    }
+    uint64_t offset = (uint64_t)atomic_load_explicit(&bucket->ref[BUCKET_SLOTS - 1],
+                                                     memory_order_relaxed)
+                      << store->unit_shift;
+    if (offset < store->data_at || offset > store->data_end - sizeof(struct table_bucket)) {
+        return NULL;
+    }
+    return (struct table_bucket *)(store->base + offset);
+}
+
+/* A place in the table, found under the lock. */
+struct table_place {
+    struct table_bucket *primary; /* NULL: the shard has no table yet */
+    struct table_bucket *bucket;  /* where the item is; NULL: not there */
+    unsigned slot;
+    struct item *item;
+    struct ref ref;
+};
+
+/* ---- under the shard's lock (hashtable.c) --------------------------------------------------- */
+
+/* Finds the key's item, dead or alive. */
+void table_find(const struct store *store, struct shard *shard, const uint8_t *key,
+                uint32_t key_len, uint64_t hash, struct table_place *place);
+
+/* Finds the place of a linked item. */
+void table_find_ref(const struct store *store, struct shard *shard, struct ref ref, uint64_t hash,
+                    struct table_place *place);
+
+/* Makes the table able to take one more link: a first page, an overflow bucket at hand. False: no
+ * page is free for it. */
+bool table_prepare(struct store *store, struct shard *shard) MUST_CHECK;
+
+/* Between bucket_open() and bucket_close() readers of the bucket wait; open before the first change of
+ * a transaction that links or unlinks, close after its commit. */
+void bucket_open(const struct store *store, struct shard *shard, struct table_bucket *primary);
+void bucket_close(struct shard *shard, struct table_bucket *primary);
+
+/* Inside a transaction, with the primary open. */
+void table_link(struct store *store, struct shard *shard, struct table_bucket *primary,
+                uint64_t hash, struct ref ref);
+void table_replace(struct store *store, struct shard *shard, const struct table_place *place,
+                   struct ref ref);
+void table_unlink(struct store *store, struct shard *shard, const struct table_place *place);
+
+/* Splits at most `steps` buckets if the table is loaded enough. Own transactions. */
+void table_grow(struct store *store, struct shard *shard, unsigned steps);
+
+/* Number of primary buckets. */
+uint32_t table_bucket_count(uint64_t word);
+
+/* The hash of a linked item's key. */
+uint64_t item_hash(const struct store *store, const struct item *item);
+
+#endif

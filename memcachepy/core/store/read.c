@@ -1,0 +1,251 @@
+/* Reads without a lock.
+ *
+ * A reader loads the shard's table word, then the bucket's version; finds the item and lets the caller
+ * copy it; and believes what it copied, a miss too, only if version and table word are unchanged. What it reads
+ * meanwhile may be anything another process writes there, so every length is checked against
+ * the page before it is used: a chunk never crosses its page. A hit is counted by
+ * compare-and-swap from the state word that was read inside the validated section, and is lost if
+ * that fails; a plain store would land in whatever the chunk has become. */
+#include "base/check.h"
+#include "base/xxh64.h"
+#include "store/hashtable.h"
+#include "store/slab.h"
+#include "store/store.h"
+
+/* A reader that keeps meeting writers takes the lock, which also repairs after a dead one. */
+#define VIEW_TRIES_MAX 100
+
+void
+key_init(struct store *store, struct key *key, const void *bytes, uint32_t len)
+{
+    key->bytes = bytes;
+    key->len = len;
+    key->hash = xxh64(bytes, len, store->hash_seed);
+}
+
+static struct table_bucket *
+bucket_of_key(const struct store *store, const struct shard *shard, uint64_t word, uint64_t hash)
+{
+    return table_word_level(word) == TABLE_LEVEL_NONE
+               ? NULL
+               : table_bucket_at(store, shard, table_bucket_index(word, hash));
+}
+
+void
+store_prefetch_bucket(struct store *store, const struct key *key)
+{
+    struct shard *shard = shard_of_hash(store, key->hash);
+    uint64_t word = atomic_load_explicit(&shard->table_word, memory_order_acquire);
+    struct table_bucket *bucket = bucket_of_key(store, shard, word, key->hash);
+    if (bucket != NULL) {
+        PREFETCH(bucket);
+    }
+}
+
+void
+store_prefetch_item(struct store *store, const struct key *key)
+{
+    struct shard *shard = shard_of_hash(store, key->hash);
+    uint64_t word = atomic_load_explicit(&shard->table_word, memory_order_acquire);
+    struct table_bucket *bucket = bucket_of_key(store, shard, word, key->hash);
+    if (bucket == NULL) {
+        return;
+    }
+    uint32_t matches = bucket_match(bucket, hash_tag(key->hash));
+    if (matches != 0) {
+        struct ref ref = {atomic_load_explicit(&bucket->ref[__builtin_ctz(matches)],
+                                               memory_order_relaxed)};
+        const uint8_t *item = ref_at(store, ref);
+        PREFETCH(item);
+        PREFETCH(item + CACHE_LINE_BYTES);
+    }
+}
+
+static bool
+view_is_current(const struct view *view)
+{
+    /* Pairs with the release fence in bucket_open(). */
+    atomic_thread_fence(memory_order_acquire);
+    return atomic_load_explicit(&view->bucket->version, memory_order_relaxed) == view->version &&
+           atomic_load_explicit(&view->shard->table_word, memory_order_relaxed) ==
+               view->table_word;
+}
+
+/* Whether the chunk at `ref` holds the key; fills the view if so. Everything read may be torn. */
+static RACY_READ bool
+view_item(const struct store *store, const struct key *key, struct ref ref, struct view *view,
+          uint16_t *epoch, uint8_t *bits)
+{
+    struct item *item = ref_at(store, ref);
+    uint32_t page_bytes = 1u << store->page_shift;
+    uint64_t offset = (uint64_t)ref.units << store->unit_shift;
+    uint32_t in_page = (uint32_t)(offset - store->data_at) & (page_bytes - 1);
+    if (UNLIKELY(offset < store->data_at || offset >= store->data_end ||
+                 in_page + ITEM_HEADER_BYTES > page_bytes)) {
+        return false;
+    }
+    uint32_t state = atomic_load_explicit(&item->state, memory_order_relaxed);
+    uint8_t key_len = item->key_len;
+    *bits = item->bits;
+    uint32_t key_offset = item_key_offset(*bits);
+    if (key_len != key->len || in_page + key_offset + key_len > page_bytes ||
+        memcmp((uint8_t *)item + key_offset, key->bytes, key_len) != 0) {
+        return false;
+    }
+    view->value = (uint8_t *)item + key_offset + key_len;
+    view->value_len = item->value_len;
+    if (!(*bits & ITEM_CHAINED) &&
+        (uint64_t)in_page + key_offset + key_len + view->value_len > page_bytes) {
+        return false;
+    }
+    view->client_flags = item_client_flags(item, *bits);
+    view->cas = item->cas;
+    view->expire_word = atomic_load_explicit(&item->expire_word, memory_order_relaxed);
+    view->state = state;
+    view->state_at = &item->state;
+    *epoch = item->epoch;
+    return true;
+}
+
+static bool
+view_find(const struct store *store, const struct key *key, struct view *view, uint16_t *epoch,
+          uint8_t *bits)
+{
+    uint8_t tag = hash_tag(key->hash);
+    const struct table_bucket *bucket = view->bucket;
+    /* A torn chain of overflow buckets could be a circle; no real one is this long. */
+    for (unsigned i = 0; bucket != NULL && i < 64; i++) {
+        for (uint32_t matches = bucket_match(bucket, tag); matches != 0; matches &= matches - 1) {
+            unsigned slot = (unsigned)__builtin_ctz(matches);
+            struct ref ref = {atomic_load_explicit(&bucket->ref[slot], memory_order_relaxed)};
+            if (view_item(store, key, ref, view, epoch, bits)) {
+                return true;
+            }
+        }
+        bucket = bucket_next(store, bucket);
+    }
+    return false;
+}
+
+static void
+view_unlock(struct store *store, struct view *view)
+{
+    if (view->locked) {
+        shard_unlock(store, view->shard);
+        view->locked = false;
+    }
+}
+
+/* Frees an item that a reader found dead, if that can be had without waiting. */
+static void
+reclaim_dead(struct store *store, const struct key *key, struct view *view)
+{
+    if (!view->locked && !shard_try_lock(store, view->shard)) {
+        return;
+    }
+    struct table_place place;
+    table_find(store, view->shard, key->bytes, key->len, key->hash, &place);
+    if (place.bucket != NULL && item_is_dead(store, place.item)) {
+        item_unlink_place(store, view->shard, &place, UNLINK_RECLAIM);
+    }
+    view->locked = false;
+    shard_unlock(store, view->shard);
+}
+
+/* One look; false if it has to be repeated. */
+static bool
+view_once(struct store *store, const struct key *key, struct view *view, enum view_result *result)
+{
+    view->table_word = atomic_load_explicit(&view->shard->table_word, memory_order_acquire);
+    if (!view->locked && UNLIKELY(view->table_word & TABLE_WORD_REBUILDING)) {
+        view->tries = VIEW_TRIES_MAX;
+        return false;
+    }
+    if (table_word_level(view->table_word) == TABLE_LEVEL_NONE) {
+        *result = VIEW_MISS;
+        return true;
+    }
+    view->bucket =
+        table_bucket_at(store, view->shard, table_bucket_index(view->table_word, key->hash));
+    if (UNLIKELY(view->bucket == NULL)) {
+        return false;
+    }
+    view->version = atomic_load_explicit(&view->bucket->version, memory_order_acquire);
+    if (UNLIKELY(view->version & 1) && !view->locked) {
+        cpu_relax();
+        return false;
+    }
+    uint16_t epoch;
+    uint8_t bits;
+    bool found = view_find(store, key, view, &epoch, &bits);
+    bool expired = found && word_is_expired(store, view->expire_word);
+    bool flushed = found && epoch_is_flushed(store, epoch);
+    if (LIKELY(found && !expired && !flushed && !(bits & ITEM_CHAINED))) {
+        *result = VIEW_HIT;
+        return true;
+    }
+    if (!view->locked && !view_is_current(view)) {
+        return false;
+    }
+    *result = flushed   ? VIEW_FLUSHED
+              : expired ? VIEW_EXPIRED
+              : found   ? VIEW_HIT_LARGE
+                        : VIEW_MISS;
+    return true;
+}
+
+enum view_result
+store_view(struct store *store, const struct key *key, struct view *view)
+{
+    view->shard = shard_of_hash(store, key->hash);
+    enum view_result result = VIEW_BUSY;
+    for (;;) {
+        if (UNLIKELY(view->tries >= VIEW_TRIES_MAX) && !view->locked) {
+            COUNT(&store->slot->counters, read_locked);
+            if (!shard_lock(store, view->shard)) {
+                return VIEW_BUSY;
+            }
+            view->locked = true;
+        }
+        if (LIKELY(view_once(store, key, view, &result))) {
+            break;
+        }
+        CHECK(!view->locked);
+        view->tries++;
+        COUNT(&store->slot->counters, read_retries);
+    }
+    switch (result) {
+    case VIEW_HIT:
+        return result;
+    case VIEW_EXPIRED:
+    case VIEW_FLUSHED:
+        reclaim_dead(store, key, view);
+        return result;
+    case VIEW_MISS:
+    case VIEW_HIT_LARGE:
+    case VIEW_BUSY:
+        view_unlock(store, view);
+        return result;
+    }
+    return result;
+}
+
+bool
+store_view_confirm(struct store *store, struct view *view, enum view_bump bump)
+{
+    if (!view->locked && UNLIKELY(!view_is_current(view))) {
+        view->tries++;
+        COUNT(&store->slot->counters, read_retries);
+        return false;
+    }
+    if (bump == VIEW_BUMP) {
+        uint32_t next = state_after_hit(store, view->state);
+        if (next != view->state) {
+            uint32_t expected = view->state;
+            atomic_compare_exchange_strong_explicit(view->state_at, &expected, next,
+                                                    memory_order_relaxed, memory_order_relaxed);
+        }
+    }
+    view_unlock(store, view);
+    return true;
+}

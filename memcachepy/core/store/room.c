@@ -1,0 +1,74 @@
+/* See room.h. A shard short of pages never holds two locks: it leaves its own, empties a page of
+ * another shard into the pool, and comes back. */
+#include "store/room.h"
+
+#include "store/hashtable.h"
+
+/* Other writers may take what was freed; then it is tried again, but not for ever. */
+#define ROOM_TRIES_MAX 64
+
+/* Empties a page of the shard that follows in turn and has most to give among a few. */
+static bool
+donate(struct store *store, const struct shard *for_shard, uint32_t turn)
+{
+    uint32_t count = store->superblock->shard_count;
+    for (uint32_t i = 0; i < count; i++) {
+        struct shard *donor = &store->shards[(for_shard->index + 1 + turn + i) & store->shard_mask];
+        if (donor == for_shard || !shard_try_lock(store, donor)) {
+            continue;
+        }
+        bool given = slab_donate_page(store, donor);
+        shard_unlock(store, donor);
+        if (given) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static enum slab_result
+ready_now(struct store *store, struct shard *shard, uint32_t class_id, bool *changed)
+{
+    enum slab_result result = slab_ensure(store, shard, class_id, changed);
+    if (result != SLAB_READY) {
+        return result;
+    }
+    if (table_prepare(store, shard)) {
+        /* Preparing the table may have taken the very page the chunk was in. */
+        return shard->classes[class_id].free_chunks > 0
+                   ? SLAB_READY
+                   : slab_ensure(store, shard, class_id, changed);
+    }
+    return pool_can_grow(store->segment) ? SLAB_GROW : SLAB_DONOR;
+}
+
+enum room_result
+room_make(struct store *store, struct shard *shard, uint32_t class_id)
+{
+    bool changed = false;
+    for (uint32_t i = 0; i < ROOM_TRIES_MAX; i++) {
+        enum slab_result result = ready_now(store, shard, class_id, &changed);
+        switch (result) {
+        case SLAB_READY:
+            return changed ? ROOM_CHANGED : ROOM_READY;
+        case SLAB_NOTHING:
+            return ROOM_NO_MEMORY;
+        case SLAB_GROW:
+        case SLAB_DONOR:
+            break;
+        }
+        changed = true;
+        shard_unlock(store, shard);
+        bool helped = result == SLAB_GROW ? pool_grow(store->segment) || true
+                                          : donate(store, shard, i);
+        if (!shard_lock(store, shard)) {
+            return ROOM_BUSY;
+        }
+        if (!helped) {
+            break;
+        }
+    }
+    return shard->classes[class_id].free_chunks > 0 && table_prepare(store, shard)
+               ? ROOM_CHANGED
+               : ROOM_NO_MEMORY;
+}

@@ -1,0 +1,133 @@
+/* Locks and repair; see shard.h. */
+#include "store/shard.h"
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/crash.h"
+#include "store/hashtable.h"
+#include "store/slab.h"
+#include "store/walk.h"
+
+/* A wait is cut into pieces so that the process can be seen to live. */
+#define LOCK_WAIT_MS 100
+#define LOCK_WAITS_MAX 10
+
+static bool
+word_in_segment(const struct store *store, uint64_t offset, unsigned bytes)
+{
+    return offset >= sizeof(struct superblock) && offset % bytes == 0 &&
+           offset <= store->data_end - bytes;
+}
+
+/* Restores what the transaction changed, newest first. False if the journal makes no sense. */
+static bool
+journal_undo(struct store *store, struct shard *shard)
+{
+    struct journal *journal = &shard->journal;
+    uint32_t count = atomic_load_explicit(&journal->count, memory_order_relaxed);
+    if (count > JOURNAL_WORDS_MAX) {
+        return false;
+    }
+    for (uint32_t i = count; i-- > 0;) {
+        const struct journal_word *word = &journal->words[i];
+        unsigned bytes = word->at & 1 ? 8 : 4;
+        uint64_t offset = word->at & ~UINT64_C(1);
+        if (!word_in_segment(store, offset, bytes)) {
+            return false;
+        }
+        if (bytes == 8) {
+            atomic_store_explicit((_Atomic uint64_t *)(store->base + offset), word->old,
+                                  memory_order_relaxed);
+        } else {
+            atomic_store_explicit((_Atomic uint32_t *)(store->base + offset), (uint32_t)word->old,
+                                  memory_order_relaxed);
+        }
+        CRASH_POINT(journal_undo_word);
+    }
+    journal_commit(shard);
+    return true;
+}
+
+/* Lets readers back to the bucket the dead process was in. */
+static bool
+reopen_bucket(struct store *store, struct shard *shard)
+{
+    struct ref ref = {atomic_load_explicit(&shard->open_bucket, memory_order_relaxed)};
+    if (ref_is_none(ref)) {
+        return true;
+    }
+    uint64_t offset = (uint64_t)ref.units << store->unit_shift;
+    if (offset < store->data_at || offset > store->data_end - sizeof(struct table_bucket)) {
+        return false;
+    }
+    struct table_bucket *bucket = ref_at(store, ref);
+    uint32_t version = atomic_load_explicit(&bucket->version, memory_order_relaxed);
+    if (version & 1) {
+        bucket_close(shard, bucket);
+    }
+    atomic_store_explicit(&shard->open_bucket, 0, memory_order_relaxed);
+    return true;
+}
+
+static void
+shard_repair(struct store *store, struct shard *shard)
+{
+    bool rebuilding = atomic_load(&shard->table_word) & TABLE_WORD_REBUILDING;
+    if (rebuilding || !journal_undo(store, shard) || !reopen_bucket(store, shard) ||
+        !shard_is_plausible(store, shard)) {
+        shard_rebuild(store, shard);
+    }
+    reclaim_run(store, shard);
+    shard->sums.repairs++;
+}
+
+static void
+note_holder(struct store *store, struct shard *shard)
+{
+    atomic_store_explicit(&store->slot->locked_shard, shard->index + 1, memory_order_relaxed);
+}
+
+static bool
+lock_result_held(struct store *store, struct shard *shard, enum lock_result result)
+{
+    switch (result) {
+    case LOCK_TIMEOUT:
+        return false;
+    case LOCK_OWNER_DIED:
+        note_holder(store, shard);
+        shard_repair(store, shard);
+        lock_repaired(&shard->lock);
+        return true;
+    case LOCK_OK:
+        note_holder(store, shard);
+        return true;
+    }
+    return false;
+}
+
+bool
+shard_try_lock(struct store *store, struct shard *shard)
+{
+    return lock_result_held(store, shard, lock_try(&shard->lock));
+}
+
+bool
+shard_lock(struct store *store, struct shard *shard)
+{
+    enum lock_result result = lock_try(&shard->lock);
+    for (unsigned i = 0; result == LOCK_TIMEOUT && i < LOCK_WAITS_MAX; i++) {
+        COUNT(&store->slot->counters, lock_waits);
+        result = lock_acquire(&shard->lock, LOCK_WAIT_MS);
+    }
+    return lock_result_held(store, shard, result);
+}
+
+void
+shard_unlock(struct store *store, struct shard *shard)
+{
+    DCHECK(atomic_load(&shard->journal.count) == 0);
+    DCHECK(atomic_load(&shard->open_bucket) == 0);
+    DCHECK(shard->reclaiming == 0);
+    atomic_store_explicit(&store->slot->locked_shard, 0, memory_order_relaxed);
+    lock_release(&shard->lock);
+}

@@ -1,0 +1,187 @@
+/* A shard: everything that changes with one key, guarded by one lock.
+ *
+ *   0     lock                robust, process-shared
+ *   64    table_word          what readers need of the table's shape, in one load
+ *         sums, class lists   derived from the pages; shard_rebuild() recomputes them
+ *         journal             the old value of every word the running transaction has changed
+ *
+ * Every change is a transaction: log a word, change it, …, commit. A transaction that a dead
+ * process left behind is undone by restoring the words, newest first; nothing else needs to know what the
+ * process was doing. The bucket that readers look at stays odd until after the commit, so no
+ * reader has ever seen what is undone. Chunks are filled before the transaction links them.
+ *
+ * Included by store/ only; the protocol sees store/store.h. */
+#ifndef STORE_SHARD_H
+#define STORE_SHARD_H
+
+#include "base/platform.h"
+#include "mem/lock.h"
+#include "mem/page.h"
+#include "mem/ref.h"
+#include "mem/segment.h"
+
+/* A split of a bucket with three overflow buckets logs 40 words; the rest is room. */
+#define JOURNAL_WORDS_MAX 120
+
+struct journal_word {
+    uint64_t at; /* offset in the segment; bit 0: the word has 64 bits and not 32 */
+    uint64_t old;
+};
+
+struct journal {
+    _Atomic uint32_t count; /* 0: nothing to undo */
+    uint32_t unused;
+    struct journal_word words[JOURNAL_WORDS_MAX];
+};
+
+/* Pages of one slab class. Page numbers plus one. */
+struct class_list {
+    uint32_t page_count;
+    uint32_t empty_count; /* pages without a used chunk */
+    uint32_t hand_page;   /* where the eviction hand stands; also the entry to the circle */
+    uint32_t hand_slot;
+    uint32_t partial;     /* first of the pages with free chunks */
+    uint32_t free_chunks;
+};
+
+struct shard_sums {
+    uint64_t curr_items;
+    uint64_t bytes; /* header, key and value of every item */
+    uint64_t total_items;
+    uint64_t evictions;
+    uint64_t evicted_unfetched;
+    uint64_t reclaimed;
+    uint64_t expired_unfetched;
+    uint64_t repairs;
+    uint64_t rebuilds;
+};
+
+/* [shard] unless marked. */
+struct shard {
+    alignas(CACHE_LINE_BYTES) struct shared_lock lock;
+    alignas(CACHE_LINE_BYTES) _Atomic uint64_t table_word; /* [atomic] written under the lock; hashtable.h */
+    _Atomic uint32_t open_bucket; /* ref of the bucket whose version is odd */
+    uint32_t index;               /* [const] */
+    uint32_t reclaiming;          /* ref of an unlinked item whose chunks are being freed */
+    uint32_t page_count;          /* of classes and table */
+    uint32_t table_page_count;
+    uint32_t overflow_free;   /* ref of the first unused overflow bucket */
+    uint32_t overflow_count;  /* overflow buckets in use */
+    uint32_t bucket_capacity; /* primary buckets that the table's pages hold */
+    struct shard_sums sums;
+    struct class_list classes[SLAB_CLASS_COUNT_MAX];
+    alignas(CACHE_LINE_BYTES) struct journal journal;
+};
+
+/* One process's handle; store_open() fills it. */
+struct store {
+    struct segment *segment;
+    struct superblock *superblock;
+    uint8_t *base;
+    struct shard *shards;
+    struct process_slot *slot;
+    uint64_t hash_seed;
+    uint64_t data_at, data_end;
+    uint32_t shard_mask;
+    uint32_t unit_shift;
+    uint32_t page_shift;
+    uint32_t chunk_bytes_max;
+    /* As of the last tick. */
+    uint32_t now_s;     /* seconds of the node's clock since the segment's base */
+    uint32_t wall_s;    /* seconds of the system clock since the segment's base */
+    uint16_t epoch;     /* of the flush in force */
+    bool all_flushed;   /* the very second of a delayed flush */
+    uint32_t draining;  /* page number + 1 that is kept though it becomes empty */
+    uint8_t class_of_units[4096]; /* class by item size in 16 bytes, for sizes up to 64 KiB */
+};
+
+static inline struct shard *
+shard_of_hash(const struct store *store, uint64_t hash)
+{
+    return &store->shards[(hash >> 40) & store->shard_mask];
+}
+
+static inline void *
+ref_at(const struct store *store, struct ref ref)
+{
+    return store->base + ((uint64_t)ref.units << store->unit_shift);
+}
+
+static inline struct ref
+ref_of(const struct store *store, const void *at)
+{
+    return (struct ref){(uint32_t)((uint64_t)((const uint8_t *)at - store->base) >>
+                                   store->unit_shift)};
+}
+
+static inline uint32_t
+page_of_ref(const struct store *store, struct ref ref)
+{
+    return (uint32_t)((((uint64_t)ref.units << store->unit_shift) - store->data_at) >>
+                      store->page_shift);
+}
+
+/* ---- transactions (shard.c) ----------------------------------------------------------------- */
+
+/* Orders stores as the machine executes them: all that a crash of this process can disturb. */
+#define STORES_IN_ORDER() atomic_signal_fence(memory_order_seq_cst)
+
+/* Logs a word before it is changed. `at` lies in the segment, aligned to its size. */
+static inline void
+journal_log(const struct store *store, struct shard *shard, void *at, unsigned bytes)
+{
+    struct journal *journal = &shard->journal;
+    uint32_t count = atomic_load_explicit(&journal->count, memory_order_relaxed);
+    struct journal_word *word = &journal->words[count];
+    uint64_t offset = (uint64_t)((uint8_t *)at - store->base);
+    if (bytes == 8) {
+        word->at = offset | 1;
+        word->old = *(uint64_t *)at;
+    } else {
+        word->at = offset;
+        word->old = *(uint32_t *)at;
+    }
+    STORES_IN_ORDER();
+    atomic_store_explicit(&journal->count, count + 1, memory_order_relaxed);
+    STORES_IN_ORDER();
+}
+
+/* A struct is logged as the 32- or 64-bit words that it is made of. */
+static inline void
+journal_log_words(const struct store *store, struct shard *shard, void *at, size_t bytes)
+{
+    if (bytes <= 8) {
+        journal_log(store, shard, at, (unsigned)bytes);
+        return;
+    }
+    for (size_t i = 0; i < bytes; i += 4) {
+        journal_log(store, shard, (uint8_t *)at + i, 4);
+    }
+}
+
+#define LOG(store, shard, lvalue) journal_log_words((store), (shard), &(lvalue), sizeof(lvalue))
+
+static inline uint32_t
+journal_room(const struct shard *shard)
+{
+    return JOURNAL_WORDS_MAX -
+           atomic_load_explicit(&shard->journal.count, memory_order_relaxed);
+}
+
+static inline void
+journal_commit(struct shard *shard)
+{
+    STORES_IN_ORDER();
+    atomic_store_explicit(&shard->journal.count, 0, memory_order_relaxed);
+    STORES_IN_ORDER();
+}
+
+/* ---- locking (shard.c) ---------------------------------------------------------------------- */
+
+/* Takes the shard's lock, repairing it when its owner died. False: a process that is stopped holds
+ * it; after about a second of waiting. */
+bool shard_lock(struct store *store, struct shard *shard) MUST_CHECK;
+bool shard_try_lock(struct store *store, struct shard *shard) MUST_CHECK;
+void shard_unlock(struct store *store, struct shard *shard);
+
+#endif

@@ -1,0 +1,391 @@
+/* See slab.h. */
+#include "store/slab.h"
+
+#include "base/check.h"
+#include "base/crash.h"
+#include "store/hashtable.h"
+
+/* Page numbers in lists are stored plus one. */
+static struct page *
+listed_page(const struct store *store, uint32_t stored)
+{
+    return page_entry(store->segment, stored - 1);
+}
+
+static uint8_t *
+page_memory(const struct store *store, uint32_t number)
+{
+    return store->base + page_offset(store->superblock, number);
+}
+
+static void
+log_free_list(struct store *store, struct shard *shard, struct page *page)
+{
+    journal_log(store, shard, &page->free_head, 4);
+}
+
+/* ---- the list of pages with free chunks ----------------------------------------------------- */
+
+static void
+partial_add(struct store *store, struct shard *shard, struct class_list *list, uint32_t number)
+{
+    struct page *page = page_entry(store->segment, number);
+    LOG(store, shard, page->partial_next);
+    LOG(store, shard, page->partial_prev);
+    LOG(store, shard, list->partial);
+    page->partial_next = list->partial;
+    page->partial_prev = 0;
+    if (list->partial != 0) {
+        struct page *next = listed_page(store, list->partial);
+        LOG(store, shard, next->partial_prev);
+        next->partial_prev = number + 1;
+    }
+    list->partial = number + 1;
+}
+
+static void
+partial_remove(struct store *store, struct shard *shard, struct class_list *list, uint32_t number)
+{
+    struct page *page = page_entry(store->segment, number);
+    if (page->partial_next != 0) {
+        struct page *next = listed_page(store, page->partial_next);
+        LOG(store, shard, next->partial_prev);
+        next->partial_prev = page->partial_prev;
+    }
+    if (page->partial_prev != 0) {
+        struct page *prev = listed_page(store, page->partial_prev);
+        LOG(store, shard, prev->partial_next);
+        prev->partial_next = page->partial_next;
+    } else {
+        LOG(store, shard, list->partial);
+        list->partial = page->partial_next;
+    }
+}
+
+/* ---- chunks --------------------------------------------------------------------------------- */
+
+struct ref
+chunk_pop(struct store *store, struct shard *shard, uint32_t class_id)
+{
+    struct class_list *list = &shard->classes[class_id];
+    uint32_t number = list->partial - 1;
+    struct page *page = page_entry(store->segment, number);
+    DCHECK(page->free_head != 0 && page->free_count != 0);
+    uint32_t slot = page->free_head - 1u;
+    struct free_chunk *chunk =
+        (void *)(page_memory(store, number) + slot * slab_chunk_bytes(store, class_id));
+    log_free_list(store, shard, page);
+    journal_log(store, shard, chunk, 8);
+    LOG(store, shard, list->free_chunks);
+    if (page->free_count == slab_chunks_per_page(store, class_id)) {
+        LOG(store, shard, list->empty_count);
+        list->empty_count--;
+    }
+    page->free_head = (uint16_t)chunk->next_slot;
+    page->free_count--;
+    list->free_chunks--;
+    if (page->free_count == 0) {
+        partial_remove(store, shard, list, number);
+    }
+    CRASH_POINT(chunk_popped);
+    return ref_of(store, chunk);
+}
+
+void
+chunk_push(struct store *store, struct shard *shard, struct ref ref)
+{
+    uint32_t number = page_of_ref(store, ref);
+    struct page *page = page_entry(store->segment, number);
+    uint32_t class_id = page_owner_kind(atomic_load_explicit(&page->owner, memory_order_relaxed));
+    struct class_list *list = &shard->classes[class_id];
+    struct free_chunk *chunk = ref_at(store, ref);
+    uint32_t offset = (uint32_t)((uint8_t *)chunk - page_memory(store, number));
+    log_free_list(store, shard, page);
+    journal_log(store, shard, chunk, 8);
+    LOG(store, shard, list->free_chunks);
+    if (page->free_count == 0) {
+        partial_add(store, shard, list, number);
+    }
+    uint32_t state = chunk_state(chunk);
+    atomic_store_explicit(&chunk->state,
+                          ((state + STATE_GENERATION_ONE) & STATE_GENERATION_MASK) | CHUNK_FREE,
+                          memory_order_relaxed);
+    chunk->next_slot = page->free_head;
+    page->free_head = (uint16_t)(offset / slab_chunk_bytes(store, class_id) + 1);
+    page->free_count++;
+    list->free_chunks++;
+    if (page->free_count == slab_chunks_per_page(store, class_id)) {
+        LOG(store, shard, list->empty_count);
+        list->empty_count++;
+    }
+    CRASH_POINT(chunk_pushed);
+}
+
+/* ---- pages ---------------------------------------------------------------------------------- */
+
+/* Marks every chunk free, so that no walk ever takes old bytes for headers. The page is in hand. */
+static void
+page_format(struct store *store, uint32_t number, uint32_t class_id)
+{
+    uint32_t chunk_bytes = slab_chunk_bytes(store, class_id);
+    uint32_t count = slab_chunks_per_page(store, class_id);
+    uint8_t *at = page_memory(store, number);
+    for (uint32_t slot = 0; slot < count; slot++) {
+        struct free_chunk *chunk = (void *)(at + slot * chunk_bytes);
+        uint32_t generation = (chunk_state(chunk) + STATE_GENERATION_ONE) & STATE_GENERATION_MASK;
+        atomic_store_explicit(&chunk->state, generation | CHUNK_FREE, memory_order_relaxed);
+        chunk->next_slot = slot + 1 < count ? slot + 2 : 0;
+    }
+    struct page *page = page_entry(store->segment, number);
+    page->free_head = 1;
+    page->free_count = (uint16_t)count;
+}
+
+/* Gives the page in hand to the class. Own transaction. */
+static void
+page_attach(struct store *store, struct shard *shard, uint32_t number, uint32_t class_id)
+{
+    page_format(store, number, class_id);
+    struct class_list *list = &shard->classes[class_id];
+    struct page *page = page_entry(store->segment, number);
+    LOG(store, shard, page->class_next);
+    LOG(store, shard, page->class_prev);
+    LOG(store, shard, *list);
+    LOG(store, shard, shard->page_count);
+    LOG(store, shard, page->owner);
+    if (list->hand_page == 0) {
+        page->class_next = page->class_prev = number + 1;
+        list->hand_page = number + 1;
+        list->hand_slot = 0;
+    } else {
+        /* Behind the hand: the newest page is the last to be swept. */
+        struct page *hand = listed_page(store, list->hand_page);
+        struct page *before = listed_page(store, hand->class_prev);
+        LOG(store, shard, before->class_next);
+        LOG(store, shard, hand->class_prev);
+        page->class_next = list->hand_page;
+        page->class_prev = hand->class_prev;
+        before->class_next = number + 1;
+        hand->class_prev = number + 1;
+    }
+    list->page_count++;
+    list->empty_count++;
+    list->free_chunks += page->free_count;
+    shard->page_count++;
+    partial_add(store, shard, list, number);
+    atomic_store_explicit(&page->owner, page_owner(shard->index, class_id), memory_order_release);
+    CRASH_POINT(page_attached);
+    journal_commit(shard);
+    page_keep(store->slot);
+}
+
+/* Takes a wholly free page out of its class, in hand. Own transaction. */
+static void
+page_detach(struct store *store, struct shard *shard, uint32_t number)
+{
+    struct page *page = page_entry(store->segment, number);
+    uint32_t class_id = page_owner_kind(atomic_load_explicit(&page->owner, memory_order_relaxed));
+    struct class_list *list = &shard->classes[class_id];
+    DCHECK(page->free_count == slab_chunks_per_page(store, class_id));
+    atomic_store_explicit(&store->slot->page_in_flight, number + 1, memory_order_relaxed);
+    STORES_IN_ORDER();
+    LOG(store, shard, *list);
+    LOG(store, shard, shard->page_count);
+    LOG(store, shard, page->owner);
+    partial_remove(store, shard, list, number);
+    struct page *next = listed_page(store, page->class_next);
+    struct page *prev = listed_page(store, page->class_prev);
+    if (next == page) {
+        list->hand_page = 0;
+    } else {
+        LOG(store, shard, next->class_prev);
+        LOG(store, shard, prev->class_next);
+        next->class_prev = page->class_prev;
+        prev->class_next = page->class_next;
+        if (list->hand_page == number + 1) {
+            list->hand_page = page->class_next;
+            list->hand_slot = 0;
+        }
+    }
+    list->page_count--;
+    list->empty_count--;
+    list->free_chunks -= page->free_count;
+    shard->page_count--;
+    atomic_store_explicit(&page->owner, PAGE_IN_HAND, memory_order_relaxed);
+    CRASH_POINT(page_detached);
+    journal_commit(shard);
+}
+
+void
+slab_release_empty(struct store *store, struct shard *shard, uint32_t page_number)
+{
+    struct page *page = page_entry(store->segment, page_number);
+    uint32_t class_id = page_owner_kind(atomic_load_explicit(&page->owner, memory_order_relaxed));
+    if (page->free_count == slab_chunks_per_page(store, class_id) &&
+        shard->classes[class_id].empty_count > 1 && store->draining != page_number + 1) {
+        page_detach(store, shard, page_number);
+        pool_give_back(store->segment, store->slot, page_number);
+    }
+}
+
+/* Evicts everything in the page. False: something in it cannot go (an upload, a pinned value). */
+static bool
+page_drain(struct store *store, struct shard *shard, uint32_t number, uint32_t class_id)
+{
+    uint32_t chunk_bytes = slab_chunk_bytes(store, class_id);
+    uint32_t count = slab_chunks_per_page(store, class_id);
+    uint8_t *at = page_memory(store, number);
+    bool drained = true;
+    store->draining = number + 1;
+    for (uint32_t slot = 0; drained && slot < count; slot++) {
+        struct item *item = (void *)(at + slot * chunk_bytes);
+        if (state_kind(chunk_state(item)) == CHUNK_CONT) {
+            item = ref_at(store, (struct ref){((struct continuation *)(void *)item)->head});
+        }
+        switch ((enum chunk_kind)state_kind(chunk_state(item))) {
+        case CHUNK_FREE:
+            break;
+        case CHUNK_LIVE:
+            item_unlink(store, shard, ref_of(store, item),
+                        item_is_dead(store, item) ? UNLINK_RECLAIM : UNLINK_EVICT);
+            break;
+        case CHUNK_CONT:
+        case CHUNK_UPLOAD:
+        case CHUNK_DETACHED:
+            drained = false;
+            break;
+        }
+    }
+    store->draining = 0;
+    return drained && page_entry(store->segment, number)->free_count == count;
+}
+
+/* A wholly free page of the class, evicting if allowed, still in the class. PAGE_NONE: none. */
+static uint32_t
+class_free_page(struct store *store, struct shard *shard, uint32_t class_id, bool evict)
+{
+    struct class_list *list = &shard->classes[class_id];
+    uint32_t per_page = slab_chunks_per_page(store, class_id);
+    if (list->empty_count > 0) {
+        for (uint32_t at = list->partial; at != 0; at = listed_page(store, at)->partial_next) {
+            if (listed_page(store, at)->free_count == per_page) {
+                return at - 1;
+            }
+        }
+    }
+    /* A page that cannot go is passed over; a few tries, for uploads are few. */
+    uint32_t tries = list->page_count < 64 ? list->page_count : 64;
+    uint32_t at = list->hand_page;
+    for (uint32_t i = 0; evict && i < tries && at != 0; i++) {
+        uint32_t next = listed_page(store, at)->class_next;
+        uint32_t owner = page_owner(shard->index, class_id);
+        /* Draining frees whole chains, whose empty pages may have gone back to the pool. */
+        if (atomic_load(&listed_page(store, at)->owner) != owner) {
+            return PAGE_NONE;
+        }
+        if (page_drain(store, shard, at - 1, class_id)) {
+            return at - 1;
+        }
+        at = next;
+    }
+    return PAGE_NONE;
+}
+
+/* Takes a page from a class of this shard, in hand: an empty one first, then from the largest class. */
+static uint32_t
+steal_page(struct store *store, struct shard *shard, uint32_t except_class, bool evict)
+{
+    uint32_t class_count = store->superblock->class_count;
+    for (uint32_t class_id = 1; class_id <= class_count; class_id++) {
+        if (class_id != except_class && shard->classes[class_id].empty_count > 0) {
+            uint32_t number = class_free_page(store, shard, class_id, false);
+            if (number != PAGE_NONE) {
+                page_detach(store, shard, number);
+                return number;
+            }
+        }
+    }
+    if (!evict) {
+        return PAGE_NONE;
+    }
+    uint64_t tried = UINT64_C(1) << except_class;
+    for (uint32_t round = 0; round < class_count; round++) {
+        uint32_t best = 0;
+        for (uint32_t class_id = 1; class_id <= class_count; class_id++) {
+            if (!(tried >> class_id & 1) &&
+                (best == 0 ||
+                 shard->classes[class_id].page_count > shard->classes[best].page_count)) {
+                best = class_id;
+            }
+        }
+        if (best == 0 || shard->classes[best].page_count == 0) {
+            return PAGE_NONE;
+        }
+        tried |= UINT64_C(1) << best;
+        uint32_t number = class_free_page(store, shard, best, true);
+        if (number != PAGE_NONE) {
+            page_detach(store, shard, number);
+            return number;
+        }
+        /* Chains that went may have filled the pool. */
+        number = pool_take(store->segment, store->slot);
+        if (number != PAGE_NONE) {
+            return number;
+        }
+    }
+    return PAGE_NONE;
+}
+
+static bool
+may_evict(const struct store *store)
+{
+    return store->superblock->settings.evictions_enabled;
+}
+
+uint32_t
+slab_page_for_table(struct store *store, struct shard *shard, bool steal)
+{
+    uint32_t number = pool_take(store->segment, store->slot);
+    if (number == PAGE_NONE && steal && !pool_can_grow(store->segment)) {
+        number = steal_page(store, shard, 0, may_evict(store));
+    }
+    return number;
+}
+
+bool
+slab_donate_page(struct store *store, struct shard *shard)
+{
+    uint32_t number = steal_page(store, shard, 0, may_evict(store));
+    if (number == PAGE_NONE) {
+        return false;
+    }
+    pool_give_back(store->segment, store->slot, number);
+    return true;
+}
+
+enum slab_result
+slab_ensure(struct store *store, struct shard *shard, uint32_t class_id, bool *evicted)
+{
+    struct class_list *list = &shard->classes[class_id];
+    if (LIKELY(list->free_chunks > 0)) {
+        return SLAB_READY;
+    }
+    uint32_t number = pool_take(store->segment, store->slot);
+    if (number != PAGE_NONE) {
+        page_attach(store, shard, number, class_id);
+        return SLAB_READY;
+    }
+    if (pool_can_grow(store->segment)) {
+        return SLAB_GROW;
+    }
+    *evicted = true;
+    if (may_evict(store) && evict_from_class(store, shard, class_id)) {
+        return SLAB_READY;
+    }
+    number = steal_page(store, shard, class_id, may_evict(store));
+    if (number != PAGE_NONE) {
+        page_attach(store, shard, number, class_id);
+        return SLAB_READY;
+    }
+    return may_evict(store) ? SLAB_DONOR : SLAB_NOTHING;
+}

@@ -1,0 +1,83 @@
+/* Chunks of a shard: taking, freeing, and where they come from when there are none. Under the lock. */
+#ifndef STORE_SLAB_H
+#define STORE_SLAB_H
+
+#include "store/item.h"
+#include "store/store.h"
+
+struct table_place;
+
+/* The class whose chunks hold `bytes`, which is at most the largest chunk. */
+static inline uint32_t
+slab_class_of(const struct store *store, uint32_t bytes)
+{
+    return store->class_of_units[(bytes + 7) / 8];
+}
+
+static inline uint32_t
+slab_chunk_bytes(const struct store *store, uint32_t class_id)
+{
+    return store->superblock->chunk_bytes[class_id];
+}
+
+static inline uint32_t
+slab_chunks_per_page(const struct store *store, uint32_t class_id)
+{
+    return store->superblock->page_bytes / slab_chunk_bytes(store, class_id);
+}
+
+/* Inside a transaction. Needs class_list.free_chunks > 0. The chunk's first 8 bytes are logged. */
+struct ref chunk_pop(struct store *store, struct shard *shard, uint32_t class_id);
+void chunk_push(struct store *store, struct shard *shard, struct ref ref);
+
+enum slab_result {
+    SLAB_READY,   /* the class has a free chunk */
+    SLAB_GROW,    /* pool_grow() may help: unlock first */
+    SLAB_DONOR,   /* another shard may help: unlock first */
+    SLAB_NOTHING, /* evictions are disabled */
+};
+
+/* Makes a free chunk of the class, evicting if it must; own transactions. Items looked up before may be
+ * gone afterwards if *evicted is set. */
+enum slab_result slab_ensure(struct store *store, struct shard *shard, uint32_t class_id,
+                             bool *evicted) MUST_CHECK;
+
+/* A page in hand for the table: free, or taken from the class with most pages. PAGE_NONE: none. */
+uint32_t slab_page_for_table(struct store *store, struct shard *shard, bool steal);
+
+/* Empties a page of this shard into the pool. False: it has none to give. */
+bool slab_donate_page(struct store *store, struct shard *shard);
+
+/* Gives a wholly free page back to the pool, but keeps one per class. Own transaction. */
+void slab_release_empty(struct store *store, struct shard *shard, uint32_t page_number);
+
+/* ---- eviction (evict.c) --------------------------------------------------------------------- */
+
+/* Moves the class's hand until an item of it is gone. False: nothing there can go. */
+bool evict_from_class(struct store *store, struct shard *shard, uint32_t class_id) MUST_CHECK;
+
+enum unlink_reason { UNLINK_DELETE, UNLINK_EVICT, UNLINK_RECLAIM };
+
+/* Unlinks a live item and frees its chunks, unless they are pinned. Own transactions. */
+void item_unlink(struct store *store, struct shard *shard, struct ref ref,
+                 enum unlink_reason reason);
+
+/* The same for an item whose place was just looked up. */
+void item_unlink_place(struct store *store, struct shard *shard, const struct table_place *place,
+                       enum unlink_reason reason);
+
+/* Inside a transaction: counts an item out of the sums. */
+void sums_remove(struct store *store, struct shard *shard, struct item *item,
+                 enum unlink_reason reason);
+
+/* Inside a transaction: an unlinked item's chunk is freed at once if it is one, or it is left to
+ * reclaim_run() if it is a chain, or to whoever pinned it. */
+void item_discard(struct store *store, struct shard *shard, struct ref ref);
+
+/* Frees the chain that shard->reclaiming names, a chunk a transaction. */
+void reclaim_run(struct store *store, struct shard *shard);
+
+/* Whether a process slot other than `except` pins the item. */
+bool item_is_pinned(const struct store *store, struct ref ref, const struct held_ref *except);
+
+#endif

@@ -1,0 +1,293 @@
+/* The process's handle, the clock, flushes and sums; see store.h. */
+#include "store/store.h"
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "store/hashtable.h"
+#include "store/walk.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Relative exptimes go up to thirty days; what is above is a moment. */
+#define RELATIVE_MAX_S (60 * 60 * 24 * 30)
+
+/* The expiry word has 31 bits of seconds. */
+#define EXPIRE_S_MAX 0x7FFFFFFF
+#define EXPIRED_AT_ONCE 1u /* second 0 of the system clock's count */
+
+/* A flush epoch has 16 bits in an item; dead items go before a number comes back. */
+#define EPOCH_SWEEP_EVERY 0x8000u
+
+static void
+map_sizes_to_classes(struct store *store)
+{
+    const struct superblock *superblock = store->superblock;
+    uint32_t class_id = 1;
+    for (uint32_t units = 0; units < sizeof(store->class_of_units); units++) {
+        while (class_id < superblock->class_count &&
+               superblock->chunk_bytes[class_id] < units * 8) {
+            class_id++;
+        }
+        store->class_of_units[units] = (uint8_t)class_id;
+    }
+}
+
+enum segment_status
+store_create(const struct segment_settings *settings, struct segment **segment, char *sentence)
+{
+    enum segment_status status =
+        segment_create(settings, sizeof(struct shard), segment, sentence);
+    if (status != SEGMENT_OK) {
+        return status;
+    }
+    const struct superblock *superblock = (*segment)->superblock;
+    struct shard *shards = (struct shard *)(void *)((*segment)->base + superblock->shards_at);
+    for (uint32_t i = 0; i < superblock->shard_count; i++) {
+        lock_init(&shards[i].lock);
+        shards[i].index = i;
+        atomic_store(&shards[i].table_word, table_word_make(0, TABLE_LEVEL_NONE, 0));
+    }
+    return SEGMENT_OK;
+}
+
+struct store *
+store_open(struct segment *segment, unsigned slot_index)
+{
+    struct superblock *superblock = segment->superblock;
+    struct store *store = calloc(1, sizeof(*store));
+    CHECK(store != NULL);
+    store->segment = segment;
+    store->superblock = superblock;
+    store->base = segment->base;
+    store->shards = (struct shard *)(void *)(segment->base + superblock->shards_at);
+    store->slot = &segment->slots[slot_index];
+    store->hash_seed = superblock->hash_seed;
+    store->data_at = superblock->data_at;
+    store->data_end =
+        superblock->data_at + ((uint64_t)superblock->pool.count_max << superblock->page_shift);
+    store->shard_mask = superblock->shard_count - 1;
+    store->unit_shift = superblock->unit_shift;
+    store->page_shift = superblock->page_shift;
+    store->chunk_bytes_max = superblock->chunk_bytes[superblock->class_count];
+    map_sizes_to_classes(store);
+    store_tick(store);
+    return store;
+}
+
+void
+store_close(struct store *store)
+{
+    free(store);
+}
+
+struct segment *
+store_segment(struct store *store)
+{
+    return store->segment;
+}
+
+struct counters *
+store_counters(struct store *store)
+{
+    return &store->slot->counters;
+}
+
+/* ---- clock and flush ------------------------------------------------------------------------
+ * Both clocks count from a base a little before the segment's creation, so that 0 is never now.
+ * The node's clock is the boot-time clock: nobody can step it. */
+
+static uint32_t
+seconds_since(int64_t now_s, int64_t base_s)
+{
+    int64_t seconds = now_s - base_s;
+    return seconds < 1 ? 1 : seconds > EXPIRE_S_MAX ? EXPIRE_S_MAX : (uint32_t)seconds;
+}
+
+static void
+read_clocks(struct store *store)
+{
+    const struct superblock *superblock = store->superblock;
+    int64_t advance_s = atomic_load_explicit(&superblock->advance_s, memory_order_relaxed);
+    int64_t step_s = atomic_load_explicit(&superblock->wall_step_s, memory_order_relaxed);
+    int64_t boot_s = (int64_t)((clock_boot_ns() - superblock->boot_base_ns) / 1000000000u);
+    int64_t wall_s = (int64_t)(clock_wall_ns() / 1000000000u);
+    store->now_s = seconds_since(boot_s + advance_s, 0);
+    store->wall_s = seconds_since(wall_s + advance_s + step_s, (int64_t)superblock->wall_base_s);
+}
+
+static uint64_t
+flush_word(uint32_t epoch, uint32_t pending_s)
+{
+    return (uint64_t)pending_s << 32 | epoch;
+}
+
+static void
+flush_replace(struct store *store, uint64_t old, uint32_t epoch, uint32_t pending_s)
+{
+    /* Who loses the race was overtaken by another flush, which is as good. */
+    if (atomic_compare_exchange_strong(&store->superblock->flush, &old,
+                                       flush_word(epoch, pending_s)) &&
+        epoch != (uint32_t)old && epoch % EPOCH_SWEEP_EVERY == 0) {
+        store->epoch = (uint16_t)epoch;
+        store_sweep_dead(store);
+    }
+}
+
+void
+store_tick(struct store *store)
+{
+    read_clocks(store);
+    uint64_t flush = atomic_load_explicit(&store->superblock->flush, memory_order_acquire);
+    uint32_t pending_s = (uint32_t)(flush >> 32);
+    if (UNLIKELY(pending_s != 0 && store->now_s > pending_s)) {
+        flush_replace(store, flush, (uint32_t)flush + 1, 0);
+        flush = atomic_load_explicit(&store->superblock->flush, memory_order_acquire);
+        pending_s = (uint32_t)(flush >> 32);
+    }
+    store->epoch = (uint16_t)flush;
+    store->all_flushed = pending_s != 0 && store->now_s >= pending_s;
+}
+
+uint32_t
+store_uptime_s(const struct store *store)
+{
+    return store->now_s;
+}
+
+uint64_t
+store_wall_s(const struct store *store)
+{
+    return store->superblock->wall_base_s + store->wall_s;
+}
+
+struct expiry
+store_expiry(const struct store *store, int64_t exptime)
+{
+    if (exptime == 0) {
+        return (struct expiry){0};
+    }
+    if (exptime < 0) {
+        return (struct expiry){EXPIRED_AT_ONCE};
+    }
+    if (exptime <= RELATIVE_MAX_S) {
+        return (struct expiry){(store->now_s + (uint32_t)exptime) << 1};
+    }
+    int64_t at_s = exptime - (int64_t)store->superblock->wall_base_s;
+    if (at_s <= 0) {
+        return (struct expiry){EXPIRED_AT_ONCE};
+    }
+    return (struct expiry){(uint32_t)(at_s > EXPIRE_S_MAX ? EXPIRE_S_MAX : at_s) << 1 | 1};
+}
+
+/* memcached's rule: the flush is of the second before the moment asked for, and everything stored up
+ * to the end of that second goes. */
+void
+store_flush_all(struct store *store, int64_t exptime)
+{
+    uint64_t flush = atomic_load(&store->superblock->flush);
+    int64_t delay_s = exptime > RELATIVE_MAX_S ? exptime - (int64_t)store_wall_s(store) : exptime;
+    if (delay_s <= 0) {
+        flush_replace(store, flush, (uint32_t)flush + 1, 0);
+    } else {
+        int64_t at_s = (int64_t)store->now_s + delay_s - 1;
+        flush_replace(store, flush, (uint32_t)flush,
+                      (uint32_t)(at_s > EXPIRE_S_MAX ? EXPIRE_S_MAX : at_s));
+    }
+    store_tick(store);
+}
+
+/* ---- statistics ----------------------------------------------------------------------------- */
+
+static void
+sum_shards(struct store *store, struct store_sums *sums)
+{
+    for (uint32_t i = 0; i < store->superblock->shard_count; i++) {
+        /* Read without the lock: a statistic may be a moment old. */
+        const struct shard *shard = &store->shards[i];
+        const struct shard_sums *of = &shard->sums;
+        sums->curr_items += of->curr_items;
+        sums->total_items += of->total_items;
+        sums->bytes += of->bytes;
+        sums->evictions += of->evictions;
+        sums->evicted_unfetched += of->evicted_unfetched;
+        sums->reclaimed += of->reclaimed;
+        sums->expired_unfetched += of->expired_unfetched;
+        sums->pages += shard->page_count;
+        sums->table_pages += shard->table_page_count;
+        sums->table_buckets += table_bucket_count(atomic_load(&shard->table_word));
+        sums->repairs += of->repairs;
+        sums->rebuilds += of->rebuilds;
+    }
+}
+
+/* X(name): what `stats reset` zeroes of the shards' sums. */
+#define RESET_SUM_LIST(X)                                                                          \
+    X(total_items)                                                                                 \
+    X(evictions)                                                                                   \
+    X(evicted_unfetched)                                                                           \
+    X(reclaimed)                                                                                   \
+    X(expired_unfetched)
+
+enum reset_sum {
+#define X(name) RESET_##name,
+    RESET_SUM_LIST(X)
+#undef X
+};
+
+void
+store_sum(struct store *store, struct store_sums *sums)
+{
+    const struct page_pool *pool = &store->superblock->pool;
+    *sums = (struct store_sums){0};
+    sum_shards(store, sums);
+#define X(name) sums->name -= atomic_load(&store->superblock->sum_baseline[RESET_##name]);
+    RESET_SUM_LIST(X)
+#undef X
+    sums->pages_limit = atomic_load(&pool->effective_count);
+    sums->pages_free = sums->pages_limit > sums->pages ? sums->pages_limit - sums->pages : 0;
+    while (UINT64_C(1) << (sums->hash_power + 1) <= sums->table_buckets) {
+        sums->hash_power++;
+    }
+    unsigned slot_count = SLOT_WORKER_FIRST + store->superblock->settings.worker_count;
+    for (unsigned i = 0; i < slot_count; i++) {
+        sums->held_bytes += atomic_load(&store->segment->slots[i].held_bytes);
+    }
+}
+
+static void
+sum_counters(struct store *store, uint64_t sums[COUNTER_COUNT])
+{
+    memset(sums, 0, COUNTER_COUNT * sizeof(sums[0]));
+    unsigned slot_count = SLOT_WORKER_FIRST + store->superblock->settings.worker_count;
+    for (unsigned i = 0; i < slot_count; i++) {
+        for (unsigned j = 0; j < COUNTER_COUNT; j++) {
+            sums[j] += atomic_load_explicit(&store->segment->slots[i].counters.value[j],
+                                            memory_order_relaxed);
+        }
+    }
+}
+
+void
+store_counters_sum(struct store *store, uint64_t sums[COUNTER_COUNT])
+{
+    sum_counters(store, sums);
+    for (unsigned j = 0; j < COUNTER_COUNT; j++) {
+        sums[j] -= atomic_load(&store->superblock->counter_baseline[j]);
+    }
+}
+
+void
+store_stats_reset(struct store *store)
+{
+    uint64_t counters[COUNTER_COUNT];
+    sum_counters(store, counters);
+    for (unsigned j = 0; j < COUNTER_COUNT; j++) {
+        atomic_store(&store->superblock->counter_baseline[j], counters[j]);
+    }
+    struct store_sums sums = {0};
+    sum_shards(store, &sums);
+#define X(name) atomic_store(&store->superblock->sum_baseline[RESET_##name], sums.name);
+    RESET_SUM_LIST(X)
+#undef X
+}

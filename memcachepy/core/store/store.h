@@ -1,0 +1,281 @@
+/* The store's door: everything the protocol may ask of the segment.
+ *
+ * A `struct store` is one process's handle on the node's segment: no allocation happens per request
+ * and nothing is global. Reads take no lock. A read is a *view*: a look at memory that another
+ * process may be changing. Copy what you need out of it, then ask store_view_confirm() whether
+ * all of it was real; if not, forget the copy and view again:
+ *
+ *     do {
+ *         result = store_view(store, &key, &view);
+ *         if (result != VIEW_HIT) break;
+ *         ... copy view.key/value_len/client_flags/cas and view.value[0 .. value_len) ...
+ *     } while (!store_view_confirm(store, &view, VIEW_BUMP));
+ *
+ * Values longer than a chunk are chains of chunks (VIEW_HIT_LARGE): they are pinned, sent from
+ * where they lie, and released. */
+#ifndef STORE_STORE_H
+#define STORE_STORE_H
+
+#include "base/platform.h"
+#include "mem/segment.h"
+
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#define KEY_LEN_MAX 250
+
+struct shard;
+struct store;
+struct table_bucket;
+
+/* A key with its hash; the bytes stay the caller's. */
+struct key {
+    const uint8_t *bytes;
+    uint32_t len;
+    uint64_t hash;
+};
+
+/* segment_create() and the shards in it. */
+enum segment_status store_create(const struct segment_settings *settings, struct segment **segment,
+                                 char *sentence) MUST_CHECK;
+
+/* Segments are opened once per process; see mem/segment.h. The store keeps a borrowed pointer. */
+struct store *store_open(struct segment *segment, unsigned slot_index) MUST_CHECK;
+void store_close(struct store *store);
+
+/* The segment, the process's own slot and its counters. */
+struct segment *store_segment(struct store *store);
+struct counters *store_counters(struct store *store);
+
+static inline struct superblock *
+store_superblock(struct store *store)
+{
+    return store_segment(store)->superblock;
+}
+
+/* Reads the clocks and lets a delayed flush that is due take effect. Call once per batch of events,
+ * at least once a second while there are requests. */
+void store_tick(struct store *store);
+
+/* Seconds of the node's clock since it started, as of the last tick (what `stats` calls uptime). */
+uint32_t store_uptime_s(const struct store *store);
+
+/* System time in seconds as of the last tick. */
+uint64_t store_wall_s(const struct store *store);
+
+void key_init(struct store *store, struct key *key, const void *bytes, uint32_t len);
+
+/* ---- expiry ---------------------------------------------------------------------------------
+ * The wire's exptime becomes a word once: 0 never, up to 30 days relative (no clock step changes
+ * it), above that a moment of the system clock, negative at once. Values beyond the representable
+ * reach (68 years from the segment's creation) are clamped to it. */
+struct expiry {
+    uint32_t word;
+};
+struct expiry store_expiry(const struct store *store, int64_t exptime);
+
+/* ---- reads ---------------------------------------------------------------------------------- */
+
+/* Stage one and two of a batch: fetch the bucket's line, then the likely item's. Never wrong, only late. */
+void store_prefetch_bucket(struct store *store, const struct key *key);
+void store_prefetch_item(struct store *store, const struct key *key);
+
+enum view_result {
+    VIEW_MISS,      /* Certain: no such item. Counted by the caller. */
+    VIEW_EXPIRED,   /* Certain: there, but dead by time. */
+    VIEW_FLUSHED,   /* Certain: there, but flushed. */
+    VIEW_HIT,       /* A view to copy from and confirm. */
+    VIEW_HIT_LARGE, /* The value is a chain: use store_pin(). Nothing to confirm. */
+    VIEW_BUSY,      /* The shard's lock is held by a stopped process and the lock-free way failed. */
+};
+
+enum view_bump {
+    VIEW_PEEK, /* Leave no trace. */
+    VIEW_BUMP, /* Count as a hit for eviction. */
+};
+
+struct view {
+    const uint8_t *value; /* [racy] */
+    uint32_t value_len;   /* Bounds-checked: value[0 .. value_len) lies inside the segment. */
+    uint32_t client_flags;
+    uint64_t cas;
+    uint32_t expire_word;
+    /* private */
+    uint32_t state;
+    uint32_t version;
+    uint32_t tries;
+    uint64_t table_word;
+    _Atomic uint32_t *state_at;
+    struct table_bucket *bucket;
+    struct shard *shard;
+    bool locked;
+};
+
+/* *view must be zeroed (view.tries = 0, view.locked = false) before the first try of a key. */
+enum view_result store_view(struct store *store, const struct key *key,
+                            struct view *view) MUST_CHECK;
+
+/* True: everything copied since the store_view() was one consistent item. False: view again. */
+bool store_view_confirm(struct store *store, struct view *view, enum view_bump bump) MUST_CHECK;
+
+/* ---- large values --------------------------------------------------------------------------- */
+
+/* A pinned item: its memory stays as it is until unpinned, whatever happens to the key. */
+struct pin {
+    uint32_t value_len;
+    uint32_t client_flags;
+    uint64_t cas;
+    /* private */
+    uint32_t head_ref;
+    uint32_t cursor_ref;    /* the chunk the cursor is in, */
+    uint32_t cursor_offset; /* its bytes before the cursor, */
+    uint32_t consumed;      /* and the value's. */
+    uint16_t index;
+    bool held;
+};
+
+enum pin_result {
+    PIN_OK,
+    PIN_GONE,  /* No longer there: view again. */
+    PIN_WAIT,  /* Pins and uploads hold their share of memory, or the table is full: try later. */
+    PIN_SMALL, /* It is no chain any more: view again. */
+    PIN_BUSY,
+};
+
+/* Pins the value and rewinds its cursor. */
+enum pin_result store_pin(struct store *store, const struct key *key, struct pin *pin) MUST_CHECK;
+
+/* Fills iov with the next pieces of the value from the cursor on, without moving it; returns how
+ * many were filled (0 at the end). */
+unsigned store_pin_pieces(struct store *store, const struct pin *pin, struct iovec *iov,
+                          unsigned count);
+
+/* Moves the cursor over bytes that have been sent. */
+void store_pin_advance(struct store *store, struct pin *pin, size_t bytes);
+
+void store_unpin(struct store *store, struct pin *pin);
+
+/* ---- writes --------------------------------------------------------------------------------- */
+
+enum put_mode { PUT_SET, PUT_ADD, PUT_REPLACE, PUT_APPEND, PUT_PREPEND, PUT_CAS };
+
+enum put_result {
+    PUT_STORED,
+    PUT_NOT_STORED,
+    PUT_EXISTS,
+    PUT_NOT_FOUND,
+    PUT_TOO_LARGE, /* Key, value and header exceed the item size limit. */
+    PUT_NO_MEMORY,
+    PUT_WAIT, /* Uploads only: their share of memory is taken; try the same call later. */
+    PUT_BUSY, /* A stopped process holds the shard. */
+};
+
+struct put {
+    struct key key;
+    enum put_mode mode;
+    uint32_t client_flags;
+    struct expiry expire;
+    const uint8_t *value;
+    uint32_t value_len;
+    uint64_t cas_unique; /* PUT_CAS: what the stored item must have. */
+    uint64_t cas_new;    /* Out: the unique given to what was stored. */
+};
+
+/* memcached's rule for object too large: header, key, value and flags against -I. */
+bool store_fits(const struct store *store, uint32_t key_len, uint32_t client_flags,
+                uint64_t value_len);
+
+/* The largest value_len that store_put() takes in one piece; longer ones are uploads. */
+uint32_t store_put_len_max(const struct store *store, uint32_t key_len);
+
+/* Stores a value that lies whole in the caller's memory. Too large or out of memory: `set` has
+ * removed the old item, every other mode has kept it. Of any length up to -I. */
+enum put_result store_put(struct store *store, struct put *put) MUST_CHECK;
+
+/* An upload: a value that goes into its chain as it arrives. */
+struct upload {
+    uint32_t value_len;
+    uint32_t received;
+    /* private */
+    uint32_t head_ref;
+    uint32_t tail_ref;
+    uint32_t tail_offset;
+    uint16_t index;
+    bool open;
+};
+
+/* Opens an upload for put->value_len bytes (put->value is not looked at). PUT_STORED: open;
+ * PUT_WAIT: try again later; PUT_NO_MEMORY, PUT_TOO_LARGE, PUT_BUSY: not open, handled like
+ * store_put(). */
+enum put_result store_upload_begin(struct store *store, const struct put *put,
+                                   struct upload *upload) MUST_CHECK;
+
+/* Where the next bytes of the value belong: *space is set to a writable piece and its length is
+ * returned, 0 once all have arrived. Takes a chunk when needed: *result is PUT_STORED, or
+ * PUT_NO_MEMORY / PUT_BUSY with length 0 (then abort). */
+uint32_t store_upload_space(struct store *store, struct upload *upload, uint8_t **space,
+                            enum put_result *result);
+void store_upload_advance(struct store *store, struct upload *upload, uint32_t bytes);
+
+/* Makes the complete upload live, in put->mode. The upload is closed whatever the result. */
+enum put_result store_upload_commit(struct store *store, struct put *put,
+                                    struct upload *upload) MUST_CHECK;
+void store_upload_abort(struct store *store, struct upload *upload);
+
+/* How many connections of this process wait for an upload's or a pin's share; other processes read it. */
+void store_set_waiters(struct store *store, uint32_t waiters);
+uint32_t store_waiters(struct store *store);
+
+enum delete_result { DELETE_DONE, DELETE_NOT_FOUND, DELETE_BUSY };
+enum delete_result store_delete(struct store *store, const struct key *key) MUST_CHECK;
+
+enum touch_result { TOUCH_DONE, TOUCH_NOT_FOUND, TOUCH_BUSY };
+/* Counts as a hit for eviction. Does not change the cas. */
+enum touch_result store_touch(struct store *store, const struct key *key,
+                              struct expiry expire) MUST_CHECK;
+
+enum arith_result { ARITH_DONE, ARITH_NOT_FOUND, ARITH_NOT_A_NUMBER, ARITH_NO_MEMORY, ARITH_BUSY };
+/* memcached's arithmetic: wraps up, stops at 0 down, pads a shorter result with spaces. */
+enum arith_result store_arith(struct store *store, const struct key *key, bool increment,
+                              uint64_t delta, uint64_t *number) MUST_CHECK;
+
+/* exptime as on the wire: 0 or negative now, else relative or absolute as for items. */
+void store_flush_all(struct store *store, int64_t exptime);
+
+/* ---- statistics ----------------------------------------------------------------------------- */
+
+/* X(name): sums over all shards. */
+#define SHARD_SUM_LIST(X)                                                                          \
+    X(curr_items)                                                                                  \
+    X(total_items)                                                                                 \
+    X(bytes)                                                                                       \
+    X(evictions)                                                                                   \
+    X(evicted_unfetched)                                                                           \
+    X(reclaimed)                                                                                   \
+    X(expired_unfetched)                                                                           \
+    X(pages)                                                                                       \
+    X(table_pages)                                                                                 \
+    X(table_buckets)                                                                               \
+    X(repairs)                                                                                     \
+    X(rebuilds)
+
+struct store_sums {
+#define X(name) uint64_t name;
+    SHARD_SUM_LIST(X)
+#undef X
+    uint64_t pages_free;
+    uint64_t pages_limit;
+    uint64_t hash_power; /* log2 of the buckets over all shards. */
+    uint64_t held_bytes; /* by uploads and pins */
+};
+
+/* Sums over shards less what a `stats reset` zeroed. Counters of processes: counters_sum(). */
+void store_sum(struct store *store, struct store_sums *sums);
+
+/* Sum over all process slots less the baseline of the last `stats reset`. */
+void store_counters_sum(struct store *store, uint64_t sums[COUNTER_COUNT]);
+
+/* `stats reset`. */
+void store_stats_reset(struct store *store);
+
+#endif
