@@ -1,0 +1,671 @@
+/* The reactor: one thread, one epoll, and the protocol of proto/conn.h between recv() and send().
+ *
+ * Edge-triggered: a connection that may have more to read says so in `readable`, and a read that
+ * came up short clears it, so that a request costs one recv() and one send() and nothing else.
+ * EPOLLOUT is asked for only while the peer is not taking its replies; a UNIX socket would report
+ * it for every reply.
+ *
+ * A connection is in at most one of these conditions, and the lists of `struct reactor` hold the
+ * last three:
+ *
+ *     idle       nothing to do until its socket says so; owns no buffer
+ *     blocked    replies are kept until the socket takes them; not read from
+ *     ready      has more to do; its next turn comes after everybody else's
+ *     waiting    for memory of uploads and pins, first come first served; retried on a timer
+ *     held       holds such memory (beside the above); given up when it stalls and others wait
+ *
+ * Nothing runs on a timer unless somebody is waiting or holding. */
+#include "net/reactor.h"
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "net/channel.h"
+#include "net/list.h"
+#include "proto/conn.h"
+#include "store/store.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define EVENT_COUNT_MAX 256
+#define PIECE_COUNT_MAX 64
+
+/* What one connection may read before the others have their turn. */
+#define TURN_BYTES_MAX READ_BUFFER_BYTES
+
+/* How often waiting connections are tried, and holding ones looked at. */
+#define WAITER_RETRY_MS 10
+#define HOLDER_CHECK_MS 50
+
+/* Without progress for this long, shared by all who wait, but at least the other. */
+#define STALL_SHARED_NS UINT64_C(500000000)
+#define STALL_MIN_NS UINT64_C(10000000)
+
+#define STOP_TIMEOUT_NS UINT64_C(5000000000)
+
+#define CONNECTION_EVENTS (EPOLLIN | EPOLLRDHUP | EPOLLET)
+
+/* Tags of other descriptors; connections are tagged with their address. */
+#define TAG_CHANNEL 1
+#define TAG_WAKE 2
+#define TAG_LIVENESS 3
+
+struct connection {
+    struct conn conn;
+    int fd;
+    bool readable;    /* There may be bytes to read. */
+    bool hangup;      /* The peer has closed its side: read up to the end. */
+    bool wants_write; /* EPOLLOUT is asked for. */
+    struct list all;  /* Of every connection. */
+    struct list ready;
+    struct list waiting;
+    struct list held;
+    uint64_t progress_at_ns; /* While held. */
+};
+
+struct reactor {
+    struct segment *segment;
+    struct process_slot *slot;
+    struct counters *counters;
+    struct store *store;
+    struct protocol *protocol;
+    int epoll_fd;
+    int channel_fd;
+    int liveness_fd;
+    struct list all, ready, waiting, held;
+    uint32_t waiting_count;
+    uint32_t published_waiters; /* What store_set_waiters() was told. */
+    uint64_t retry_at_ns;
+    bool released; /* Held memory may have become free. */
+    bool stopping;
+    uint64_t stop_deadline_ns;
+    bool orphaned;
+    bool busy; /* Others have events in this round. */
+};
+
+/* What a connection's turn does next. */
+enum turn { TURN_ON, TURN_OVER };
+
+/* ---- connections ---------------------------------------------------------------------------- */
+
+static void
+connection_open(struct reactor *reactor, int fd)
+{
+    struct connection *connection = calloc(1, sizeof(*connection));
+    if (connection == NULL ||
+        !loop_watch(reactor->epoll_fd, fd, CONNECTION_EVENTS, (uint64_t)(uintptr_t)connection)) {
+        free(connection);
+        close(fd);
+        atomic_fetch_add_explicit(&reactor->slot->conns_closed, 1, memory_order_relaxed);
+        return;
+    }
+    connection->fd = fd;
+    list_append(&reactor->all, &connection->all);
+    list_init(&connection->ready);
+    list_init(&connection->waiting);
+    list_init(&connection->held);
+    COUNT(reactor->counters, total_connections);
+}
+
+static void
+stop_waiting(struct reactor *reactor, struct connection *connection)
+{
+    if (!list_is_empty(&connection->waiting)) {
+        list_remove(&connection->waiting);
+        reactor->waiting_count--;
+    }
+}
+
+static void
+connection_close(struct reactor *reactor, struct connection *connection)
+{
+    stop_waiting(reactor, connection);
+    if (!list_is_empty(&connection->held)) {
+        reactor->released = true;
+    }
+    list_remove(&connection->held);
+    list_remove(&connection->ready);
+    list_remove(&connection->all);
+    conn_free(reactor->protocol, &connection->conn);
+    close(connection->fd);
+    free(connection);
+    atomic_fetch_add_explicit(&reactor->slot->conns_closed, 1, memory_order_relaxed);
+}
+
+static void
+want_write(struct reactor *reactor, struct connection *connection, bool wanted)
+{
+    if (connection->wants_write == wanted) {
+        return;
+    }
+    struct epoll_event event = {
+        .events = CONNECTION_EVENTS | (wanted ? EPOLLOUT : 0u),
+        .data.u64 = (uint64_t)(uintptr_t)connection,
+    };
+    epoll_ctl(reactor->epoll_fd, EPOLL_CTL_MOD, connection->fd, &event);
+    connection->wants_write = wanted;
+}
+
+static void
+make_ready(struct reactor *reactor, struct connection *connection)
+{
+    if (list_is_empty(&connection->ready)) {
+        list_append(&reactor->ready, &connection->ready);
+    }
+}
+
+/* Notes whether the connection holds memory that others may wait for, and that it has just moved.
+ */
+static void
+note_held(struct reactor *reactor, struct connection *connection)
+{
+    bool holds = conn_holds_memory(&connection->conn);
+    if (LIKELY(!holds && list_is_empty(&connection->held))) {
+        return;
+    }
+    if (!holds) {
+        list_remove(&connection->held);
+        reactor->released = true;
+        return;
+    }
+    connection->progress_at_ns = clock_mono_ns();
+    if (list_is_empty(&connection->held)) {
+        list_append(&reactor->held, &connection->held);
+    }
+}
+
+/* ---- sending -------------------------------------------------------------------------------- */
+
+enum sent {
+    SENT_ALL,
+    SENT_PART, /* The socket takes no more now. */
+    SENT_FAILED,
+};
+
+/* One send() for all that waits; sendmsg() with pieces if some of it is pinned. */
+static ssize_t
+send_once(struct reactor *reactor, struct connection *connection, struct output *output)
+{
+    if (LIKELY(!output_has_pins(output))) {
+        return send(connection->fd, output->bytes + output->begin, output->end - output->begin,
+                    MSG_NOSIGNAL);
+    }
+    struct iovec pieces[PIECE_COUNT_MAX];
+    struct msghdr message = {.msg_iov = pieces};
+    message.msg_iovlen = output_pieces(output, reactor->store, pieces, PIECE_COUNT_MAX);
+    return sendmsg(connection->fd, &message, MSG_NOSIGNAL);
+}
+
+static enum sent
+send_output(struct reactor *reactor, struct connection *connection, struct output *output)
+{
+    while (!output_is_empty(output)) {
+        ssize_t sent = send_once(reactor, connection, output);
+        if (sent < 0) {
+            if (errno == EINTR) {
+                continue;
+            }
+            return errno == EAGAIN ? SENT_PART : SENT_FAILED;
+        }
+        counter_add(reactor->counters, COUNTER_bytes_written, (uint64_t)sent);
+        output_advance(output, reactor->store, (size_t)sent);
+        if (UNLIKELY(!list_is_empty(&connection->held))) {
+            connection->progress_at_ns = clock_mono_ns();
+        }
+    }
+    return SENT_ALL;
+}
+
+/* Sends what the last step of the protocol made, and puts the connection where its status belongs.
+ * The connection may be gone afterwards if the turn is over. */
+static enum turn
+settle(struct reactor *reactor, struct connection *connection, enum conn_status status)
+{
+    struct protocol *protocol = reactor->protocol;
+    struct output *output = conn_output(protocol, &connection->conn);
+    enum sent sent = send_output(reactor, connection, output);
+    if (sent == SENT_FAILED || !conn_park(protocol, &connection->conn)) {
+        conn_discard_output(protocol, &connection->conn);
+        connection_close(reactor, connection);
+        return TURN_OVER;
+    }
+    note_held(reactor, connection);
+    if (sent == SENT_PART) {
+        want_write(reactor, connection, true);
+        return TURN_OVER;
+    }
+    switch (status) {
+    case CONN_READY:
+        return TURN_ON;
+    case CONN_FULL:
+        make_ready(reactor, connection);
+        return TURN_OVER;
+    case CONN_WAITING:
+        if (list_is_empty(&connection->waiting)) {
+            list_append(&reactor->waiting, &connection->waiting);
+            reactor->waiting_count++;
+        }
+        return TURN_OVER;
+    case CONN_CLOSE:
+        connection_close(reactor, connection);
+        return TURN_OVER;
+    }
+    return TURN_OVER;
+}
+
+/* ---- a turn --------------------------------------------------------------------------------- */
+
+/* Reads once. Returns the number of bytes, 0 when there is nothing now, -1 when the connection has
+ * ended; *filled says whether there may be more. */
+static ssize_t
+read_once(struct reactor *reactor, struct connection *connection, bool *filled)
+{
+    struct iovec pieces[2];
+    unsigned count = conn_space(reactor->protocol, &connection->conn, pieces);
+    size_t room = pieces[0].iov_len + (count > 1 ? pieces[1].iov_len : 0);
+    ssize_t received;
+    DCHECK(count > 0);
+    do {
+        received = count == 1 ? recv(connection->fd, pieces[0].iov_base, pieces[0].iov_len, 0)
+                              : readv(connection->fd, pieces, (int)count);
+    } while (received < 0 && errno == EINTR);
+    *filled = received == (ssize_t)room;
+    if (received > 0) {
+        counter_add(reactor->counters, COUNTER_bytes_read, (uint64_t)received);
+        return received;
+    }
+    return received < 0 && errno == EAGAIN ? 0 : -1;
+}
+
+/* Sends what is kept and goes on with what was left. TURN_ON: the connection may be read. */
+static enum turn
+continue_kept(struct reactor *reactor, struct connection *connection)
+{
+    struct conn *conn = &connection->conn;
+    if (LIKELY(conn->status == CONN_READY && output_is_empty(&conn->kept))) {
+        return TURN_ON;
+    }
+    if (!output_is_empty(&conn->kept)) {
+        if (settle(reactor, connection, CONN_READY) == TURN_OVER) {
+            return TURN_OVER;
+        }
+        want_write(reactor, connection, false);
+    }
+    if (conn->status == CONN_WAITING && !list_is_empty(&connection->waiting)) {
+        return TURN_OVER; /* Its turn comes in order. */
+    }
+    return settle(reactor, connection, conn_resume(reactor->protocol, conn));
+}
+
+/* Serves the connection until it has nothing to do or has had its share. It may be gone afterwards.
+ */
+static void
+serve(struct reactor *reactor, struct connection *connection)
+{
+    size_t turn_bytes = 0;
+    if (continue_kept(reactor, connection) == TURN_OVER) {
+        return;
+    }
+    while (connection->readable) {
+        bool filled;
+        ssize_t received = read_once(reactor, connection, &filled);
+        if (received < 0) {
+            connection_close(reactor, connection);
+            return;
+        }
+        if (!filled && (received == 0 || !connection->hangup)) {
+            connection->readable = false;
+        }
+        if (received == 0) {
+            return;
+        }
+        turn_bytes += (size_t)received;
+        enum conn_status status =
+            conn_received(reactor->protocol, &connection->conn, (size_t)received);
+        if (settle(reactor, connection, status) == TURN_OVER) {
+            return;
+        }
+        if (turn_bytes >= TURN_BYTES_MAX && connection->readable) {
+            if (reactor->busy || !list_is_empty(&reactor->ready)) {
+                COUNT(reactor->counters, conn_yields);
+            }
+            make_ready(reactor, connection);
+            return;
+        }
+    }
+}
+
+/* ---- lists ---------------------------------------------------------------------------------- */
+
+/* One turn for each connection that was ready before. */
+static void
+serve_ready(struct reactor *reactor)
+{
+    struct list turn;
+    list_init(&turn);
+    list_move(&reactor->ready, &turn);
+    while (!list_is_empty(&turn)) {
+        struct connection *connection = LIST_ELEMENT(turn.next, struct connection, ready);
+        list_remove(&connection->ready);
+        serve(reactor, connection);
+    }
+}
+
+/* Tries the waiting connections in their order, up to the first that still has to wait. */
+static void
+serve_waiting(struct reactor *reactor)
+{
+    struct list *next = reactor->waiting.next;
+    reactor->retry_at_ns = clock_mono_ns() + WAITER_RETRY_MS * UINT64_C(1000000);
+    while (next != &reactor->waiting) {
+        struct connection *connection = LIST_ELEMENT(next, struct connection, waiting);
+        next = next->next;
+        if (!output_is_empty(&connection->conn.kept)) {
+            continue; /* Sends first what it made before it had to wait. */
+        }
+        enum conn_status status = conn_resume(reactor->protocol, &connection->conn);
+        if (status != CONN_WAITING) {
+            stop_waiting(reactor, connection);
+        }
+        if (settle(reactor, connection, status) == TURN_ON) {
+            serve(reactor, connection);
+        }
+        if (status == CONN_WAITING) {
+            return;
+        }
+    }
+}
+
+/* Others wait: whoever holds memory and stalls loses it. */
+static void
+give_up_stalled(struct reactor *reactor)
+{
+    uint32_t waiters = store_waiters(reactor->store);
+    if (waiters == 0) {
+        return;
+    }
+    uint64_t limit_ns = STALL_SHARED_NS / (1 + waiters);
+    uint64_t now_ns = clock_mono_ns();
+    if (limit_ns < STALL_MIN_NS) {
+        limit_ns = STALL_MIN_NS;
+    }
+    struct list *next = reactor->held.next;
+    while (next != &reactor->held) {
+        struct connection *connection = LIST_ELEMENT(next, struct connection, held);
+        next = next->next;
+        if (now_ns - connection->progress_at_ns < limit_ns) {
+            continue;
+        }
+        if (conn_give_up(reactor->protocol, &connection->conn)) {
+            connection->readable = true;
+            if (settle(reactor, connection, (enum conn_status)connection->conn.status) == TURN_ON) {
+                make_ready(reactor, connection);
+            }
+        } else {
+            connection_close(reactor, connection);
+        }
+        reactor->released = true;
+    }
+}
+
+static void
+publish_waiters(struct reactor *reactor)
+{
+    if (reactor->published_waiters != reactor->waiting_count) {
+        store_set_waiters(reactor->store, reactor->waiting_count);
+        reactor->published_waiters = reactor->waiting_count;
+    }
+}
+
+/* All that is not driven by events; nothing at all while nobody waits or holds. */
+static void
+serve_lists(struct reactor *reactor)
+{
+    if (!list_is_empty(&reactor->ready)) {
+        serve_ready(reactor);
+    }
+    publish_waiters(reactor);
+    if (!list_is_empty(&reactor->held)) {
+        give_up_stalled(reactor);
+    }
+    if (!list_is_empty(&reactor->waiting) &&
+        (reactor->released || clock_mono_ns() >= reactor->retry_at_ns)) {
+        reactor->released = false;
+        serve_waiting(reactor);
+        publish_waiters(reactor);
+    }
+}
+
+/* ---- stopping ------------------------------------------------------------------------------- */
+
+/* Takes what is in the channel; false: it is empty. */
+static bool
+take_connection(struct reactor *reactor)
+{
+    int fd = -1;
+    switch (channel_receive(reactor->channel_fd, &fd)) {
+    case CHANNEL_OK:
+        connection_open(reactor, fd);
+        return true;
+    case CHANNEL_LOST:
+        atomic_fetch_add_explicit(&reactor->slot->conns_closed, 1, memory_order_relaxed);
+        return true;
+    case CHANNEL_AGAIN:
+        return false;
+    case CHANNEL_FAILED:
+        /* The supervisor keeps both ends: only its end closes them. */
+        epoll_ctl(reactor->epoll_fd, EPOLL_CTL_DEL, reactor->channel_fd, NULL);
+        return false;
+    }
+    return false;
+}
+
+static bool
+has_work(const struct connection *connection)
+{
+    return conn_has_work(&connection->conn) || connection->readable ||
+           !list_is_empty(&connection->ready);
+}
+
+/* Closes every connection that has been answered; after the deadline all. */
+static void
+close_answered(struct reactor *reactor)
+{
+    bool late = clock_mono_ns() >= reactor->stop_deadline_ns;
+    struct list *next = reactor->all.next;
+    while (next != &reactor->all) {
+        struct connection *connection = LIST_ELEMENT(next, struct connection, all);
+        next = next->next;
+        if (late || !has_work(connection) || !list_is_empty(&connection->waiting)) {
+            connection_close(reactor, connection);
+        }
+    }
+}
+
+/* Everything that was received by now gets its turn: the channel, and every socket once. */
+static void
+begin_stopping(struct reactor *reactor)
+{
+    reactor->stopping = true;
+    reactor->stop_deadline_ns = clock_mono_ns() + STOP_TIMEOUT_NS;
+    while (take_connection(reactor)) {
+    }
+    struct list *next = reactor->all.next;
+    while (next != &reactor->all) {
+        struct connection *connection = LIST_ELEMENT(next, struct connection, all);
+        next = next->next;
+        connection->readable = true;
+        make_ready(reactor, connection);
+    }
+}
+
+/* Whether the loop has nothing left to serve, given the node's state. */
+static bool
+is_finished(struct reactor *reactor, enum node_state state)
+{
+    if (state == NODE_STOPPING) {
+        if (!reactor->stopping) {
+            begin_stopping(reactor);
+            serve_ready(reactor);
+        }
+        close_answered(reactor);
+        return list_is_empty(&reactor->all);
+    }
+    if (state == NODE_DRAINING) {
+        while (take_connection(reactor)) {
+        }
+        uint64_t sent = atomic_load_explicit(&reactor->slot->conns_assigned, memory_order_relaxed);
+        uint64_t closed = atomic_load_explicit(&reactor->slot->conns_closed, memory_order_relaxed);
+        return list_is_empty(&reactor->all) && sent <= closed;
+    }
+    return false;
+}
+
+/* ---- the loop ------------------------------------------------------------------------------- */
+
+static void
+handle_connection(struct reactor *reactor, struct connection *connection, uint32_t events)
+{
+    if (events & EPOLLERR) {
+        connection_close(reactor, connection);
+        return;
+    }
+    if (events & (EPOLLRDHUP | EPOLLHUP)) {
+        connection->hangup = true;
+    }
+    if ((events & EPOLLHUP) && !list_is_empty(&connection->waiting)) {
+        connection_close(reactor, connection); /* Nobody would read its reply. */
+        return;
+    }
+    if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP)) && !reactor->stopping) {
+        connection->readable = true;
+    }
+    serve(reactor, connection);
+}
+
+static void
+handle_event(struct reactor *reactor, const struct epoll_event *event)
+{
+    switch (event->data.u64) {
+    case TAG_CHANNEL:
+        if (!reactor->stopping) {
+            take_connection(reactor);
+        }
+        return;
+    case TAG_WAKE:
+        return; /* The loop looks at the node's state in every round. */
+    case TAG_LIVENESS:
+        reactor->orphaned = true;
+        return;
+    default:
+        handle_connection(reactor, (struct connection *)(uintptr_t)event->data.u64, event->events);
+    }
+}
+
+static int
+next_timeout_ms(const struct reactor *reactor)
+{
+    if (!list_is_empty(&reactor->ready)) {
+        return 0;
+    }
+    if (!list_is_empty(&reactor->waiting)) {
+        return WAITER_RETRY_MS;
+    }
+    if (reactor->stopping || !list_is_empty(&reactor->held)) {
+        return HOLDER_CHECK_MS;
+    }
+    return -1;
+}
+
+static enum loop_end
+reactor_loop(struct reactor *reactor)
+{
+    struct epoll_event events[EVENT_COUNT_MAX];
+    for (;;) {
+        enum node_state state = loop_node_state(reactor->segment);
+        if (UNLIKELY(state != NODE_RUNNING) && is_finished(reactor, state)) {
+            return LOOP_STOPPED;
+        }
+        int count =
+            epoll_wait(reactor->epoll_fd, events, EVENT_COUNT_MAX, next_timeout_ms(reactor));
+        store_tick(reactor->store);
+        for (int i = 0; i < count; i++) {
+            reactor->busy = i + 1 < count;
+            handle_event(reactor, &events[i]);
+        }
+        reactor->busy = false;
+        if (reactor->orphaned) {
+            return LOOP_ORPHANED;
+        }
+        serve_lists(reactor);
+    }
+}
+
+static bool
+reactor_watch(struct reactor *reactor, int wake_fd)
+{
+    return loop_watch(reactor->epoll_fd, wake_fd, EPOLLIN | EPOLLET, TAG_WAKE) &&
+           loop_watch(reactor->epoll_fd, reactor->liveness_fd, EPOLLIN | EPOLLRDHUP,
+                      TAG_LIVENESS) &&
+           loop_watch(reactor->epoll_fd, reactor->channel_fd, EPOLLIN, TAG_CHANNEL);
+}
+
+static void
+close_all(struct reactor *reactor)
+{
+    while (!list_is_empty(&reactor->all)) {
+        connection_close(reactor, LIST_ELEMENT(reactor->all.next, struct connection, all));
+    }
+}
+
+static enum loop_end
+reactor_serve(struct reactor *reactor, int wake_fd)
+{
+    enum loop_end end = LOOP_FAILED;
+    reactor->protocol = protocol_new(reactor->store);
+    reactor->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (reactor->protocol != NULL && reactor->epoll_fd >= 0 && reactor_watch(reactor, wake_fd)) {
+        store_set_waiters(reactor->store, 0);
+        atomic_store_explicit(&reactor->slot->serving, 1, memory_order_release);
+        end = reactor_loop(reactor);
+        close_all(reactor);
+    }
+    if (reactor->protocol != NULL) {
+        protocol_free(reactor->protocol);
+    }
+    if (reactor->epoll_fd >= 0) {
+        close(reactor->epoll_fd);
+    }
+    return end;
+}
+
+enum loop_end
+reactor_run(struct segment *segment, unsigned slot_index, int channel_fd, int wake_fd,
+            int liveness_fd)
+{
+    struct reactor reactor = {
+        .segment = segment,
+        .slot = &segment->slots[slot_index],
+        .counters = &segment->slots[slot_index].counters,
+        .channel_fd = channel_fd,
+        .liveness_fd = liveness_fd,
+    };
+    list_init(&reactor.all);
+    list_init(&reactor.ready);
+    list_init(&reactor.waiting);
+    list_init(&reactor.held);
+    if (!loop_claim(segment, slot_index)) {
+        return LOOP_ORPHANED;
+    }
+    reactor.store = store_open(segment, slot_index);
+    if (reactor.store == NULL) {
+        return LOOP_FAILED;
+    }
+    enum loop_end end = reactor_serve(&reactor, wake_fd);
+    store_close(reactor.store);
+    return end;
+}

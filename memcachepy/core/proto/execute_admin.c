@@ -1,0 +1,84 @@
+/* Commands without a key: version, verbosity, flush_all, quit, shutdown. */
+#include "proto/execute.h"
+
+#include <signal.h>
+
+#define VERBOSITY_MAX 2
+
+void
+execute_version(struct protocol *protocol, struct conn *conn, const struct request *request)
+{
+    (void)conn;
+    (void)request;
+    OUTPUT_TEXT(&protocol->output, "VERSION " PROTOCOL_VERSION "\r\n");
+}
+
+void
+execute_verbosity(struct protocol *protocol, struct conn *conn, const struct request *request)
+{
+    (void)conn;
+    struct segment_settings *settings = &store_superblock(protocol->store)->settings;
+    uint64_t level;
+    if (request->line->count < 2 || !parse_u64_max(request->line->tokens[1], UINT32_MAX, &level)) {
+        REPLY(protocol, request->noreply, TEXT_BAD_FORMAT);
+        return;
+    }
+    atomic_store_explicit(&settings->verbosity,
+                          level < VERBOSITY_MAX ? (uint32_t)level : VERBOSITY_MAX,
+                          memory_order_relaxed);
+    REPLY(protocol, request->noreply, "OK\r\n");
+}
+
+void
+execute_flush_all(struct protocol *protocol, struct conn *conn, const struct request *request)
+{
+    (void)conn;
+    const struct line *line = request->line;
+    int64_t exptime = 0;
+    COUNT(protocol->counters, cmd_flush);
+    if (!store_superblock(protocol->store)->settings.flush_enabled) {
+        REPLY(protocol, request->noreply, "CLIENT_ERROR flush_all not allowed\r\n");
+        return;
+    }
+    /* `flush_all noreply` has no delay: its only argument is the noreply. */
+    if (line->count > (request->noreply ? 2u : 1u) && !parse_exptime(line->tokens[1], &exptime)) {
+        REPLY(protocol, request->noreply, TEXT_BAD_EXPTIME);
+        return;
+    }
+    store_flush_all(protocol->store, exptime);
+    REPLY(protocol, request->noreply, "OK\r\n");
+}
+
+void
+execute_quit(struct protocol *protocol, struct conn *conn, const struct request *request)
+{
+    (void)protocol;
+    (void)request;
+    conn->state = CONN_CLOSED;
+}
+
+/* The supervisor is asked as an operator would ask it; the connection ends at once. */
+static void
+signal_supervisor(struct protocol *protocol, struct conn *conn, int number)
+{
+    int32_t pid = store_superblock(protocol->store)->settings.supervisor_pid;
+    if (pid > 0) {
+        kill(pid, number);
+    }
+    conn->state = CONN_CLOSED;
+}
+
+void
+execute_shutdown(struct protocol *protocol, struct conn *conn, const struct request *request)
+{
+    const struct line *line = request->line;
+    if (!store_superblock(protocol->store)->settings.shutdown_enabled) {
+        REPLY(protocol, request->noreply, "SERVER_ERROR: shutdown not enabled\r\n");
+    } else if (line->count == 1) {
+        signal_supervisor(protocol, conn, SIGINT);
+    } else if (line->count == 2 && slice_is(line->tokens[1], "graceful")) {
+        signal_supervisor(protocol, conn, SIGUSR1);
+    } else {
+        REPLY(protocol, request->noreply, "CLIENT_ERROR invalid shutdown mode\r\n");
+    }
+}

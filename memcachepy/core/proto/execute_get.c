@@ -1,0 +1,498 @@
+/* get, gets, gat and gats.
+ *
+ * Keys are gathered into a batch first, over as many complete get lines as have arrived, hashing
+ * each and fetching its bucket's cache line; then all items are fetched; then each key is answered.
+ * A cache miss in memory costs as much as everything else together, and this way up to 64 of them
+ * overlap.
+ *
+ * A get line has no length limit. Up to GET_LINE_BYTES_MAX the whole line is awaited and its keys'
+ * lengths are checked before the first is answered. Of a longer line that much is checked, and then
+ * the keys are answered as they arrive (CONN_KEYS). The same state resumes a command that was
+ * stopped between two keys because its replies have to be sent first, or because a large value
+ * could not be pinned yet. */
+#include "proto/execute.h"
+
+#include "base/check.h"
+
+/* A value that claims to be longer is a torn read: it does not fit a chunk. */
+#define COPIED_VALUE_BYTES_MAX (OUTPUT_REPLY_BYTES_MAX - 1024)
+
+enum gathered {
+    GATHERED_LINE,     /* Up to and with the line's end. */
+    GATHERED_END_ONLY, /* The line's end, and no key before it. */
+    GATHERED_PART,     /* The input ends within the line. */
+    GATHERED_BATCH,    /* The batch is full. */
+    GATHERED_LONG_KEY, /* Up to a key that is too long. */
+};
+
+/* What a batch counts, added up once at its end. */
+struct tally {
+    unsigned get_hits, get_misses, get_expired, get_flushed;
+    unsigned touch_hits, touch_misses;
+};
+
+static inline bool
+starts_with(const struct input *input, const char *text, size_t len)
+{
+    return (size_t)(input->end - input->at) >= len && memcmp(input->at, text, len) == 0;
+}
+
+/* Whether the id's reply carries the cas unique. */
+static inline bool
+shows_cas(uint8_t get_id)
+{
+    return get_id == COMMAND_GETS || get_id == COMMAND_GATS;
+}
+
+static inline bool
+touches(uint8_t get_id)
+{
+    return get_id == COMMAND_GAT || get_id == COMMAND_GATS;
+}
+
+bool
+get_is_next(const struct input *input)
+{
+    return starts_with(input, "get ", 4) || starts_with(input, "gets ", 5);
+}
+
+/* ---- gathering ------------------------------------------------------------------------------ */
+
+static inline void
+batch_add(struct protocol *protocol, const uint8_t *bytes, uint32_t len, uint8_t get_id)
+{
+    struct batch_key *entry = &protocol->batch.keys[protocol->batch.count++];
+    key_init(protocol->store, &entry->key, bytes, len);
+    store_prefetch_bucket(protocol->store, &entry->key);
+    entry->get_id = get_id;
+    entry->ends = false;
+}
+
+/* Adds the keys from *at on. *at is moved behind the line's end, or to the key that was not added.
+ */
+static enum gathered
+gather_keys(struct protocol *protocol, const uint8_t **at, const uint8_t *end, uint8_t get_id)
+{
+    struct batch *batch = &protocol->batch;
+    unsigned first = batch->count;
+    for (;;) {
+        const uint8_t *key = parse_skip_spaces(*at, end);
+        const uint8_t *stop = parse_token_end(key, end);
+        *at = key;
+        if (stop == end) {
+            return GATHERED_PART;
+        }
+        bool last = *stop == '\n';
+        uint32_t len = (uint32_t)(stop - key);
+        if (last && len > 0 && stop[-1] == '\r') {
+            len--;
+        }
+        if (UNLIKELY(len > KEY_LEN_MAX)) {
+            return GATHERED_LONG_KEY;
+        }
+        if (len > 0) {
+            if (batch->count == BATCH_KEYS_MAX) {
+                return GATHERED_BATCH;
+            }
+            batch_add(protocol, key, len, get_id);
+        }
+        *at = stop;
+        if (last) {
+            *at = stop + 1;
+            if (batch->count == first) {
+                return GATHERED_END_ONLY;
+            }
+            batch->keys[batch->count - 1].ends = true;
+            return GATHERED_LINE;
+        }
+    }
+}
+
+/* Whether no key in [at, end) is too long; the last may go on behind `end`. */
+static bool
+keys_are_short(const uint8_t *at, const uint8_t *end)
+{
+    while (at < end) {
+        const uint8_t *stop = parse_token_end(at, end);
+        bool returned = stop < end && *stop == '\n' && stop > at && stop[-1] == '\r';
+        if (stop - at > KEY_LEN_MAX + (returned ? 1 : 0)) {
+            return false;
+        }
+        at = stop + 1;
+    }
+    return true;
+}
+
+/* ---- answering ------------------------------------------------------------------------------ */
+
+/* Copies what another process may be changing; believed only after store_view_confirm(). */
+static inline RACY_READ void
+copy_value(uint8_t *out, const uint8_t *value, uint32_t len)
+{
+#ifdef UNDER_TSAN
+    for (uint32_t i = 0; i < len; i++) {
+        out[i] = ((const volatile uint8_t *)value)[i];
+    }
+#else
+    memcpy(out, value, len);
+#endif
+}
+
+/* Two vectors instead of a call: both buffers are longer than their contents by that much. */
+static inline uint8_t *
+write_key(uint8_t *out, const struct key *key)
+{
+    static_assert(INPUT_SLACK_BYTES >= 32 && OUTPUT_SLACK_BYTES >= 32,
+                  "a short key is copied whole");
+    if (LIKELY(key->len <= 32)) {
+        memcpy(out, key->bytes, 32);
+    } else {
+        memcpy(out, key->bytes, key->len);
+    }
+    return out + key->len;
+}
+
+/* VALUE <key> <flags> <bytes> [<cas>] */
+static inline uint8_t *
+write_header(uint8_t *out, const struct batch_key *entry, uint32_t flags, uint32_t len,
+             uint64_t cas)
+{
+    memcpy(out, "VALUE ", 6);
+    out = write_key(out + 6, &entry->key);
+    *out++ = ' ';
+    out = output_number(out, flags);
+    *out++ = ' ';
+    out = output_number(out, len);
+    if (shows_cas(entry->get_id)) {
+        *out++ = ' ';
+        out = output_number(out, cas);
+    }
+    memcpy(out, "\r\n", 2);
+    return out + 2;
+}
+
+/* Appends a small value. False: it changed meanwhile, nothing was appended. */
+static inline bool
+answer_small(struct protocol *protocol, const struct batch_key *entry, struct view *view)
+{
+    struct output *output = &protocol->output;
+    uint8_t *out = output->bytes + output->end;
+    if (LIKELY(view->value_len <= COPIED_VALUE_BYTES_MAX)) {
+        out = write_header(out, entry, view->client_flags, view->value_len, view->cas);
+        copy_value(out, view->value, view->value_len);
+        out += view->value_len;
+        memcpy(out, "\r\n", 2);
+        out += 2;
+    }
+    if (!store_view_confirm(protocol->store, view, VIEW_BUMP)) {
+        return false;
+    }
+    output->end = (uint32_t)(out - output->bytes);
+    return true;
+}
+
+/* Appends a large value by pinning it; any other result than PIN_OK appends nothing. */
+static enum pin_result
+answer_large(struct protocol *protocol, const struct batch_key *entry)
+{
+    struct output *output = &protocol->output;
+    struct pin pin;
+    enum pin_result result = store_pin(protocol->store, &entry->key, &pin);
+    if (result != PIN_OK) {
+        return result;
+    }
+    uint8_t *out = output->bytes + output->end;
+    uint32_t end_before = output->end;
+    out = write_header(out, entry, pin.client_flags, pin.value_len, pin.cas);
+    output->end = (uint32_t)(out - output->bytes);
+    if (!output_add_pin(output, &pin)) {
+        store_unpin(protocol->store, &pin);
+        output->end = end_before;
+        return PIN_WAIT;
+    }
+    OUTPUT_TEXT(output, "\r\n");
+    return PIN_OK;
+}
+
+enum answer {
+    ANSWER_HIT,
+    ANSWER_MISS,
+    ANSWER_BUSY, /* A stopped process is in the way. */
+    ANSWER_WAIT, /* No room to pin the value; nothing was counted or written. */
+};
+
+static inline enum answer
+answer_key(struct protocol *protocol, const struct batch_key *entry, struct tally *tally)
+{
+    struct view view;
+    view.tries = 0;
+    view.locked = false;
+    for (;;) {
+        switch (store_view(protocol->store, &entry->key, &view)) {
+        case VIEW_HIT:
+            if (answer_small(protocol, entry, &view)) {
+                return ANSWER_HIT;
+            }
+            break;
+        case VIEW_MISS:
+            return ANSWER_MISS;
+        case VIEW_EXPIRED:
+            tally->get_expired++;
+            return ANSWER_MISS;
+        case VIEW_FLUSHED:
+            tally->get_flushed++;
+            return ANSWER_MISS;
+        case VIEW_BUSY:
+            return ANSWER_BUSY;
+        case VIEW_HIT_LARGE:
+            switch (answer_large(protocol, entry)) {
+            case PIN_OK:
+                return ANSWER_HIT;
+            case PIN_WAIT:
+                return ANSWER_WAIT;
+            case PIN_BUSY:
+                return ANSWER_BUSY;
+            case PIN_GONE:
+            case PIN_SMALL:
+                view.tries = 0;
+                view.locked = false;
+                break;
+            }
+            break;
+        }
+    }
+}
+
+/* The touch of gat, after the value was read: `gat -1` still returns it. */
+static enum answer
+touch_answered(struct protocol *protocol, struct conn *conn, const struct batch_key *entry)
+{
+    switch (store_touch(protocol->store, &entry->key, conn->expire)) {
+    case TOUCH_DONE:
+    case TOUCH_NOT_FOUND: /* Deleted since: it was there when it was asked for. */
+        return ANSWER_HIT;
+    case TOUCH_BUSY:
+        return ANSWER_BUSY;
+    }
+    return ANSWER_HIT;
+}
+
+static inline void
+tally_key(struct tally *tally, uint8_t get_id, bool hit)
+{
+    if (touches(get_id)) {
+        tally->touch_hits += hit;
+        tally->touch_misses += !hit;
+    } else {
+        tally->get_hits += hit;
+        tally->get_misses += !hit;
+    }
+}
+
+static void
+tally_count(const struct tally *tally, struct counters *counters)
+{
+    unsigned gets = tally->get_hits + tally->get_misses;
+    unsigned touched = tally->touch_hits + tally->touch_misses;
+    if (gets != 0) {
+        counter_add(counters, COUNTER_cmd_get, gets);
+        counter_add(counters, COUNTER_get_hits, tally->get_hits);
+        counter_add(counters, COUNTER_get_misses, tally->get_misses);
+    }
+    if (touched != 0) {
+        counter_add(counters, COUNTER_cmd_touch, touched);
+        counter_add(counters, COUNTER_touch_hits, tally->touch_hits);
+        counter_add(counters, COUNTER_touch_misses, tally->touch_misses);
+    }
+    if (UNLIKELY((tally->get_expired | tally->get_flushed) != 0)) {
+        counter_add(counters, COUNTER_get_expired, tally->get_expired);
+        counter_add(counters, COUNTER_get_flushed, tally->get_flushed);
+    }
+}
+
+/* An error line takes the place of END; the command's other keys are skipped. Returns the index of
+ * its last key in the batch. */
+static unsigned
+answer_busy(struct protocol *protocol, struct conn *conn, unsigned index)
+{
+    struct batch *batch = &protocol->batch;
+    OUTPUT_TEXT(&protocol->output, TEXT_BUSY);
+    while (index < batch->count && !batch->keys[index].ends) {
+        index++;
+    }
+    if (index == batch->count) {
+        conn->state = CONN_SKIP_LINE; /* The line goes on behind the batch. */
+    }
+    return index;
+}
+
+/* Between two commands what is pinned counts as waiting; within one all its values are pinned. */
+static inline bool
+batch_must_pause(const struct protocol *protocol, unsigned index)
+{
+    const struct output *output = &protocol->output;
+    if (UNLIKELY(output->pinned_bytes != 0) && index > 0 && protocol->batch.keys[index - 1].ends) {
+        return output_is_full(output);
+    }
+    return output->end - output->begin >= OUTPUT_HIGH_WATER_BYTES;
+}
+
+/* Goes on at this key later. */
+static void
+batch_pause(struct protocol *protocol, struct conn *conn, struct input *input, unsigned index)
+{
+    const struct batch_key *entry = &protocol->batch.keys[index];
+    conn->state = CONN_KEYS;
+    conn->get_id = entry->get_id;
+    input->at = entry->key.bytes;
+}
+
+/* Answers the keys of the batch; the input already stands behind them. */
+static enum step
+batch_run(struct protocol *protocol, struct conn *conn, struct input *input)
+{
+    struct batch *batch = &protocol->batch;
+    struct tally tally = {0};
+    enum step step = STEP_NEXT;
+    if (batch->count > 1) {
+        for (unsigned i = 0; i < batch->count; i++) {
+            store_prefetch_item(protocol->store, &batch->keys[i].key);
+        }
+    }
+    for (unsigned i = 0; i < batch->count; i++) {
+        const struct batch_key *entry = &batch->keys[i];
+        if (batch_must_pause(protocol, i)) {
+            batch_pause(protocol, conn, input, i);
+            step = STEP_FULL;
+            break;
+        }
+        uint32_t end_before = protocol->output.end;
+        enum answer answer = answer_key(protocol, entry, &tally);
+        if (touches(entry->get_id) && answer == ANSWER_HIT) {
+            answer = touch_answered(protocol, conn, entry);
+            if (answer == ANSWER_BUSY && !output_has_pins(&protocol->output)) {
+                protocol->output.end = end_before;
+            }
+        }
+        if (UNLIKELY(answer == ANSWER_WAIT)) {
+            batch_pause(protocol, conn, input, i);
+            step = output_has_pins(&protocol->output) ? STEP_FULL : STEP_WAIT;
+            break;
+        }
+        if (UNLIKELY(answer == ANSWER_BUSY)) {
+            i = answer_busy(protocol, conn, i);
+            continue;
+        }
+        tally_key(&tally, entry->get_id, answer == ANSWER_HIT);
+        if (entry->ends) {
+            OUTPUT_TEXT(&protocol->output, "END\r\n");
+        }
+    }
+    tally_count(&tally, protocol->counters);
+    return step;
+}
+
+/* ---- lines ---------------------------------------------------------------------------------- */
+
+/* The first line of the input is not simply a complete one of few keys: what is it? */
+static enum step
+execute_odd_line(struct protocol *protocol, struct conn *conn, struct input *input,
+                 const uint8_t *keys, uint8_t get_id)
+{
+    size_t len = (size_t)(input->end - input->at);
+    const uint8_t *end = len > GET_LINE_BYTES_MAX ? input->at + GET_LINE_BYTES_MAX : input->end;
+    const uint8_t *feed = parse_line_feed(input->at, end);
+    if (feed == NULL && len < GET_LINE_BYTES_MAX) {
+        conn->scanned = (uint32_t)len;
+        return STEP_MORE;
+    }
+    end = feed ? feed + 1 : end;
+    if (!keys_are_short(keys, end)) {
+        OUTPUT_TEXT(&protocol->output, TEXT_BAD_FORMAT);
+        input->at = end;
+        conn->state = feed ? CONN_COMMAND : CONN_SKIP_LINE;
+        return STEP_NEXT;
+    }
+    input->at = keys;
+    conn->state = CONN_KEYS;
+    conn->get_id = get_id;
+    return STEP_NEXT;
+}
+
+enum step
+execute_gets(struct protocol *protocol, struct conn *conn, struct input *input)
+{
+    struct batch *batch = &protocol->batch;
+    struct input rest = *input;
+    batch->count = 0;
+    while (get_is_next(&rest)) {
+        uint8_t get_id = rest.at[3] == ' ' ? COMMAND_GET : COMMAND_GETS;
+        unsigned first = batch->count;
+        const uint8_t *keys = rest.at + (get_id == COMMAND_GET ? 4 : 5);
+        const uint8_t *at = keys;
+        enum gathered gathered = gather_keys(protocol, &at, rest.end, get_id);
+        if (LIKELY(gathered == GATHERED_LINE)) {
+            rest.at = at;
+            continue;
+        }
+        batch->count = first;
+        if (first != 0) {
+            break; /* First what came before it. */
+        }
+        if (gathered == GATHERED_END_ONLY) {
+            OUTPUT_TEXT(&protocol->output, TEXT_BAD_FORMAT);
+            input->at = at;
+            return STEP_NEXT;
+        }
+        return execute_odd_line(protocol, conn, input, keys, get_id);
+    }
+    input->at = rest.at;
+    return batch_run(protocol, conn, input);
+}
+
+enum step
+execute_keys(struct protocol *protocol, struct conn *conn, struct input *input)
+{
+    struct batch *batch = &protocol->batch;
+    const uint8_t *at = input->at;
+    batch->count = 0;
+    enum gathered gathered = gather_keys(protocol, &at, input->end, conn->get_id);
+    input->at = at;
+    if (gathered == GATHERED_LINE || gathered == GATHERED_END_ONLY) {
+        conn->state = CONN_COMMAND;
+    }
+    if (batch->count > 0) {
+        return batch_run(protocol, conn, input);
+    }
+    if (gathered == GATHERED_END_ONLY) {
+        OUTPUT_TEXT(&protocol->output, "END\r\n");
+        return STEP_NEXT;
+    }
+    /* A key may still be followed by its carriage return. */
+    if (gathered == GATHERED_PART && input->end - at <= KEY_LEN_MAX + 1) {
+        return STEP_MORE;
+    }
+    OUTPUT_TEXT(&protocol->output, TEXT_BAD_FORMAT);
+    conn->state = CONN_SKIP_LINE;
+    return STEP_NEXT;
+}
+
+void
+execute_gat(struct protocol *protocol, struct conn *conn, const struct request *request)
+{
+    const struct line *line = request->line;
+    int64_t exptime;
+    if (!parse_exptime(line->tokens[1], &exptime)) {
+        OUTPUT_TEXT(&protocol->output, TEXT_BAD_EXPTIME);
+        return;
+    }
+    const uint8_t *keys = line->tokens[2].bytes;
+    if (!keys_are_short(keys, line->next)) {
+        OUTPUT_TEXT(&protocol->output, TEXT_BAD_FORMAT);
+        return;
+    }
+    conn->expire = store_expiry(protocol->store, exptime);
+    conn->state = CONN_KEYS;
+    conn->get_id = (uint8_t)request->command->id;
+    request->input->at = keys;
+}

@@ -1,0 +1,403 @@
+/* Statistics, made from tables: one line per key, in the order of memcached 1.6.45.
+ *
+ * Any worker answers for the whole node. Counters are sums over the process slots, items and memory
+ * sums over the shards, CPU time the sum of the children that ended and of every live process of
+ * the node. */
+#include "proto/stats.h"
+
+#include "proto/conn.h"
+#include "proto/execute.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+struct cpu_time {
+    uint64_t user_us, system_us;
+};
+
+/* All that the general keys are made of. */
+struct general {
+    const struct superblock *superblock;
+    const struct segment_settings *settings;
+    uint64_t counters[COUNTER_COUNT];
+    struct store_sums sums;
+    struct cpu_time cpu;
+    uint64_t connection_count;
+    uint32_t uptime_s;
+    uint64_t wall_s;
+};
+
+/* ---- lines ---------------------------------------------------------------------------------- */
+
+static void PRINTF_LIKE(3, 4)
+    stat_line(struct output *output, const char *name, const char *format, ...)
+{
+    char value[SETTING_TEXT_MAX + 16];
+    va_list arguments;
+    va_start(arguments, format);
+    int len = vsnprintf(value, sizeof(value), format, arguments);
+    va_end(arguments);
+    OUTPUT_TEXT(output, "STAT ");
+    output_add(output, name, strlen(name));
+    OUTPUT_TEXT(output, " ");
+    output_add(output, value, (size_t)len < sizeof(value) ? (size_t)len : sizeof(value) - 1);
+    OUTPUT_TEXT(output, "\r\n");
+}
+
+/* ---- CPU time ------------------------------------------------------------------------------- */
+
+static uint64_t
+timeval_us(struct timeval time)
+{
+    return (uint64_t)time.tv_sec * 1000000u + (uint64_t)time.tv_usec;
+}
+
+/* Adds a live process's time from /proc/<pid>/stat; nothing if it has just ended. */
+static void
+add_process_cpu(struct cpu_time *cpu, int32_t pid)
+{
+    char path[32];
+    char text[1024];
+    snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    FILE *file = fopen(path, "re");
+    if (file == NULL) {
+        return;
+    }
+    size_t len = fread(text, 1, sizeof(text) - 1, file);
+    fclose(file);
+    text[len] = '\0';
+    /* The second field is the name in parentheses and may hold anything; after it come ten fields
+     * and then utime and stime, in ticks. */
+    const char *fields = strrchr(text, ')');
+    unsigned long user_ticks, system_ticks;
+    if (fields == NULL || sscanf(fields + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu",
+                                 &user_ticks, &system_ticks) != 2) {
+        return;
+    }
+    uint64_t tick_us = 1000000u / (uint64_t)sysconf(_SC_CLK_TCK);
+    cpu->user_us += user_ticks * tick_us;
+    cpu->system_us += system_ticks * tick_us;
+}
+
+static struct cpu_time
+node_cpu(struct store *store)
+{
+    const struct segment *segment = store_segment(store);
+    const struct superblock *superblock = segment->superblock;
+    struct rusage own;
+    getrusage(RUSAGE_SELF, &own);
+    struct cpu_time cpu = {
+        timeval_us(own.ru_utime) +
+            atomic_load_explicit(&superblock->child_user_us, memory_order_relaxed),
+        timeval_us(own.ru_stime) +
+            atomic_load_explicit(&superblock->child_system_us, memory_order_relaxed),
+    };
+    int32_t own_pid = (int32_t)getpid();
+    for (unsigned i = 0; i < SLOT_COUNT; i++) {
+        int32_t pid = atomic_load_explicit(&segment->slots[i].pid, memory_order_relaxed);
+        if (pid > 0 && pid != own_pid) {
+            add_process_cpu(&cpu, pid);
+        }
+    }
+    return cpu;
+}
+
+/* ---- general -------------------------------------------------------------------------------- */
+
+#define U64 "%llu"
+#define ULL(number) ((unsigned long long)(number))
+#define COUNTER(name) U64, ULL(g->counters[COUNTER_##name])
+#define SUM(name) U64, ULL(g->sums.name)
+#define ZERO "0"
+#define CPU(part) "%llu.%06llu", ULL(g->cpu.part / 1000000u), ULL(g->cpu.part % 1000000u)
+
+/* Table pages hold the buckets: what memcached calls hash_bytes. */
+#define HASH_BYTES ULL(g->sums.table_pages * g->superblock->page_bytes)
+
+/* X(key, format and value). */
+#define GENERAL_LIST(X)                                                                            \
+    X(pid, "%d", (int)g->settings->supervisor_pid)                                                 \
+    X(uptime, "%u", g->uptime_s)                                                                   \
+    X(time, U64, ULL(g->wall_s))                                                                   \
+    X(version, PROTOCOL_VERSION)                                                                   \
+    X(libevent, "none")                                                                            \
+    X(pointer_size, "64")                                                                          \
+    X(rusage_user, CPU(user_us))                                                                   \
+    X(rusage_system, CPU(system_us))                                                               \
+    X(max_connections, "%u", g->settings->conn_limit)                                              \
+    X(curr_connections, U64, ULL(g->connection_count))                                             \
+    X(total_connections, COUNTER(total_connections))                                               \
+    X(rejected_connections, COUNTER(rejected_connections))                                         \
+    X(connection_structures, U64, ULL(g->connection_count))                                        \
+    X(response_obj_oom, ZERO)                                                                      \
+    X(response_obj_count, ZERO)                                                                    \
+    X(response_obj_bytes, ZERO)                                                                    \
+    X(read_buf_count, ZERO)                                                                        \
+    X(read_buf_bytes, ZERO)                                                                        \
+    X(read_buf_bytes_free, ZERO)                                                                   \
+    X(read_buf_oom, ZERO)                                                                          \
+    X(reserved_fds, ZERO)                                                                          \
+    X(cmd_get, COUNTER(cmd_get))                                                                   \
+    X(cmd_set, COUNTER(cmd_set))                                                                   \
+    X(cmd_flush, COUNTER(cmd_flush))                                                               \
+    X(cmd_touch, COUNTER(cmd_touch))                                                               \
+    X(cmd_meta, COUNTER(cmd_meta))                                                                 \
+    X(get_hits, COUNTER(get_hits))                                                                 \
+    X(get_misses, COUNTER(get_misses))                                                             \
+    X(get_expired, COUNTER(get_expired))                                                           \
+    X(get_flushed, COUNTER(get_flushed))                                                           \
+    X(delete_misses, COUNTER(delete_misses))                                                       \
+    X(delete_hits, COUNTER(delete_hits))                                                           \
+    X(incr_misses, COUNTER(incr_misses))                                                           \
+    X(incr_hits, COUNTER(incr_hits))                                                               \
+    X(decr_misses, COUNTER(decr_misses))                                                           \
+    X(decr_hits, COUNTER(decr_hits))                                                               \
+    X(cas_misses, COUNTER(cas_misses))                                                             \
+    X(cas_hits, COUNTER(cas_hits))                                                                 \
+    X(cas_badval, COUNTER(cas_badval))                                                             \
+    X(touch_hits, COUNTER(touch_hits))                                                             \
+    X(touch_misses, COUNTER(touch_misses))                                                         \
+    X(store_too_large, COUNTER(store_too_large))                                                   \
+    X(store_no_memory, COUNTER(store_no_memory))                                                   \
+    X(auth_cmds, ZERO)                                                                             \
+    X(auth_errors, ZERO)                                                                           \
+    X(bytes_read, COUNTER(bytes_read))                                                             \
+    X(bytes_written, COUNTER(bytes_written))                                                       \
+    X(limit_maxbytes, U64, ULL(g->settings->memory_limit_bytes))                                   \
+    X(accepting_conns, "1")                                                                        \
+    X(listen_disabled_num, ZERO)                                                                   \
+    X(time_in_listen_disabled_us, ZERO)                                                            \
+    X(threads, "%u", g->settings->worker_count)                                                    \
+    X(conn_yields, COUNTER(conn_yields))                                                           \
+    X(hash_power_level, SUM(hash_power))                                                           \
+    X(hash_bytes, U64, HASH_BYTES)                                                                 \
+    X(hash_is_expanding, ZERO)                                                                     \
+    X(slab_reassign_rescues, ZERO)                                                                 \
+    X(slab_reassign_chunk_rescues, ZERO)                                                           \
+    X(slab_reassign_inline_reclaim, ZERO)                                                          \
+    X(slab_reassign_busy_items, ZERO)                                                              \
+    X(slab_reassign_busy_deletes, ZERO)                                                            \
+    X(slab_reassign_busy_nomem, ZERO)                                                              \
+    X(slab_reassign_last_busy_status, ZERO)                                                        \
+    X(slab_reassign_running, ZERO)                                                                 \
+    X(slabs_moved, ZERO)                                                                           \
+    X(lru_crawler_running, ZERO)                                                                   \
+    X(lru_crawler_starts, ZERO)                                                                    \
+    X(lru_maintainer_juggles, ZERO)                                                                \
+    X(malloc_fails, ZERO)                                                                          \
+    X(log_worker_dropped, ZERO)                                                                    \
+    X(log_worker_written, ZERO)                                                                    \
+    X(log_watcher_skipped, ZERO)                                                                   \
+    X(log_watcher_sent, ZERO)                                                                      \
+    X(log_watchers, ZERO)                                                                          \
+    X(unexpected_napi_ids, ZERO)                                                                   \
+    X(round_robin_fallback, ZERO)                                                                  \
+    X(bytes, SUM(bytes))                                                                           \
+    X(curr_items, SUM(curr_items))                                                                 \
+    X(total_items, SUM(total_items))                                                               \
+    X(slab_global_page_pool, SUM(pages_free))                                                      \
+    X(expired_unfetched, SUM(expired_unfetched))                                                   \
+    X(evicted_unfetched, SUM(evicted_unfetched))                                                   \
+    X(evicted_active, ZERO)                                                                        \
+    X(evictions, SUM(evictions))                                                                   \
+    X(reclaimed, SUM(reclaimed))                                                                   \
+    X(crawler_reclaimed, ZERO)                                                                     \
+    X(crawler_items_checked, ZERO)                                                                 \
+    X(lrutail_reflocked, ZERO)                                                                     \
+    X(moves_to_cold, ZERO)                                                                         \
+    X(moves_to_warm, ZERO)                                                                         \
+    X(moves_within_lru, ZERO)                                                                      \
+    X(direct_reclaims, ZERO)                                                                       \
+    X(lru_bumps_dropped, ZERO)
+
+void
+stats_general(struct output *output, struct store *store)
+{
+    const struct superblock *superblock = store_superblock(store);
+    struct general general = {
+        .superblock = superblock,
+        .settings = &superblock->settings,
+        .cpu = node_cpu(store),
+        .connection_count = segment_connection_count(store_segment(store)),
+        .uptime_s = store_uptime_s(store),
+        .wall_s = store_wall_s(store),
+    };
+    const struct general *g = &general;
+    store_counters_sum(store, general.counters);
+    store_sum(store, &general.sums);
+#define X(name, ...) stat_line(output, #name, __VA_ARGS__);
+    GENERAL_LIST(X)
+#undef X
+}
+
+unsigned
+stats_general_count(void)
+{
+#define X(name, ...) +1u
+    return 0 GENERAL_LIST(X);
+#undef X
+}
+
+/* ---- settings ------------------------------------------------------------------------------- */
+
+#define YES_NO(condition) ((condition) ? "yes" : "no")
+#define TEXT_OR(text, otherwise) ((text)[0] != '\0' ? (text) : (otherwise))
+
+/* X(key, format and value). Mechanisms that memcachepy does without show what describes it best. */
+#define SETTINGS_LIST(X)                                                                           \
+    X(maxbytes, U64, ULL(s->memory_limit_bytes))                                                   \
+    X(maxconns, "%u", s->conn_limit)                                                               \
+    X(tcpport, "%d", s->tcp_port)                                                                  \
+    X(udpport, "0")                                                                                \
+    X(inter, "%s", TEXT_OR(s->listen, "NULL"))                                                     \
+    X(verbosity, "%u", atomic_load_explicit(&s->verbosity, memory_order_relaxed))                  \
+    X(oldest, "0")                                                                                 \
+    X(evictions, "%s", s->evictions_enabled ? "on" : "off")                                        \
+    X(domain_socket, "%s", TEXT_OR(s->unix_socket, "NULL"))                                        \
+    X(umask, "%o", s->unix_mask)                                                                   \
+    X(shutdown_command, "%s", YES_NO(s->shutdown_enabled))                                         \
+    X(growth_factor, "%.2f", s->growth_factor)                                                     \
+    X(chunk_size, "%u", s->item_size_min_bytes)                                                    \
+    X(num_threads, "%u", s->worker_count)                                                          \
+    X(num_threads_per_udp, "0")                                                                    \
+    X(stat_key_prefix, ":")                                                                        \
+    X(detail_enabled, "no")                                                                        \
+    X(reqs_per_event, "%u", s->requests_per_event)                                                 \
+    X(cas_enabled, "%s", YES_NO(s->cas_enabled))                                                   \
+    X(tcp_backlog, "%u", s->backlog)                                                               \
+    X(binding_protocol, "ascii")                                                                   \
+    X(auth_enabled_sasl, "no")                                                                     \
+    X(auth_enabled_ascii, "no")                                                                    \
+    X(item_size_max, U64, ULL(s->item_size_max_bytes))                                             \
+    X(maxconns_fast, "yes")                                                                        \
+    X(hashpower_init, "0")                                                                         \
+    X(slab_reassign, "no")                                                                         \
+    X(slab_automove, "0")                                                                          \
+    X(slab_automove_ratio, "0.80")                                                                 \
+    X(slab_automove_window, "10")                                                                  \
+    X(slab_chunk_max, "%u", chunk_bytes_max)                                                       \
+    X(lru_crawler, "no")                                                                           \
+    X(lru_crawler_sleep, "100")                                                                    \
+    X(lru_crawler_tocrawl, "0")                                                                    \
+    X(tail_repair_time, "0")                                                                       \
+    X(flush_enabled, "%s", YES_NO(s->flush_enabled))                                               \
+    X(dump_enabled, "no")                                                                          \
+    X(hash_algorithm, "xxh64")                                                                     \
+    X(lru_maintainer_thread, "no")                                                                 \
+    X(lru_segmented, "no")                                                                         \
+    X(hot_lru_pct, "20")                                                                           \
+    X(warm_lru_pct, "40")                                                                          \
+    X(hot_max_factor, "0.20")                                                                      \
+    X(warm_max_factor, "2.00")                                                                     \
+    X(temp_lru, "no")                                                                              \
+    X(temporary_ttl, "61")                                                                         \
+    X(idle_timeout, "0")                                                                           \
+    X(watcher_logbuf_size, "262144")                                                               \
+    X(worker_logbuf_size, "65536")                                                                 \
+    X(read_buf_mem_limit, "0")                                                                     \
+    X(track_sizes, "no")                                                                           \
+    X(inline_ascii_response, "no")                                                                 \
+    X(num_napi_ids, "0")                                                                           \
+    X(memory_file, "(null)")                                                                       \
+    X(client_flags_size, "4")
+
+void
+stats_settings(struct output *output, struct store *store)
+{
+    const struct superblock *superblock = store_superblock(store);
+    const struct segment_settings *s = &superblock->settings;
+    unsigned chunk_bytes_max =
+        superblock->class_count ? superblock->chunk_bytes[superblock->class_count - 1] : 0;
+#define X(name, ...) stat_line(output, #name, __VA_ARGS__);
+    SETTINGS_LIST(X)
+#undef X
+}
+
+/* ---- our own -------------------------------------------------------------------------------- */
+
+/* X(key, format and value). */
+#define OWN_LIST(X)                                                                                \
+    X(version, MEMCACHEPY_VERSION)                                                                 \
+    X(layout_version, "%u", g->superblock->layout_version)                                         \
+    X(reserve_bytes, U64, ULL(g->superblock->reserve_bytes))                                       \
+    X(page_bytes, "%u", g->superblock->page_bytes)                                                 \
+    X(shards, "%u", g->superblock->shard_count)                                                    \
+    X(slab_classes, "%u", g->superblock->class_count)                                              \
+    X(pages_used, SUM(pages))                                                                      \
+    X(pages_free, SUM(pages_free))                                                                 \
+    X(pages_limit, SUM(pages_limit))                                                               \
+    X(table_pages, SUM(table_pages))                                                               \
+    X(table_buckets, SUM(table_buckets))                                                           \
+    X(repairs, SUM(repairs))                                                                       \
+    X(rebuilds, SUM(rebuilds))                                                                     \
+    X(held_bytes, SUM(held_bytes))                                                                 \
+    X(waiters, "%u", g->waiters)                                                                   \
+    X(accept_failures, COUNTER(accept_failures))                                                   \
+    X(read_retries, COUNTER(read_retries))                                                         \
+    X(read_locked, COUNTER(read_locked))                                                           \
+    X(lock_waits, COUNTER(lock_waits))                                                             \
+    X(upload_waits, COUNTER(upload_waits))                                                         \
+    X(uploads_aborted, COUNTER(uploads_aborted))
+
+struct own {
+    const struct superblock *superblock;
+    uint64_t counters[COUNTER_COUNT];
+    struct store_sums sums;
+    uint32_t waiters;
+};
+
+static void
+stats_worker(struct output *output, const struct process_slot *slot, unsigned worker_index)
+{
+    char name[32];
+    uint64_t assigned = atomic_load_explicit(&slot->conns_assigned, memory_order_relaxed);
+    uint64_t closed = atomic_load_explicit(&slot->conns_closed, memory_order_relaxed);
+    snprintf(name, sizeof(name), "worker:%u:pid", worker_index);
+    stat_line(output, name, "%d", (int)atomic_load_explicit(&slot->pid, memory_order_relaxed));
+    snprintf(name, sizeof(name), "worker:%u:connections", worker_index);
+    stat_line(output, name, U64, ULL(assigned > closed ? assigned - closed : 0));
+}
+
+void
+stats_own(struct output *output, struct store *store)
+{
+    const struct segment *segment = store_segment(store);
+    const struct superblock *superblock = segment->superblock;
+    struct own own = {.superblock = superblock, .waiters = store_waiters(store)};
+    const struct own *g = &own;
+    store_counters_sum(store, own.counters);
+    store_sum(store, &own.sums);
+#define X(name, ...) stat_line(output, #name, __VA_ARGS__);
+    OWN_LIST(X)
+#undef X
+    for (unsigned i = 0; i < superblock->settings.worker_count && i < WORKERS_MAX; i++) {
+        stats_worker(output, &segment->slots[SLOT_WORKER_FIRST + i], i);
+    }
+}
+
+/* ---- the command ---------------------------------------------------------------------------- */
+
+void
+execute_stats(struct protocol *protocol, struct conn *conn, const struct request *request)
+{
+    (void)conn;
+    const struct line *line = request->line;
+    struct output *output = &protocol->output;
+    if (line->count == 1) {
+        stats_general(output, protocol->store);
+    } else if (slice_is(line->tokens[1], "settings")) {
+        stats_settings(output, protocol->store);
+    } else if (slice_is(line->tokens[1], "memcachepy")) {
+        stats_own(output, protocol->store);
+    } else if (slice_is(line->tokens[1], "reset")) {
+        store_stats_reset(protocol->store);
+        OUTPUT_TEXT(output, "RESET\r\n");
+        return;
+    } else {
+        OUTPUT_TEXT(output, "ERROR\r\n");
+        return;
+    }
+    OUTPUT_TEXT(output, "END\r\n");
+}
