@@ -707,9 +707,13 @@ conn_take(struct load_generator *g, struct conn *c, enum reply reply, uint64_t n
 }
 
 static void
-lose_sync(struct load_generator *g, struct conn *c, uint64_t now)
+lose_sync(struct load_generator *g, struct conn *c, enum reply reply, uint64_t now)
 {
     char text[LOAD_SAMPLE_LEN];
+    if (reply == REPLY_END || reply == REPLY_STORED) {
+        c->reader.line = reply == REPLY_END ? "END" : "STORED";
+        c->reader.line_len = strlen(c->reader.line);
+    }
     int len = snprintf(text, sizeof(text), "unexpected reply: %.*s", (int)c->reader.line_len,
                        c->reader.line == NULL ? "" : c->reader.line);
     note_error(g, text, len < (int)sizeof(text) ? (size_t)len : sizeof(text) - 1);
@@ -744,7 +748,7 @@ conn_receive(struct load_generator *g, struct conn *c)
             break;
         }
         if (UNLIKELY(!conn_take(g, c, reply, now))) {
-            lose_sync(g, c, now);
+            lose_sync(g, c, reply, now);
             return;
         }
     }
@@ -904,8 +908,11 @@ begin_load(struct load_generator *g, uint64_t now)
     g->issuing = true;
     g->armed_ns = 0;
     g->reconnect = g->phase != LOAD_PREFILL && config->reconnect;
-    for (unsigned i = 0; g->reconnect && i < g->conn_count; i++) {
-        conn_close(g, &g->conns[i]);
+    if (g->reconnect) {
+        for (unsigned i = 0; i < g->conn_count; i++) {
+            conn_close(g, &g->conns[i]);
+        }
+        g->result->connections = 0; /* Those were no requests. */
     }
     for (unsigned i = 0; i < g->conn_count; i++) {
         conn_continue(g, &g->conns[i], now);

@@ -1,6 +1,8 @@
 /* Keys, values and sets as bytes. */
 #include "load/workload.h"
 
+#include "base/number.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -70,18 +72,10 @@ workload_put_value(const struct workload *workload, char *out, uint64_t key, uin
 char *
 workload_put_set(const struct workload *workload, char *out, uint64_t key, uint64_t value_len)
 {
-    char digits[20];
-    size_t digit_count = 0;
-    uint64_t rest = value_len;
-    do {
-        digits[sizeof(digits) - ++digit_count] = (char)('0' + rest % 10);
-        rest /= 10;
-    } while (rest != 0);
-
     out = put_bytes(out, "set ", 4);
     out = workload_put_key(workload, out, key);
     out = put_bytes(out, workload->set_tail, workload->set_tail_len);
-    out = put_bytes(out, digits + sizeof(digits) - digit_count, digit_count);
+    out += number_format_u64(value_len, out);
     out = put_bytes(out, "\r\n", 2);
     out = workload_put_value(workload, out, key, value_len);
     return put_bytes(out, "\r\n", 2);
