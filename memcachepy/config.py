@@ -289,7 +289,7 @@ class NodeConfig:
     )
     slab_min_size: int = _row(
         "n",
-        Whole(1, 1 << 14, " of bytes"),
+        Whole(1, 1 << 10, " of bytes"),
         8,
         "key, value and flags that the smallest class has room for (memcached: 48)",
     )

@@ -60,7 +60,7 @@ def _open_segment(config: NodeConfig, listeners: Sequence[Listener]) -> _core.Se
     except ValueError as error:
         raise CoreRefusal(str(error)) from None
     except _core.CoreError as error:
-        raise BootError(f"memory_limit is {config.memory_limit} MB (-m): {error}") from None
+        raise BootError(str(error)) from None
 
 
 def segment_settings(config: NodeConfig, listeners: Sequence[Listener]) -> dict[str, object]:
@@ -83,6 +83,6 @@ def segment_settings(config: NodeConfig, listeners: Sequence[Listener]) -> dict[
         "tcp_port": ports[0] if ports else 0,
         "unix_socket": config.unix_socket or "",
         "unix_mask": config.unix_mask,
-        "listen": ",".join(listener.name for listener in listeners if listener.port),
+        "listen": ",".join(listener.name for listener in listeners if listener.port)[:511],
         "supervisor_pid": os.getpid(),
     }
