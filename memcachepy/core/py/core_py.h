@@ -1,0 +1,45 @@
+/* Shared by the files of the extension memcachepy._core. */
+#ifndef PY_CORE_PY_H
+#define PY_CORE_PY_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "store/store.h"
+
+struct module_state {
+    PyTypeObject *segment_type;
+    PyTypeObject *connection_type;
+    PyObject *core_error;
+    PyObject *memory_shortage;
+};
+
+extern struct PyModuleDef core_module;
+
+struct module_state *state_of_type(PyTypeObject *type);
+
+struct segment_object {
+    PyObject_HEAD
+    struct segment *segment; /* NULL after close() */
+    struct store *store;     /* of the slot this process claimed; opened on first use */
+    unsigned slot_index;
+    uint32_t shortages_seen;
+};
+
+/* The store of an open segment; NULL with an exception if it is closed. */
+struct store *segment_store(struct segment_object *self);
+
+extern PyType_Spec segment_spec;
+extern PyType_Spec connection_spec;
+
+/* ---- settings.c ----------------------------------------------------------------------------- */
+
+void settings_defaults(struct segment_settings *settings);
+
+/* A dict of every setting. */
+PyObject *settings_to_dict(const struct segment_settings *settings);
+
+/* Overrides from a mapping. False with ValueError, naming setting, value and range. */
+bool settings_from_mapping(PyObject *mapping, struct segment_settings *settings);
+
+#endif
