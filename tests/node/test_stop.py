@@ -173,7 +173,7 @@ def test_shutdown_command_ends_the_node(start: Start) -> None:
 
 def test_shutdown_command_is_off_by_default(start: Start) -> None:
     node = start()
-    node.client().ask(b"shutdown\r\n", b"ERROR: shutdown not enabled\r\n")
+    node.client().ask(b"shutdown\r\n", b"SERVER_ERROR: shutdown not enabled\r\n")
     assert node.stop() == 0
 
 

@@ -141,8 +141,8 @@ def test_user_is_given_up_for_every_process(start: Start) -> None:
         assert set(process.uids()) == {65534}
         assert set(process.gids()) == {65534}
     assert "running as root" not in node.log()
-    node.workers()[0].kill()
-    node.wait_for_log("child exited")
+    node.children()[-1].kill()
+    node.wait_for_log("child exited name=worker")
     node.client().ask(b"version\r\n", b"VERSION")
     assert node.stop() == 0
 
