@@ -381,6 +381,8 @@ def resolve(
                 break
     if "unix_socket" in values and not values.keys() & {"port", "listen"}:
         values["port"] = 0
+    if "memory_limit" in values and "max_item_size" not in values:
+        values["max_item_size"] = min(1 << 20, values["memory_limit"] * MEGABYTE // 2)
     try:
         return NodeConfig(**values), _warnings(environ)
     except ConfigError as error:

@@ -165,6 +165,7 @@ def test_address_text_can_be_read_back() -> None:
 
 def test_largest_item_is_at_most_half_of_the_memory() -> None:
     assert config({"memory_limit": "2"}).max_item_size == 1 << 20
+    assert config({"memory_limit": "1"}).max_item_size == 1 << 19
     assert refusal({"max_item_size": "33m"}) == (
         "max_item_size is '33m' (-I): must be at most half of memory_limit, which is 64 MB"
     )
