@@ -1,5 +1,6 @@
 """`memcachepy bench`: load a memcached-speaking server and say how it did."""
 
+import contextlib
 import datetime
 import ipaddress
 import json
@@ -128,13 +129,21 @@ def _split_target(target: str) -> tuple[str, int]:
     return match[1] or match[2] or "127.0.0.1", port
 
 
-def _resolve(host: str, port: int) -> str:
-    """The numeric address of a host, the first one the resolver gives."""
+def _resolve(host: str, port: int) -> list[str]:
+    """The numeric addresses of a host, as the resolver orders them."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise MemcachepyError(f"cannot find the address of {host}: {error.strerror}") from None
-    return str(found[0][4][0])
+    return list(dict.fromkeys(str(row[4][0]) for row in found))
+
+
+def _first_that_answers(addresses: list[str], port: int) -> str:
+    """`localhost` is ::1 first, where a server on 127.0.0.1 alone does not listen."""
+    for address in addresses[:-1]:
+        with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1):
+            return address
+    return addresses[-1]
 
 
 def _is_local(address: str, port: int) -> bool:
@@ -267,14 +276,17 @@ def _settings_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _trouble_rows(phase: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rows = []
-    for name, label in (
-        ("errors", "errors"),
-        ("lost_requests", "lost"),
-        ("connections_refused", "refused"),
-    ):
-        if phase[name]:
-            rows.append((label, f"{phase[name]:,}; the first: {phase['error_sample']}"))
+    rows = [
+        (label, f"{phase[name]:,} {what}")
+        for name, label, what in (
+            ("errors", "errors", "requests answered by an error"),
+            ("lost_requests", "lost", "requests in flight when their connection ended"),
+            ("connections_refused", "refused", "connects failed"),
+        )
+        if phase[name]
+    ]
+    if phase["error_sample"]:
+        rows.append(("first", phase["error_sample"]))
     if phase["wrong_values"]:
         rows.append(("WRONG", f"{phase['wrong_values']:,}; the first: {phase['wrong_sample']}"))
     if phase["unsent_requests"]:
@@ -500,12 +512,11 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
     """
     target: str = options["target"]
     host, port = _split_target(target)
-    address = host if port == 0 else _resolve(host, port)
+    addresses = [host] if port == 0 else _resolve(host, port)
     duration_ms = options["duration"]
     if duration_ms is None:
         duration_ms = 0 if options["requests"] else 10_000
     settings = {
-        "address": address,
         "port": port,
         "connection_count": options["connections"],
         "pipeline_depth": options["pipeline"],
@@ -530,8 +541,10 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
         "reconnect": int(options["reconnect"]),
         "verify": int(options["verify"]),
     }
-    if not options["yes"] and not _is_local(address, port):
-        _ask(target, address)
+    remote = [address for address in addresses if not _is_local(address, port)]
+    if remote and not options["yes"]:
+        _ask(target, remote[0])
+    settings["address"] = _first_that_answers(addresses, port)
     if options["pin"] is not None:
         _pin(options["pin"])
     progress = options["progress"]

@@ -158,6 +158,12 @@ def test_a_target_is_a_host_and_port_or_a_path(target: str, split: tuple[str, in
     assert bench_module._split_target(target) == split
 
 
+def test_localhost_is_whichever_address_answers(server: TinyServer) -> None:
+    done = bench(f"localhost:{server.target['port']}", "-n", "20", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["settings"]["address"] == "127.0.0.1"
+
+
 def test_nobody_listening_is_a_sentence(tmp_path: Path) -> None:
     done = bench(str(tmp_path / "none.sock"))
     assert done.returncode == 1

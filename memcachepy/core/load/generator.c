@@ -873,6 +873,7 @@ begin_phase(struct load_generator *g, enum load_phase phase, struct load_result 
     g->depth = phase == LOAD_PREFILL ? PREFILL_DEPTH : (unsigned)config->pipeline_depth;
     g->interval_ns = g->open_loop ? 1e9 / (double)config->rate_per_s : 0;
     g->issued = 0;
+    g->set_credit = 0;
     g->next_key = 0;
     g->ready_head = g->ready_count = 0;
     g->error[0] = '\0';
