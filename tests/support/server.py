@@ -190,6 +190,12 @@ def _start_node(flags: Sequence[str], workers: int, errors: Path) -> Server:
         raise
 
 
+def cpu_s(pid: int) -> float:
+    """Processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def private_dirty_kb(pid: int) -> int:
     """Private dirty memory of a process without the shared segment's pages.
 
