@@ -86,14 +86,14 @@ def _busy_s() -> float:
 
 
 def _load_server(server: Server, scenario: Scenario, duration_s: float, **extra: int) -> Any:
-    settings = scenario.settings() | server.target()
+    settings = scenario.settings(server.kind) | server.target()
     settings |= {"duration_ms": round(duration_s * 1000), **extra}
     return _load.run(settings)["load"]
 
 
 def prefill(server: Server, scenario: Scenario) -> None:
     """Set every key, and read until all of them are certainly there."""
-    settings = scenario.settings() | server.target()
+    settings = scenario.settings(server.kind) | server.target()
     settings |= {"prefill": 1, "reconnect": 0, "request_count": 1000, "duration_ms": 0}
     results = _load.run(settings)
     filled = results["prefill"]
@@ -195,7 +195,7 @@ def measure_memory(
                 if elapsed_s > 1 and not samples:
                     samples.append(server.memory())
 
-            settings = scenario.settings() | server.target()
+            settings = scenario.settings(server.kind) | server.target()
             _load.run(settings | {"duration_ms": 2000}, sample)
             found[server.kind] = {
                 "connections": CONNECTION_COUNT,

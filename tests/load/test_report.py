@@ -76,7 +76,8 @@ def test_scenarios_have_names_of_their_own_and_known_settings() -> None:
     names = [scenario.name for scenario in scenarios.SCENARIOS]
     assert len(set(names)) == len(names)
     for scenario in scenarios.SCENARIOS:
-        assert set(scenario.settings()) <= set(_load.SETTINGS)
+        for kind in ("memcached", "memcachepy", "floor"):
+            assert set(scenario.settings(kind)) <= set(_load.SETTINGS)
 
 
 def test_the_floor_answers_what_the_generator_asks(tmp_path: Path) -> None:
