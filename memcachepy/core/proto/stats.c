@@ -308,8 +308,7 @@ stats_settings(struct output *output, struct store *store)
 {
     const struct superblock *superblock = store_superblock(store);
     const struct segment_settings *s = &superblock->settings;
-    unsigned chunk_bytes_max =
-        superblock->class_count ? superblock->chunk_bytes[superblock->class_count - 1] : 0;
+    unsigned chunk_bytes_max = superblock->chunk_bytes[superblock->class_count];
 #define X(name, ...) stat_line(output, #name, __VA_ARGS__);
     SETTINGS_LIST(X)
 #undef X
