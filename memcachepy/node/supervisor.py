@@ -124,7 +124,6 @@ class Supervisor:
         channel_fds = [sending.fileno() for sending, _ in self._channels]
 
         def run() -> int:
-            self._segment.claim_slot(ACCEPTOR_SLOT)
             wake_fd = self._children[ACCEPTOR_SLOT].wake_fd
             return self._segment.run_acceptor(
                 ACCEPTOR_SLOT, listener_fds, channel_fds, wake_fd, self._liveness_fd
@@ -137,7 +136,6 @@ class Supervisor:
         channel_fd = self._channel_fd(slot)
 
         def run() -> int:
-            self._segment.claim_slot(slot)
             wake_fd = self._children[slot].wake_fd
             return self._segment.run_worker(slot, channel_fd, wake_fd, self._liveness_fd)
 
