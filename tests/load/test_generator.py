@@ -143,6 +143,18 @@ def test_a_lost_connection_is_opened_again(server: TinyServer) -> None:
     assert server.accepted in (4 + 7, 4 + 8)  # The last may be lost when nothing is left to do.
 
 
+def test_a_server_that_is_full_is_not_stormed(server: TinyServer) -> None:
+    def refuse(peer: socket.socket, _reply: bytes) -> None:
+        peer.sendall(b"ERROR Too many open connections\r\n")
+        peer.shutdown(socket.SHUT_RDWR)
+
+    server.send = refuse
+    load = run(server, request_count=0, duration_ms=300)
+    assert load["error_sample"] == "ERROR Too many open connections"
+    # Four connections, each again after 10 ms.
+    assert 4 < server.accepted < 4 * 35
+
+
 def test_reconnect_makes_a_connection_for_each_request(server: TinyServer) -> None:
     load = run(server, reconnect=1, prefill=1, verify=1)
     assert load["requests"] == load["hits"] == load["connections"] == 400

@@ -49,7 +49,7 @@ enum conn_state { CONN_CLOSED, CONN_CONNECTING, CONN_OPEN };
 struct conn {
     int fd;
     enum conn_state state;
-    bool proven;      /* Got a reply since it was connected. */
+    bool proven;      /* Was served since it was connected. */
     bool wants_write; /* Registered for EPOLLOUT. */
     bool is_ready;    /* Stands in the ready queue. */
     bool value_wrong; /* The value being read was refused already. */
@@ -645,7 +645,6 @@ conn_take(struct load_generator *g, struct conn *c, enum reply reply, uint64_t n
     if (UNLIKELY(c->in_flight == 0)) {
         if (reply == REPLY_REFUSED) { /* memcached greets so when it has too many connections. */
             note_error(g, c->reader.line, c->reader.line_len);
-            result->errors++;
         }
         return reply == REPLY_REFUSED;
     }
@@ -740,6 +739,7 @@ conn_receive(struct load_generator *g, struct conn *c)
     }
     g->result->bytes_received += (uint64_t)got;
     uint64_t requests_before = g->result->requests;
+    uint64_t served_before = requests_before - g->result->errors;
     const char *at = g->input;
     const char *end = at + got;
     for (;;) {
@@ -753,8 +753,9 @@ conn_receive(struct load_generator *g, struct conn *c)
         }
     }
     if (g->result->requests != requests_before) {
-        c->proven = true;
         g->progress_at_ns = now;
+        /* A refusal proves nothing: a server that is full would be asked again without a pause. */
+        c->proven = c->proven || g->result->requests - g->result->errors != served_before;
     }
     if (g->reconnect && c->in_flight == 0) {
         conn_close(g, c);
