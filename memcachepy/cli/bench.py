@@ -275,6 +275,14 @@ def _settings_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _prefill_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    prefill, key_count = report["prefill"], report["settings"]["key_count"]
+    if prefill is None or prefill["stored"] == key_count:
+        return []
+    stored = f"{prefill['stored']:,} of {key_count:,} keys were stored"
+    return [("prefill", f"{stored}; the first error: {prefill['error_sample']}")]
+
+
 def _trouble_rows(phase: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [
         (label, f"{phase[name]:,} {what}")
@@ -345,7 +353,7 @@ def render(report: Mapping[str, Any]) -> str:
         f"{'latency':<10} " + "".join(f"{name:>11}" for name in columns),
         f"{'':<10} " + "".join(f"{value:>11}" for value in values),
     ]
-    trouble = _trouble_rows(phase)
+    trouble = _prefill_rows(report) + _trouble_rows(phase)
     if trouble:
         lines += ["", *(f"{name:<10} {text}" for name, text in trouble)]
     return "\n".join(lines)

@@ -70,6 +70,12 @@ def test_a_wrong_value_is_shown_and_is_the_exit_status(server: TinyServer) -> No
     assert re.search(r"^WRONG +100; the first: key number ", done.stdout, re.MULTILINE)
 
 
+def test_a_prefill_that_did_not_store_all_is_shown(server: TinyServer) -> None:
+    server.change = lambda reply: reply.replace(b"STORED", b"SERVER_ERROR out of memory")
+    done = bench(target_of(server), "-n", "100", "--keys", "50", "--ratio", "0:1", "--prefill")
+    assert "0 of 50 keys were stored; the first error: SERVER_ERROR out of memory" in done.stdout
+
+
 def test_progress_is_shown_when_asked_for(server: TinyServer) -> None:
     done = bench(target_of(server), "-d", "0.5", "--keys", "50", "--progress")
     assert re.match(r"load +0\.2 s +[0-9,]+ requests", done.stderr)

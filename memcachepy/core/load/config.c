@@ -1,7 +1,6 @@
 /* Defaults and ranges of a load run. */
 #include "load/config.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 

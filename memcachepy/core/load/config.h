@@ -1,7 +1,7 @@
 /* What a load run is asked to do, as a table: the struct, the ranges, and the list that Python sees
  * (settings, command line options) are made from it.
  *
- * A config is a plain value, filled by the caller and copied by load_open(). */
+ * A config is a plain value, filled by the caller and copied by generator_open(). */
 #ifndef LOAD_CONFIG_H
 #define LOAD_CONFIG_H
 
@@ -17,11 +17,11 @@
     X(pipeline_depth, 1, 4096, 1)            /* Requests in flight per connection. */              \
     X(keys_per_get, 1, 1000, 1)              /* 1: single gets. */                                 \
     X(set_share, 0, 1000000, 0)              /* Sets per get_share gets, evenly spread. */         \
-    X(get_share, 0, 1000000, 1)              /* */                                                 \
+    X(get_share, 0, 1000000, 1)              /* See above. */                                      \
     X(key_count, 1, 4294967295, 100000)      /* Keys 0 to key_count - 1. */                        \
     X(key_bytes, 1, LOAD_KEY_LEN_MAX, 16)    /* Prefix and zero-padded number together. */         \
     X(value_bytes_min, 0, 134217728, 100)    /* A set draws its length from min to max. */         \
-    X(value_bytes_max, 0, 134217728, 100)    /* */                                                 \
+    X(value_bytes_max, 0, 134217728, 100)    /* 128 MiB, far above any -I in use. */               \
     X(exptime, 0, 4294967295, 0)             /* Sent with every set. */                            \
     X(rate_per_s, 0, 100000000, 0)           /* 0: closed loop. */                                 \
     X(duration_ms, 0, 604800000, 10000)      /* 0: until request_count. */                         \
@@ -45,8 +45,7 @@ struct load_config {
 
 void load_config_init(struct load_config *config);
 
-/* Writes one sentence that names the setting, the value and the range when something does not fit.
- */
+/* When something does not fit: one sentence that names the setting, the value and the range. */
 bool load_config_check(const struct load_config *config, char *sentence, size_t size) MUST_CHECK;
 
 #endif

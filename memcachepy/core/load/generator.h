@@ -31,11 +31,11 @@ enum load_status {
 #define LOAD_COUNTERS(X)                                                                           \
     X(requests)            /* Completed, errors included. */                                       \
     X(gets)                /* Requests that read, however many keys. */                            \
-    X(sets)                /* */                                                                   \
-    X(keys_requested)      /* */                                                                   \
-    X(hits)                /* */                                                                   \
-    X(misses)              /* */                                                                   \
-    X(stored)              /* */                                                                   \
+    X(sets)                /* Requests that store. */                                              \
+    X(keys_requested)      /* Of all gets together. */                                             \
+    X(hits)                /* Keys that came back. */                                              \
+    X(misses)              /* Keys that did not. */                                                \
+    X(stored)              /* Sets answered so. */                                                 \
     X(errors)              /* Requests answered by an error or NOT_STORED. */                      \
     X(wrong_values)        /* Hits that verify refused. */                                         \
     X(lost_requests)       /* In flight when their connection ended. */                            \
@@ -43,8 +43,8 @@ enum load_status {
     X(connections_lost)    /* Ended by the server or by a reply that is none. */                   \
     X(connections_refused) /* Attempts that failed. */                                             \
     X(port_shortages)      /* Attempts that found no free local port. */                           \
-    X(bytes_sent)          /* */                                                                   \
-    X(bytes_received)      /* */                                                                   \
+    X(bytes_sent)          /* Taken by the kernel. */                                              \
+    X(bytes_received)      /* Line ends included. */                                               \
     X(unsent_requests)     /* Open loop: due, but the server never left a place to send them. */   \
     X(late_sends)          /* Open loop: sent LATE_SEND_US after both due and possible. */
 

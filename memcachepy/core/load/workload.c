@@ -29,9 +29,8 @@ workload_init(struct workload *workload, const struct load_config *config)
         workload->text[i] = alphabet[mix(i + 1) & 63];
     }
     workload->key_len = config->key_bytes;
-    workload->digits_at = strlen(config->key_prefix);
     memset(workload->key, '0', sizeof(workload->key));
-    memcpy(workload->key, config->key_prefix, workload->digits_at);
+    memcpy(workload->key, config->key_prefix, strlen(config->key_prefix));
     workload->set_tail_len = (size_t)snprintf(workload->set_tail, sizeof(workload->set_tail),
                                               " 0 %u ", (unsigned)config->exptime);
     return true;

@@ -21,7 +21,6 @@ struct workload {
     char *text; /* VALUE_STARTS + value_bytes_max characters. */
     size_t text_len;
     size_t key_len;
-    size_t digits_at;           /* Where in the key the number begins. */
     char key[LOAD_KEY_LEN_MAX]; /* The key of number 0. */
     char set_tail[16];          /* " 0 <exptime> " of a set. */
     size_t set_tail_len;

@@ -161,7 +161,6 @@ latency_dict(const struct histogram *histogram)
     return dict;
 }
 
-/* What the run could not know better: latencies are then the generator's own. */
 static PyObject *
 text_or_none(const char *text)
 {
