@@ -10,8 +10,8 @@
 
 #include "mem/segment.h"
 #include "proto/conn.h"
-#include "store/check.h"
 #include "store/store.h"
+#include "store/walk.h"
 
 #include <stdatomic.h>
 #include <stdint.h>
@@ -69,7 +69,7 @@ bench_open(void)
         .flush_enabled = true,
     };
     char sentence[SEGMENT_SENTENCE_MAX];
-    if (segment_create(&settings, &bench.segment, sentence) != SEGMENT_OK) {
+    if (store_create(&settings, &bench.segment, sentence) != SEGMENT_OK) {
         die(sentence);
     }
     segment_claim_slot(bench.segment, WORKER_SLOT);
@@ -105,8 +105,7 @@ static void
 bench_check(void)
 {
     unsigned count = 0;
-    store_check(bench.store, print_finding, &count);
-    if (count != 0) {
+    if (store_check(bench.store, print_finding, &count) != 0 || count != 0) {
         die("the segment does not agree with itself");
     }
 }

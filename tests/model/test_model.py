@@ -434,11 +434,11 @@ def _run(machine: type[RuleBasedStateMachine], examples: int, steps: int) -> Non
 
 
 def test_the_store_behaves_like_a_dict() -> None:
-    _run(Model, 60, 50)
+    _run(Model, 150, 50)
 
 
 def test_under_pressure_a_value_is_missing_or_right() -> None:
-    _run(Pressure, 15, 25)
+    _run(Pressure, 60, 30)
 
 
 @pytest.mark.slow

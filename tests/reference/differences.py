@@ -5,6 +5,7 @@ answered `theirs`. Whatever no entry excuses is a defect of one of the two, and 
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,6 +19,8 @@ KNOWN = (
 )
 FORMAT = rb"CLIENT_ERROR bad command line format\r\n"
 ERROR = rb"ERROR\r\n"
+# A `stats` of old is the longest excused reply.
+EXCUSED_LINES_MAX = 120
 LATER = rb"(?:slabs|lru|lru_crawler|watch|cache_memlimit|extstore|refresh_certs|mg|ms|md|ma|mn|me)"
 
 
@@ -40,7 +43,7 @@ def _lines_of_many_words() -> bytes:
 DIFFERENCES = (
     Difference("version", DRIFT, rb"version", rb"VERSION 1\.6\.45\r\n", rb"VERSION 1\.6\.18\r\n"),
     Difference("too few or bad words of a known command", DRIFT, KNOWN + rb"\b", FORMAT, ERROR),
-    Difference("a line of one character or none", DRIFT, rb"[^\n]?\r?\n", FORMAT, ERROR),
+    Difference("a line of fewer than four bytes", DRIFT, rb"[^\n]{0,2}\n", FORMAT, ERROR),
     Difference(
         "the rest of a value that was too long is such a line",
         DRIFT,
@@ -101,7 +104,7 @@ DIFFERENCES = (
     Difference(
         "an unknown command under noreply is silent",
         DRIFT,
-        rb"[^\n]* noreply *\r?\n",
+        rb"(?:[^\n]* )?noreply *\r?\n",
         rb"",
         ERROR,
     ),
@@ -118,6 +121,13 @@ DIFFERENCES = (
         rb"(?:incr|decr) +[^ ]+ +[^ ]*[^0-9 \r\n]",
         rb"CLIENT_ERROR invalid numeric delta argument\r\n",
         rb"(?:[0-9]+|NOT_FOUND)\r\n",
+    ),
+    Difference(
+        "flags, lengths and tokens are digits, without a sign and without white space behind",
+        DRIFT,
+        STORAGE + rb" [^\n]*(?: -0\b|[0-9][\t\v\f\r] )",
+        FORMAT,
+        rb"(?:STORED|NOT_STORED|EXISTS|NOT_FOUND|CLIENT_ERROR bad data chunk)\r\n(?:ERROR\r\n)?",
     ),
     Difference(
         "gat without a key is an error",
@@ -178,6 +188,16 @@ def applicable(request: bytes) -> tuple[Difference, ...]:
     return tuple(d for d in DIFFERENCES if re.match(d.request, request))
 
 
+def _line_ends(text: bytes, at: int) -> Iterator[int]:
+    """Where an excused reply that starts here may end: at once, or behind one of the next lines."""
+    yield at
+    for _ in range(EXCUSED_LINES_MAX):
+        at = text.find(b"\n", at) + 1
+        if at == 0:
+            return
+        yield at
+
+
 @dataclass(frozen=True)
 class Exchange:
     """One request and what we answered to it."""
@@ -210,9 +230,9 @@ def agree(exchanges: list[Exchange], theirs: bytes) -> tuple[bool, int]:
             if not re.fullmatch(difference.ours, exchange.reply):
                 continue
             pattern = re.compile(difference.theirs)
-            found = pattern.match(theirs, at)
-            if found is not None:
-                open_ends.append((index + 1, found.end()))
+            for end in _line_ends(theirs, at):
+                if pattern.fullmatch(theirs, at, end):
+                    open_ends.append((index + 1, end))
         if theirs.startswith(exchange.reply, at):
             open_ends.append((index + 1, at + len(exchange.reply)))
     return False, furthest
