@@ -39,6 +39,8 @@ log = logging.getLogger("memcachepy.supervisor")
 ACCEPTOR_SLOT = 1
 FIRST_WORKER_SLOT = 2
 
+ENTER_LOOP_S = 0.001
+"""At the start only: how long to sleep while the last child enters its loop."""
 STOP_TIMEOUT_S = 5.0
 DRAIN_TIMEOUT_S = 30.0
 DEATHS_MAX = 5
@@ -172,12 +174,25 @@ class Supervisor:
             for key, _ in self._selector.select(self._seconds_to_deadline()):
                 key.data()
             self._on_deadlines()
+            self._look_whether_all_serve()
             self._report_shortage()
         if self._failure:
             raise BootError(self._failure)
         log.info(fact("stopped"))
 
+    @property
+    def _is_starting(self) -> bool:
+        return self._state == _core.RUNNING and not self._is_ready
+
+    def _look_whether_all_serve(self) -> None:
+        """A child reports just before it enters its loop; the loop itself says when it has."""
+        if self._is_starting and all(map(self._segment.is_serving, self._children)):
+            self._is_ready = True
+            self._on_ready()
+
     def _seconds_to_deadline(self) -> float | None:
+        if self._is_starting and all(child.is_ready for child in self._children.values()):
+            return ENTER_LOOP_S
         deadlines = [*self._respawns.values()]
         if self._give_up_at_s is not None:
             deadlines.append(self._give_up_at_s)
@@ -230,10 +245,6 @@ class Supervisor:
             else:
                 child.failure = text.decode(errors="replace")
                 log.error(fact("child failed", name=child.name, reason=child.failure))
-        is_starting = self._state == _core.RUNNING and not self._is_ready
-        if is_starting and all(child.is_ready for child in self._children.values()):
-            self._is_ready = True
-            self._on_ready()
 
     def _on_child_exit(self) -> None:
         """Several deaths may stand behind one signal; as PID 1 we reap strangers, too."""
