@@ -110,8 +110,9 @@ install_into() {
     printf '%s: building into %s with Python %s (a minute the first time)\n' \
         "${0##*/}" "$venv" "$python_version" >&2
     if [ ! -x "$venv/bin/python" ] || [ "$(stamp_line 2)" != "$place" ]; then
-        rm -rf "$venv"
-        "$python" -m venv "$venv" || fail "making the virtual environment $venv failed"
+        [ ! -e "$venv" ] || [ -e "$venv/pyvenv.cfg" ] ||
+            fail "$venv is in the way: it is not a virtual environment"
+        "$python" -m venv --clear "$venv" || fail "making the virtual environment $venv failed"
     fi
     rm -f "$venv/stamp"
     log=$venv/install.log
@@ -153,6 +154,7 @@ set_up() {
         printf '%s\n%s\n%s\n' "$wanted" "$place" "$extras" >"$venv/stamp"
     fi
     exec 9>&-
+    unset PYTHON VENV
 }
 
 set -eu
