@@ -134,12 +134,13 @@ journal_log(const struct store *store, struct shard *shard, void *at, unsigned b
     uint32_t count = atomic_load_explicit(&journal->count, memory_order_relaxed);
     struct journal_word *word = &journal->words[count];
     uint64_t offset = (uint64_t)((uint8_t *)at - store->base);
+    /* Atomic, for a reader may be counting a hit in a state word just now. */
     if (bytes == 8) {
         word->at = offset | 1;
-        word->old = *(uint64_t *)at;
+        word->old = atomic_load_explicit((_Atomic uint64_t *)at, memory_order_relaxed);
     } else {
         word->at = offset;
-        word->old = *(uint32_t *)at;
+        word->old = atomic_load_explicit((_Atomic uint32_t *)at, memory_order_relaxed);
     }
     STORES_IN_ORDER();
     atomic_store_explicit(&journal->count, count + 1, memory_order_relaxed);

@@ -1,0 +1,68 @@
+/* Kills a child by SIGKILL at the n-th pass through any crash point, for n = 1, 2, 3 …, while it changes
+ * one segment, and checks after each death: the segment is sound, every acknowledged operation
+ * happened, the unanswered one happened whole or not at all, and no memory leaked.
+ *
+ * usage: crash_sweep FIRST STEP COUNT SEED [POINT]
+ * Prints a summary; exits 1 at the first thing wrong. */
+#include "ledger.h"
+
+#define OPERATIONS_MAX 4000
+
+static void
+child(struct segment *segment, unsigned slot, unsigned pass, const char *point, uint64_t seed)
+{
+    random_state = seed;
+    static uint8_t buffer[VALUE_MAX];
+    segment_claim_slot(segment, slot);
+    struct store *store = store_open(segment, slot);
+    crash_arm(point, pass);
+    for (int i = 0; i < OPERATIONS_MAX; i++) {
+        operate(store, buffer);
+    }
+    store_close(store);
+    _exit(0);
+}
+
+int
+main(int argc, char **argv)
+{
+    if (argc < 5) {
+        return 2;
+    }
+    unsigned first = (unsigned)atoi(argv[1]), step = (unsigned)atoi(argv[2]);
+    unsigned count = (unsigned)atoi(argv[3]), deaths = 0;
+    uint64_t seed = strtoull(argv[4], NULL, 10);
+    const char *point = argc > 5 ? argv[5] : "*";
+    struct segment *segment = segment_make(16);
+    ledger = ledgers_make(1);
+    struct store *store = store_open(segment, SLOT_SUPERVISOR);
+    for (unsigned i = 0; i < count; i++) {
+        unsigned pass = first + i * step;
+        fflush(stdout);
+        pid_t pid = fork();
+        if (pid == 0) {
+            child(segment, SLOT_WORKER_FIRST, pass, point, seed + i * 2654435761u);
+        }
+        int status;
+        waitpid(pid, &status, 0);
+        if (WIFSIGNALED(status) && WTERMSIG(status) != SIGKILL) {
+            printf("pass %u: the child died of signal %d\n", pass, WTERMSIG(status));
+            return 1;
+        }
+        deaths += WIFSIGNALED(status);
+        struct recovery recovery;
+        char when[128];
+        store_recover(store, SLOT_WORKER_FIRST, &recovery);
+        snprintf(when, sizeof(when), "after pass %u of %s, seed %" PRIu64, pass, point, seed);
+        expect_sound(segment, store, when);
+        if (recovery.shards_rebuilt != 0) {
+            printf("%s: an undo was not enough\n", when);
+            return 1;
+        }
+        verify(store);
+    }
+    printf("%u deaths, %" PRIu64 " operations, sound after each\n", deaths, ledger->operations);
+    store_close(store);
+    segment_close(segment);
+    return 0;
+}

@@ -1,0 +1,92 @@
+"""The C core alone: units, random histories, crash sweeps, under sanitizers and without Python."""
+
+import os
+import random
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import xxhash
+
+from memcachepy import _core
+
+HERE = Path(__file__).parent
+CORE = HERE.parents[1] / "memcachepy" / "core"
+LAYERS = ("base", "mem", "store")
+ADDRESS = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+THREAD = ("-O1", "-fsanitize=thread")
+
+Build = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Compiles one of this folder's programs with the layers below the protocol."""
+    folder = tmp_path_factory.mktemp("core")
+
+    def compile_program(name: str, *flags: str) -> Path:
+        program = folder / f"{name}-{len(list(folder.iterdir()))}"
+        sources = sorted(str(path) for layer in LAYERS for path in (CORE / layer).glob("*.c"))
+        command = ["cc", "-std=c11", "-D_GNU_SOURCE", "-DMEMCACHEPY_DEBUG", "-g", "-Wall", "-Wextra"]
+        command += ["-Werror", "-DMEMCACHEPY_CRASH_POINTS", f"-I{CORE}", f"-I{HERE}", *flags]
+        command += [str(HERE / f"{name}.c"), *sources, "-o", str(program), "-lpthread"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr
+        return program
+
+    return compile_program
+
+
+def run(program: Path, *arguments: object, timeout_s: float = 120) -> str:
+    command = [str(program), *map(str, arguments)]
+    # The longest history, for a stack that cannot be restored cannot be suppressed by its name.
+    tsan = f"suppressions={HERE / 'tsan.supp'} history_size=7"
+    environment = {**os.environ, "TSAN_OPTIONS": tsan}
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout_s, env=environment
+    )
+    assert result.returncode == 0, f"{command}:\n{result.stdout[-4000:]}\n{result.stderr[-4000:]}"
+    return result.stdout
+
+
+def test_units_hold_under_sanitizers(build: Build) -> None:
+    assert run(build("units", *ADDRESS)) == "ok\n"
+
+
+def test_hash_is_xxh64() -> None:
+    seed = random.randrange(2**64)
+    print("seed", seed)
+    source = random.Random(seed)
+    for length in range(200):
+        data = source.randbytes(length)
+        assert _core.xxh64(data, seed) == xxhash.xxh64_intdigest(data, seed)
+
+
+def test_a_death_at_every_crash_point_leaves_a_sound_segment(build: Build) -> None:
+    program = build("crash_sweep", *ADDRESS)
+    seed = random.randrange(2**32)
+    print(run(program, 1, 1, 400, seed), "seed", seed)
+
+
+@pytest.mark.parametrize("point", ["journal_undo_word", "rebuild_swept", "rebuild_relinked"])
+def test_a_repairer_may_die_too(build: Build, point: str) -> None:
+    # These points are passed by who comes after a dead process, or not at all: then nobody dies.
+    run(build("crash_sweep", "-O1"), 1, 1, 10, 5, point)
+
+
+def test_processes_killed_at_random_lose_nothing_acknowledged(build: Build) -> None:
+    seed = random.randrange(2**32)
+    print(run(build("torture", "-O2"), 4, 150, seed), "seed", seed)
+
+
+@pytest.mark.slow
+def test_a_thousand_deaths_at_crash_points_and_at_random(build: Build) -> None:
+    seed = random.randrange(2**32)
+    print(run(build("crash_sweep", "-O2"), 1, 1, 5000, seed, timeout_s=600), "seed", seed)
+    print(run(build("torture", "-O2"), 8, 2000, seed, timeout_s=600), "seed", seed)
+
+
+def test_locks_and_reads_hold_under_thread_sanitizer(build: Build) -> None:
+    seed = random.randrange(2**32)
+    print(run(build("threads", *THREAD), 3, seed), "seed", seed)

@@ -1,0 +1,149 @@
+/* Threads as the processes of a node, over one mapping, for ThreadSanitizer: readers copy and confirm while
+ * writers store, append, delete and make the table grow. Values are one byte repeated, so that a tear shows.
+ *
+ * usage: threads SECONDS SEED */
+#include "store/store.h"
+#include "store/walk.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define THREADS 4
+#define KEY_COUNT 3000
+#define VALUE_MAX 30000
+
+static struct segment *segment;
+static _Atomic bool stop;
+static _Atomic unsigned torn;
+
+struct worker {
+    pthread_t thread;
+    unsigned slot;
+    uint64_t random;
+};
+
+static uint64_t
+draw(struct worker *worker, uint64_t below)
+{
+    worker->random ^= worker->random << 13;
+    worker->random ^= worker->random >> 7;
+    worker->random ^= worker->random << 17;
+    return worker->random % below;
+}
+
+/* Racy on purpose until it is confirmed; named in tsan.supp. */
+static __attribute__((noinline)) void
+copy_unconfirmed(uint8_t *out, const uint8_t *from, uint32_t len)
+{
+    memcpy(out, from, len);
+}
+
+static void
+expect_whole(const uint8_t *bytes, uint32_t len)
+{
+    for (uint32_t i = 1; i < len; i++) {
+        if (bytes[i] != bytes[0]) {
+            atomic_fetch_add(&torn, 1);
+            return;
+        }
+    }
+}
+
+static void
+read_key(struct store *store, const struct key *key, uint8_t *out)
+{
+    struct view view = {0};
+    enum view_result result;
+    do {
+        result = store_view(store, key, &view);
+        if (result != VIEW_HIT) {
+            return;
+        }
+        copy_unconfirmed(out, view.value, view.value_len);
+    } while (!store_view_confirm(store, &view, VIEW_BUMP));
+    expect_whole(out, view.value_len);
+}
+
+static void *
+run(void *argument)
+{
+    struct worker *worker = argument;
+    struct store *store = store_open(segment, worker->slot);
+    uint8_t *buffer = malloc(VALUE_MAX);
+    while (!atomic_load(&stop)) {
+        char text[24];
+        struct key key;
+        int len = sprintf(text, "key%d", (int)draw(worker, KEY_COUNT));
+        key_init(store, &key, text, (uint32_t)len);
+        switch (draw(worker, 8)) {
+        case 0:
+            (void)!store_delete(store, &key);
+            break;
+        case 1:
+        case 2: {
+            struct put put = {.key = key,
+                              .mode = draw(worker, 4) == 0 ? PUT_ADD : PUT_SET,
+                              .value = buffer,
+                              .value_len = (uint32_t)(draw(worker, 20) == 0
+                                                          ? draw(worker, VALUE_MAX)
+                                                          : draw(worker, 200))};
+            memset(buffer, (int)draw(worker, 256), put.value_len);
+            (void)!store_put(store, &put);
+            break;
+        }
+        default:
+            read_key(store, &key, buffer);
+        }
+    }
+    free(buffer);
+    store_close(store);
+    return NULL;
+}
+
+static void
+print_problem(void *context, const char *sentence)
+{
+    (void)context;
+    puts(sentence);
+}
+
+int
+main(int argc, char **argv)
+{
+    if (argc < 3) {
+        return 2;
+    }
+    struct segment_settings settings = {.memory_limit_bytes = 4u << 20,
+                                        .item_size_max_bytes = 1u << 20,
+                                        .growth_factor = 1.25,
+                                        .item_size_min_bytes = 8,
+                                        .conn_limit = 10,
+                                        .worker_count = THREADS,
+                                        .evictions_enabled = true,
+                                        .cas_enabled = true};
+    char sentence[SEGMENT_SENTENCE_MAX];
+    struct worker workers[THREADS];
+    if (store_create(&settings, &segment, sentence) != SEGMENT_OK) {
+        return 2;
+    }
+    for (unsigned i = 0; i < THREADS; i++) {
+        workers[i].slot = SLOT_WORKER_FIRST + i;
+        workers[i].random = strtoull(argv[2], NULL, 10) * 31 + i + 1;
+        pthread_create(&workers[i].thread, NULL, run, &workers[i]);
+    }
+    struct timespec span = {.tv_sec = atoi(argv[1])};
+    nanosleep(&span, NULL);
+    atomic_store(&stop, true);
+    for (unsigned i = 0; i < THREADS; i++) {
+        pthread_join(workers[i].thread, NULL);
+    }
+    struct store *store = store_open(segment, SLOT_SUPERVISOR);
+    unsigned problems = store_check(store, print_problem, NULL);
+    store_close(store);
+    segment_close(segment);
+    printf("%u torn, %u problems\n", torn, problems);
+    return torn != 0 || problems != 0;
+}
