@@ -35,7 +35,7 @@ def run_node(config: NodeConfig, warnings: Sequence[str] = ()) -> int:
         logger.warning("running as root: give -u a user to become once the ports are open")
     with open_listeners(config) as listeners:
         raise_descriptor_limit(config, len(listeners))
-        become_user(config.user)
+        become_user(config.user, [found.path for found in listeners if found.path])
         with closing(_open_segment(config, listeners)) as segment:
 
             def say_ready() -> None:

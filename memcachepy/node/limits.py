@@ -3,6 +3,8 @@
 import os
 import pwd
 import resource
+from collections.abc import Iterable
+from pathlib import Path
 
 from memcachepy.config import NodeConfig
 from memcachepy.errors import BootError, ConfigError, UnknownUser
@@ -45,8 +47,8 @@ def raise_descriptor_limit(config: NodeConfig, listener_count: int) -> None:
         ) from None
 
 
-def become_user(name: str | None) -> None:
-    """Give up root for good.
+def become_user(name: str | None, socket_paths: Iterable[Path]) -> None:
+    """Give up root for good; socket files go to the user, whose clients are to connect.
 
     Raises:
         UnknownUser: there is no such user.
@@ -62,6 +64,8 @@ def become_user(name: str | None) -> None:
         if os.geteuid() == user.pw_uid:
             return
         raise ConfigError("user", name, "can only be changed by root: leave -u out", "-u")
+    for path in socket_paths:
+        os.chown(path, user.pw_uid, user.pw_gid)
     os.initgroups(name, user.pw_gid)
     os.setgid(user.pw_gid)
     os.setuid(user.pw_uid)

@@ -4,16 +4,20 @@ Whatever the system refuses becomes a `BootError` that names the setting to chan
 """
 
 import errno
+import logging
 import os
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from memcachepy.config import Address, NodeConfig
 from memcachepy.errors import BootError
+from memcachepy.log import fact
+
+log = logging.getLogger("memcachepy.node")
 
 _PROBE_TIMEOUT_S = 1.0
 _IPV6_OFF = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
@@ -36,9 +40,13 @@ class Listener:
     def close(self) -> None:
         self.socket.close()
         if self.path:
-            with suppress(OSError):
+            try:
                 if _inode(self.path) == self.inode:
                     self.path.unlink()
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                log.warning(fact("socket file stays", path=self.path, reason=error.strerror))
 
 
 @contextmanager

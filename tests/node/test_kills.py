@@ -1,13 +1,16 @@
 """Children that are killed: what goes on meanwhile, and how soon another one serves."""
 
 import datetime
+import random
 import re
 import sys
+import threading
+import time
 from pathlib import Path
 
 import psutil
 from nodes import Node, Start
-from support.client import RawClient
+from support.client import ClosedByPeer, RawClient
 from support.waiting import wait_until
 
 RESPAWN_S = 0.05
@@ -129,6 +132,83 @@ def test_cpu_time_of_the_dead_still_counts(start: Start) -> None:
     stats = node.client().stats()
     total_s = float(stats["rusage_user"]) + float(stats["rusage_system"])
     assert total_s >= user_s + system_s - 0.02
+
+
+class Writer(threading.Thread):
+    """Stores numbers under keys of its own, over as many connections as it takes."""
+
+    KEYS = 50
+
+    def __init__(self, node: Node, name: str, deadline_s: float) -> None:
+        super().__init__()
+        self.node = node
+        self.prefix = name
+        self.deadline_s = deadline_s
+        self.kept: dict[bytes, set[bytes]] = {}
+        """What each key may hold: the acknowledged value, and one whose reply never came."""
+        self.connections = 0
+        self.commands = 0
+        self.wrong: list[str] = []
+
+    def run(self) -> None:
+        number = 0
+        while time.monotonic() < self.deadline_s and not self.wrong:
+            try:
+                with RawClient(self.node.address) as client:
+                    self.connections += 1
+                    while time.monotonic() < self.deadline_s and not self.wrong:
+                        number += 1
+                        self.store_and_check(client, number)
+            except (ClosedByPeer, OSError):
+                continue
+
+    def store_and_check(self, client: RawClient, number: int) -> None:
+        key = b"%s:%d" % (self.prefix.encode(), number % self.KEYS)
+        value = b"%d" % number
+        self.kept.setdefault(key, set()).add(value)
+        client.send(b"set %s 0 0 %d\r\n%s\r\n" % (key, len(value), value))
+        client.expect(b"STORED\r\n")
+        self.kept[key] = {value}
+        self.check(client, b"%s:%d" % (self.prefix.encode(), (number + 7) % self.KEYS))
+        self.commands += 2
+
+    def check(self, client: RawClient, key: bytes) -> None:
+        client.send(b"get %s\r\n" % key)
+        found = None
+        while (line := client.line()) != b"END":
+            if not line.startswith(b"VALUE "):
+                found = line
+        allowed = self.kept.get(key)
+        if (found is None) != (allowed is None) or (allowed and found not in allowed):
+            self.wrong.append(f"{key!r} is {found!r}, not one of {allowed}")
+
+
+def test_kills_under_load_lose_nothing_that_was_acknowledged(
+    start: Start, rng: random.Random
+) -> None:
+    node = start("-t", "2")
+    deadline_s = time.monotonic() + 4
+    writers = [Writer(node, f"writer{index}", deadline_s) for index in range(4)]
+    for writer in writers:
+        writer.start()
+    kills = 0
+    while time.monotonic() < deadline_s:
+        time.sleep(rng.uniform(0.01, 0.3))
+        if family := node.children():
+            rng.choice(family).kill()
+            kills += 1
+    for writer in writers:
+        writer.join(20)
+        assert not writer.is_alive()
+        assert not writer.wrong
+    assert kills >= 4
+    assert sum(writer.connections for writer in writers) > len(writers)
+    client = node.client()
+    for writer in writers:
+        for key in writer.kept:
+            writer.check(client, key)
+        assert not writer.wrong
+    assert node.stop() == 0
 
 
 FAILS = """

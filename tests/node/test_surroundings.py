@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -145,6 +146,21 @@ def test_user_is_given_up_for_every_process(start: Start) -> None:
     node.wait_for_log("child exited name=worker")
     node.client().ask(b"version\r\n", b"VERSION")
     assert node.stop() == 0
+
+
+@needs_root
+def test_socket_file_belongs_to_the_user_and_is_removed(start: Start) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "socket"
+        Path(folder).chmod(0o1777)
+        node = start("-u", "nobody", "-s", str(path))
+        assert path.stat().st_uid == 65534
+        assert node.stop() == 0
+        assert not path.exists()
+        node = start("-u", "nobody", "-s", str(path))
+        Path(folder).chmod(0o755)
+        assert node.stop() == 0
+        assert "socket file stays" in node.log()
 
 
 @needs_root
