@@ -6,11 +6,12 @@
 #include "mem/hostmem.h"
 #include "mem/populate.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
 /* Left to the rest of the machine when memory gets short. */
-#define HEADROOM_BYTES (4u << 20)
+#define HEADROOM_BYTES (8u << 20)
 
 static bool
 take_in_hand(struct segment *segment, struct process_slot *slot, uint32_t number)
@@ -106,6 +107,15 @@ pool_can_grow(const struct segment *segment)
            atomic_load_explicit(&pool->effective_count, memory_order_relaxed);
 }
 
+/* It looks for a shortage whenever a signal wakes it. */
+static void
+wake_supervisor(const struct superblock *superblock)
+{
+    if (superblock->settings.supervisor_pid > 0) {
+        kill(superblock->settings.supervisor_pid, SIGCHLD);
+    }
+}
+
 static bool
 grow_locked(struct segment *segment)
 {
@@ -130,13 +140,14 @@ grow_locked(struct segment *segment)
     if (!populated) {
         atomic_store(&pool->effective_count, first);
         snprintf(pool->shortage_text, sizeof(pool->shortage_text),
-                 "memory is short: %s has %llu KiB left, %llu KiB are needed; the cache stays at "
+                 "%s has %llu KiB left, %llu KiB are needed; the cache stays at "
                  "%llu MiB of its limit of %llu MiB (raise the limit or lower -m)",
                  available.owner, (unsigned long long)available.bytes >> 10,
                  (unsigned long long)bytes >> 10,
                  (unsigned long long)first << superblock->page_shift >> 20,
                  (unsigned long long)superblock->settings.memory_limit_bytes >> 20);
         atomic_fetch_add(&pool->shortage_number, 1);
+        wake_supervisor(superblock);
         return false;
     }
     atomic_store_explicit(&pool->populated_count, first + count, memory_order_release);
