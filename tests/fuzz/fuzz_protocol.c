@@ -23,7 +23,7 @@
 #define REPLY_BYTES_MAX (8u << 20)
 
 /* A segment is checked and replaced after so many inputs. */
-#define SEGMENT_INPUTS 2000
+#define SEGMENT_INPUTS 500
 
 /* Pieces are between 1 and this long; powers of two below it are as likely as all else. */
 #define PIECE_BYTES_MAX 4096
@@ -42,6 +42,7 @@ static struct bench {
     struct store *store;
     struct protocol *protocol;
     unsigned inputs;
+    unsigned segments;
     struct replies whole, cut, again;
 } bench;
 
@@ -56,7 +57,8 @@ static void
 bench_open(void)
 {
     struct segment_settings settings = {
-        .memory_limit_bytes = 16u << 20,
+        /* Small and large pages in turn. */
+        .memory_limit_bytes = (bench.segments++ % 2 == 0 ? 16u : 256u) << 20,
         .item_size_max_bytes = 1u << 20,
         .growth_factor = 1.25,
         .item_size_min_bytes = 40,

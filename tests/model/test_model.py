@@ -19,6 +19,7 @@ core = pytest.importorskip("memcachepy._core", reason="NO MODEL: memcachepy is n
 
 CONNECTIONS = 3
 MEMORY_BYTES = 64 << 20
+MEMORY_BYTES_LARGE = 256 << 20
 MEMORY_BYTES_TIGHT = 8 << 20
 THIRTY_DAYS_S = 30 * 24 * 3600
 
@@ -313,6 +314,12 @@ class Model(RuleBasedStateMachine):
         assert counters["curr_items"] >= len(self.items)
 
 
+class LargePages(Model):
+    """The same in pages of 64 KiB."""
+
+    memory_bytes = MEMORY_BYTES_LARGE
+
+
 def _number(value: bytes) -> int | None:
     """What strtoull makes of a value, up to white space; None if it is no number."""
     found = re.match(rb"[ \t\n\v\f\r]*\+?([0-9]+)(?:$|[ \t\n\v\f\r])", value)
@@ -435,6 +442,10 @@ def _run(machine: type[RuleBasedStateMachine], examples: int, steps: int) -> Non
 
 def test_the_store_behaves_like_a_dict() -> None:
     _run(Model, 150, 50)
+
+
+def test_the_store_behaves_like_a_dict_with_larger_pages() -> None:
+    _run(LargePages, 50, 50)
 
 
 def test_under_pressure_a_value_is_missing_or_right() -> None:

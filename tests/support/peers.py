@@ -24,13 +24,13 @@ _KEYS_BYTES = 1000
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
-def settings_of(flags: Sequence[str]) -> dict[str, object]:
+def settings_of(flags: Sequence[str], memory_mb: int) -> dict[str, object]:
     """What a node's command line means to the segment.
 
     Raises:
         ValueError: a letter that the transcripts have not needed so far.
     """
-    settings: dict[str, object] = {"memory_limit_bytes": 64 << 20}
+    settings: dict[str, object] = {"memory_limit_bytes": memory_mb << 20}
     words = iter(flags)
     for word in words:
         if word in _SWITCHES:
@@ -70,13 +70,13 @@ class InProcessLink:
 class InProcessPeer:
     """The protocol and the store in this process, on a fresh segment."""
 
-    def __init__(self, flags: Sequence[str] = ()) -> None:
+    def __init__(self, flags: Sequence[str] = (), memory_mb: int = 64) -> None:
         core = pytest.importorskip(
             "memcachepy._core", reason="NOT PLAYED to the core: memcachepy is not built"
         )
         self._core = core
         self.version: str = core.PROTOCOL_VERSION
-        self.segment = core.Segment(settings_of(flags))
+        self.segment = core.Segment(settings_of(flags, memory_mb))
         self.segment.claim_slot(2)
 
     def connect(self) -> Link:

@@ -472,7 +472,7 @@ class Player:
         ]
         if not fresh:
             expected = self._bytes(step.template)
-            while len(link.buffer) < len(expected) and link.more():
+            while expected.startswith(link.buffer) and link.buffer != expected and link.more():
                 pass
             received = bytes(link.buffer[: len(expected)])
             if received != expected:

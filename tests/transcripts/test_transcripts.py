@@ -21,6 +21,9 @@ COMPARED = [case for case in CASES if not case.ours_only]
 # What moves the clock needs the core; there is no way to tell a running server another time.
 TIMELESS = [case for case in CASES if not case.moves_clock]
 
+# A cache of this size has pages of 64 KiB, smaller ones have 16 KiB.
+LARGE_PAGES_MB = 256
+
 # The longest a slow test waits for memcached's clock.
 CLOCK_WAIT_S_MAX = 4
 
@@ -34,6 +37,13 @@ def _ids(cases: list[Case]) -> list[str]:
 def test_the_core_answers_as_the_transcript_says(case: Case, fragmentation: str) -> None:
     peer = InProcessPeer(case.flags)
     Player(case, peer, fragmentation, reference=False).play()
+    peer.close()
+
+
+@pytest.mark.parametrize("case", CASES, ids=_ids(CASES))
+def test_a_core_with_larger_pages_answers_the_same(case: Case) -> None:
+    peer = InProcessPeer(case.flags, LARGE_PAGES_MB)
+    Player(case, peer, "whole", reference=False).play()
     peer.close()
 
 
