@@ -271,7 +271,7 @@ class Supervisor:
         facts: dict[str, object] = {
             "name": child.name,
             "pid": child.pid,
-            "status": signal.Signals(-status).name if status < 0 else status,
+            "status": _signal_name(-status) if status < 0 else status,
             "uptime_s": time.monotonic() - child.started_at_s,
         }
         child.pid = 0
@@ -313,6 +313,7 @@ class Supervisor:
             return
         log.info(fact("draining", signal="SIGUSR1", connections=self._segment.connection_count()))
         self._give_up_at_s = self._clock() + DRAIN_TIMEOUT_S
+        self._respawns.pop(ACCEPTOR_SLOT, None)
         self._change_state(_core.DRAINING)
 
     def _stop(self, why: str) -> None:
@@ -342,6 +343,13 @@ class Supervisor:
     def _report_shortage(self) -> None:
         if shortage := self._segment.take_shortage():
             log.warning(fact("memory is short", reason=shortage))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
 
 
 def _recorded(_number: int, _frame: FrameType | None) -> None:

@@ -3,6 +3,7 @@
 import datetime
 import random
 import re
+import signal
 import sys
 import threading
 import time
@@ -119,6 +120,32 @@ def test_death_is_logged_with_its_facts(start: Start) -> None:
     assert re.search(
         rf"name=worker-\d pid={victim.pid} status=SIGKILL uptime_s=[\d.]+ .*respawn_in_s=0$", line
     )
+
+
+def test_signal_without_a_name_is_a_death_like_any_other(start: Start) -> None:
+    node = start("-t", "1")
+    (victim,) = node.workers()
+    victim.send_signal(signal.SIGRTMIN + 6)
+    node.wait_for_other("worker", [victim])
+    assert f"status=SIG{signal.SIGRTMIN + 6}" in node.log()
+    node.client().ask(b"version\r\n", b"VERSION")
+    assert node.stop() == 0
+
+
+def test_drain_while_the_acceptors_respawn_waits(start: Start) -> None:
+    node = start("-t", "1", "-v")
+    client = node.client()
+    client.ask(b"version\r\n", b"VERSION")
+    client.line()
+    for count in range(5):
+        node.wait_for_log("child ready name=acceptor", count + 1)
+        node.acceptor().kill()
+    node.wait_for_log("backs off")
+    node.process.send_signal(signal.SIGUSR1)
+    node.wait_for_log("draining")
+    client.ask(b"get k\r\n", b"END\r\n")
+    client.send(b"quit\r\n")
+    assert node.wait() == 0
 
 
 def test_cpu_time_of_the_dead_still_counts(start: Start) -> None:
