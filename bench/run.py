@@ -88,7 +88,12 @@ def _busy_s() -> float:
 def _load_server(server: Server, scenario: Scenario, duration_s: float, **extra: int) -> Any:
     settings = scenario.settings(server.kind) | server.target()
     settings |= {"duration_ms": round(duration_s * 1000), **extra}
-    return _load.run(settings)["load"]
+    try:
+        return _load.run(settings)["load"]
+    except _load.LoadError as error:
+        raise BenchError(
+            f"{scenario.name}: {server.kind}: {error}; it wrote: {server.log()[-2000:]}"
+        ) from None
 
 
 def prefill(server: Server, scenario: Scenario) -> None:
