@@ -289,7 +289,8 @@ segment_connection_count(const struct segment *segment)
     for (unsigned i = 0; i < segment->superblock->settings.worker_count; i++) {
         const struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST + i];
         uint64_t closed = atomic_load_explicit(&slot->conns_closed, memory_order_relaxed);
-        count += atomic_load_explicit(&slot->conns_assigned, memory_order_relaxed) - closed;
+        uint64_t assigned = atomic_load_explicit(&slot->conns_assigned, memory_order_relaxed);
+        count += assigned > closed ? assigned - closed : 0;
     }
     return count;
 }

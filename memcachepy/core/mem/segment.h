@@ -72,7 +72,8 @@ struct process_slot {
     /* Connections of a worker: passed and closed make the load; see net/acceptor.c. */
     _Atomic uint64_t conns_assigned; /* [acceptor] before the descriptor is sent */
     _Atomic uint64_t conns_sent;     /* [acceptor] after */
-    alignas(CACHE_LINE_BYTES) _Atomic uint64_t conns_closed; /* [own] */
+    alignas(CACHE_LINE_BYTES) _Atomic uint64_t conns_received; /* [own] */
+    _Atomic uint64_t conns_closed;                              /* [own] */
     _Atomic uint64_t rusage_user_us;                          /* [own] as of its last report */
     _Atomic uint64_t rusage_system_us;                        /* [own] */
     struct counters counters;                                  /* [own] kept over respawns */

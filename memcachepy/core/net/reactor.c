@@ -96,6 +96,7 @@ static void
 connection_open(struct reactor *reactor, int fd)
 {
     struct connection *connection = calloc(1, sizeof(*connection));
+    atomic_fetch_add_explicit(&reactor->slot->conns_received, 1, memory_order_relaxed);
     if (connection == NULL ||
         !loop_watch(reactor->epoll_fd, fd, CONNECTION_EVENTS, (uint64_t)(uintptr_t)connection)) {
         free(connection);

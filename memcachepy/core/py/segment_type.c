@@ -231,7 +231,7 @@ segment_is_serving(struct segment_object *self, PyObject *args)
 
 /* ---- recovery ------------------------------------------------------------------------------- */
 
-#define SETTLE_TRIES_MAX 200
+#define SETTLE_TRIES_MAX 20
 
 static void
 sleep_ms(long ms)
@@ -260,16 +260,30 @@ settle_worker(struct process_slot *slot, int channel_fd)
     }
     uint64_t closed = assigned - (uint64_t)queued;
     uint64_t lost = closed - atomic_load(&slot->conns_closed);
+    atomic_store(&slot->conns_received, closed);
     atomic_store(&slot->conns_closed, closed);
     return lost;
 }
 
-/* A dead acceptor may have counted a connection that it never passed on. */
+#define ARRIVAL_MS_MAX 20
+
+/* A dead acceptor may have counted a connection that it never passed on: it arrives soon or not at all. */
 static void
 settle_acceptor(struct segment *segment)
 {
     for (unsigned i = 0; i < segment->superblock->settings.worker_count; i++) {
         struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST + i];
+        uint64_t assigned = atomic_load(&slot->conns_assigned);
+        if (assigned == atomic_load(&slot->conns_sent)) {
+            continue;
+        }
+        for (unsigned j = 0; j < ARRIVAL_MS_MAX; j++) {
+            if (atomic_load(&slot->conns_received) >= assigned) {
+                atomic_store(&slot->conns_sent, assigned);
+                break;
+            }
+            sleep_ms(1);
+        }
         atomic_store(&slot->conns_assigned, atomic_load(&slot->conns_sent));
     }
 }

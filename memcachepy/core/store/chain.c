@@ -327,7 +327,7 @@ upload_publish(struct store *store, struct shard *shard, const struct table_plac
     struct item *item = ref_at(store, head);
     put->cas_new = next_cas(store);
     item->cas = put->cas_new;
-    item->epoch = store->epoch;
+    item->epoch = epoch_now(store);
     atomic_store_explicit(&item->expire_word, put->expire.word, memory_order_relaxed);
     LOG(store, shard, entry->head_ref);
     LOG(store, shard, item->state);

@@ -144,10 +144,17 @@ word_is_expired(const struct store *store, uint32_t expire_word)
            expire_word >> 1 <= (expire_word & 1 ? store->wall_s : store->now_s);
 }
 
+/* Read anew for every item: a flush that was answered by another process is in force here too. */
+static inline uint16_t
+epoch_now(const struct store *store)
+{
+    return (uint16_t)atomic_load_explicit(&store->superblock->flush, memory_order_relaxed);
+}
+
 static inline bool
 epoch_is_flushed(const struct store *store, uint16_t epoch)
 {
-    return epoch != store->epoch || store->all_flushed;
+    return epoch != epoch_now(store) || store->all_flushed;
 }
 
 static inline bool

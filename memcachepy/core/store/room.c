@@ -51,8 +51,6 @@ room_make(struct store *store, struct shard *shard, uint32_t class_id)
         switch (result) {
         case SLAB_READY:
             return changed ? ROOM_CHANGED : ROOM_READY;
-        case SLAB_NOTHING:
-            return ROOM_NO_MEMORY;
         case SLAB_GROW:
         case SLAB_DONOR:
             break;

@@ -89,7 +89,6 @@ struct store {
     /* As of the last tick. */
     uint32_t now_s;     /* seconds of the node's clock since the segment's base */
     uint32_t wall_s;    /* seconds of the system clock since the segment's base */
-    uint16_t epoch;     /* of the flush in force */
     bool all_flushed;   /* the very second of a delayed flush */
     uint32_t draining;  /* page number + 1 that is kept though it becomes empty */
     uint8_t class_of_units[4096]; /* class by item size in 16 bytes, for sizes up to 64 KiB */

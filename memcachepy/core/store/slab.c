@@ -387,5 +387,5 @@ slab_ensure(struct store *store, struct shard *shard, uint32_t class_id, bool *e
         page_attach(store, shard, number, class_id);
         return SLAB_READY;
     }
-    return may_evict(store) ? SLAB_DONOR : SLAB_NOTHING;
+    return SLAB_DONOR;
 }

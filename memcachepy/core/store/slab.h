@@ -33,8 +33,7 @@ void chunk_push(struct store *store, struct shard *shard, struct ref ref);
 enum slab_result {
     SLAB_READY,   /* the class has a free chunk */
     SLAB_GROW,    /* pool_grow() may help: unlock first */
-    SLAB_DONOR,   /* another shard may help: unlock first */
-    SLAB_NOTHING, /* evictions are disabled */
+    SLAB_DONOR, /* another shard may help: unlock first */
 };
 
 /* Makes a free chunk of the class, evicting if it must; own transactions. Items looked up before may be

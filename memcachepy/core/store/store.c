@@ -129,7 +129,6 @@ flush_replace(struct store *store, uint64_t old, uint32_t epoch, uint32_t pendin
     if (atomic_compare_exchange_strong(&store->superblock->flush, &old,
                                        flush_word(epoch, pending_s)) &&
         epoch != (uint32_t)old && epoch % EPOCH_SWEEP_EVERY == 0) {
-        store->epoch = (uint16_t)epoch;
         store_sweep_dead(store);
     }
 }
@@ -145,7 +144,6 @@ store_tick(struct store *store)
         flush = atomic_load_explicit(&store->superblock->flush, memory_order_acquire);
         pending_s = (uint32_t)(flush >> 32);
     }
-    store->epoch = (uint16_t)flush;
     store->all_flushed = pending_s != 0 && store->now_s >= pending_s;
 }
 

@@ -51,7 +51,7 @@ item_write_header(const struct store *store, struct item *item, const struct ite
     item->value_len = form->value_len;
     item->key_len = (uint8_t)form->key.len;
     item->bits = bits;
-    item->epoch = store->epoch;
+    item->epoch = epoch_now(store);
     item->check = item_check_value(form->key.hash, form->value_len, item->key_len, bits);
     if (bits & ITEM_CHAINED) {
         *item_next(item) = next.units;
