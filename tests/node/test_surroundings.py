@@ -79,6 +79,16 @@ def test_privileged_port(launch: Start) -> None:
     assert "port 81 is privileged" in refusal(node, 71)
 
 
+def test_memory_that_the_host_does_not_have(launch: Start) -> None:
+    host_mb = psutil.virtual_memory().total >> 20
+    asked_mb = min(2 * host_mb, 900_000)
+    if asked_mb <= host_mb:
+        pytest.skip("this host has all the memory there is")
+    text = refusal(launch("-p", "-1", "-m", str(asked_mb)), 71)
+    assert f"memory_limit: {asked_mb} MB are asked for" in text
+    assert "use -m" in text
+
+
 def test_descriptor_limit_is_named(launch: Start) -> None:
     node = launch(
         *("-p", "-1", "-c", "1000", "-t", "2"),
