@@ -80,6 +80,7 @@ lay_out(struct superblock *superblock, uint32_t page_count, size_t shard_bytes)
     superblock->slots_at =
         place(&at, (uint64_t)SLOT_COUNT * sizeof(struct process_slot), 4096);
     superblock->shards_at = place(&at, superblock->shard_count * (uint64_t)shard_bytes, 4096);
+    superblock->words_at = place(&at, superblock->shard_count * sizeof(uint64_t), 4096);
     superblock->tables_at =
         place(&at, (uint64_t)superblock->shard_count * superblock->table_pages_max * 4, 4096);
     superblock->pages_at = place(&at, (uint64_t)page_count * sizeof(struct page), 4096);
@@ -181,7 +182,9 @@ populate_parts(const struct segment *segment, const struct superblock *plan,
     uint64_t shards = plan->shard_count * (uint64_t)shard_bytes;
     return populate(segment->fd, segment->base, 0, sizeof(struct superblock)) &&
            populate(segment->fd, segment->base, plan->slots_at, slots) &&
-           populate(segment->fd, segment->base, plan->shards_at, shards);
+           populate(segment->fd, segment->base, plan->shards_at, shards) &&
+           populate(segment->fd, segment->base, plan->words_at,
+                    plan->shard_count * sizeof(uint64_t));
 }
 
 static uint32_t

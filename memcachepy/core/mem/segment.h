@@ -3,7 +3,8 @@
  *   0            superblock        identity, settings, clocks, epochs, slab classes, page pool
  *   slots_at     process slots     one per process: counters, connections, pins, uploads
  *   shards_at    shards            lock, undo journal, table directory, class lists (store/shard.h)
- *   tables_at    table directories page numbers of each shard's hash table
+ *   words_at     table words       of each shard: what readers need of its table's shape
+ *   tables_at    table directories page numbers of the shards' hash tables
  *   pages_at     page directory    owner and free list of each page
  *   data_at      pages             2 MiB aligned; populated in extents as the cache fills
  *
@@ -99,7 +100,7 @@ struct superblock {
     uint32_t layout_version;
     uint32_t fingerprint; /* of struct sizes and the libc's mutex: another build must not attach */
     uint64_t reserve_bytes;
-    uint64_t slots_at, shards_at, tables_at, pages_at, data_at;
+    uint64_t slots_at, shards_at, words_at, tables_at, pages_at, data_at;
     uint32_t page_bytes, page_shift, unit_shift;
     uint32_t shard_count, table_pages_max;
     uint32_t chain_data_bytes; /* data of a full continuation chunk */

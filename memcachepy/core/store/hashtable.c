@@ -30,15 +30,15 @@ key_is(const struct item *item, const uint8_t *key, uint32_t key_len)
 }
 
 static uint64_t
-table_word_locked(const struct shard *shard)
+table_word_locked(const struct store *store, const struct shard *shard)
 {
-    return atomic_load_explicit(&shard->table_word, memory_order_relaxed);
+    return atomic_load_explicit(table_word_at(store, shard), memory_order_relaxed);
 }
 
 static struct table_bucket *
 primary_of(const struct store *store, struct shard *shard, uint64_t hash)
 {
-    uint64_t word = table_word_locked(shard);
+    uint64_t word = table_word_locked(store, shard);
     return table_word_level(word) == TABLE_LEVEL_NONE
                ? NULL
                : table_bucket_at(store, shard, table_bucket_index(word, hash));
@@ -244,22 +244,21 @@ adopt_page(struct store *store, struct shard *shard, uint32_t number)
 
 /* The directory is sparse: its memory comes with the entries. */
 static bool
-directory_entry_ready(struct store *store, _Atomic uint32_t *entry, uint32_t index)
+directory_entry_ready(struct store *store, _Atomic uint32_t *entry)
 {
     uint64_t offset = (uint64_t)((uint8_t *)entry - store->base);
-    return (index != 0 && offset % 4096 != 0) ||
-           populate(store->segment->fd, store->base, offset, sizeof(*entry));
+    return populate(store->segment->fd, store->base, offset, sizeof(*entry));
 }
 
 static bool
 add_primary_page(struct store *store, struct shard *shard, bool steal)
 {
     uint32_t index = shard->bucket_capacity >> (store->page_shift - 6);
-    if (index >= store->superblock->table_pages_max) {
+    if (index >= store->table_pages_max) {
         return false;
     }
-    _Atomic uint32_t *entry = &table_directory(store, shard)[index];
-    if (!directory_entry_ready(store, entry, index)) {
+    _Atomic uint32_t *entry = table_directory_entry(store, shard, index);
+    if (!directory_entry_ready(store, entry)) {
         return false;
     }
     uint32_t number = slab_page_for_table(store, shard, steal);
@@ -303,8 +302,8 @@ create_table(struct store *store, struct shard *shard)
         return false;
     }
     uint32_t level = (uint32_t)__builtin_ctz(buckets_per_page(store));
-    uint64_t generation = table_word_generation(table_word_locked(shard));
-    atomic_store_explicit(&shard->table_word, table_word_make(generation + 1, level, 0),
+    uint64_t generation = table_word_generation(table_word_locked(store, shard));
+    atomic_store_explicit(table_word_at(store, shard), table_word_make(generation + 1, level, 0),
                           memory_order_release);
     return true;
 }
@@ -312,7 +311,7 @@ create_table(struct store *store, struct shard *shard)
 bool
 table_prepare(struct store *store, struct shard *shard)
 {
-    if (UNLIKELY(table_word_level(table_word_locked(shard)) == TABLE_LEVEL_NONE) &&
+    if (UNLIKELY(table_word_level(table_word_locked(store, shard)) == TABLE_LEVEL_NONE) &&
         !create_table(store, shard)) {
         return false;
     }
@@ -425,8 +424,9 @@ split_apply(struct store *store, struct shard *shard, struct split *split, uint6
     split_fill(store, shard, split, true, split->to);
     split_fill(store, shard, split, false, split->from);
     CRASH_POINT(table_split_filled);
-    LOG(store, shard, shard->table_word);
-    atomic_store_explicit(&shard->table_word, next_word, memory_order_release);
+    _Atomic uint64_t *word = table_word_at(store, shard);
+    LOG(store, shard, *word);
+    atomic_store_explicit(word, next_word, memory_order_release);
     CRASH_POINT(table_split_switched);
     journal_commit(shard);
     bucket_close(shard, split->from);
@@ -435,7 +435,7 @@ split_apply(struct store *store, struct shard *shard, struct split *split, uint6
 static bool
 split_next(struct store *store, struct shard *shard, bool steal)
 {
-    uint64_t word = table_word_locked(shard);
+    uint64_t word = table_word_locked(store, shard);
     uint32_t level = table_word_level(word);
     uint32_t from = table_word_split(word);
     uint32_t to = from + (1u << level);
@@ -468,7 +468,7 @@ void
 table_grow(struct store *store, struct shard *shard, unsigned steps)
 {
     for (unsigned i = 0; i < steps; i++) {
-        uint64_t buckets = table_bucket_count(table_word_locked(shard));
+        uint64_t buckets = table_bucket_count(table_word_locked(store, shard));
         if (shard->sums.curr_items <= buckets * TABLE_LOAD) {
             return;
         }

@@ -14,8 +14,10 @@
  *   | generation   | unused     | rebuilding | level    | split point |
  *
  * 2^level + split buckets exist. Level 0xFF: no table yet. Bucket i lies in table page i / buckets per page;
- * the page numbers stand in the shard's table directory. Table pages are never used for
- * anything else, so a reader with an old table word reads old or new buckets but never other data.
+ * the page numbers stand in the table directory. Table pages are never used for anything else, so a
+ * reader with an old table word reads old or new buckets but never other data. The words of all shards lie side by
+ * side, and so do the first directory entries of all shards, then the second: what every read needs stays in
+ * the nearest cache.
  *
  * The width of 12 slots makes 5.3 bytes a slot and under 8 an item at three quarters full. */
 #ifndef STORE_HASHTABLE_H
@@ -87,13 +89,18 @@ table_bucket_index(uint64_t word, uint64_t hash)
     return low;
 }
 
-/* Page numbers plus one of the table's pages. */
-static inline _Atomic uint32_t *
-table_directory(const struct store *store, const struct shard *shard)
+static inline _Atomic uint64_t *
+table_word_at(const struct store *store, const struct shard *shard)
 {
-    const struct superblock *superblock = store->superblock;
-    return (_Atomic uint32_t *)(store->base + superblock->tables_at) +
-           (uint64_t)shard->index * superblock->table_pages_max;
+    return &store->table_words[shard_index(store, shard)];
+}
+
+/* Where the number plus one of the table's page stands. */
+static inline _Atomic uint32_t *
+table_directory_entry(const struct store *store, const struct shard *shard, uint32_t page_index)
+{
+    return &store->table_directories[(uint64_t)page_index * (store->shard_mask + 1) +
+                                     shard_index(store, shard)];
 }
 
 /* NULL if the index lies beyond the table's pages, as it may for a word read long ago. */
@@ -102,10 +109,10 @@ table_bucket_at(const struct store *store, const struct shard *shard, uint32_t i
 {
     uint32_t shift = store->page_shift - 6;
     uint32_t page_index = index >> shift;
-    if (UNLIKELY(page_index >= store->superblock->table_pages_max)) {
+    if (UNLIKELY(page_index >= store->table_pages_max)) {
         return NULL;
     }
-    uint32_t number = atomic_load_explicit(&table_directory(store, shard)[page_index],
+    uint32_t number = atomic_load_explicit(table_directory_entry(store, shard, page_index),
                                            memory_order_acquire);
     if (UNLIKELY(number == 0)) {
         return NULL;

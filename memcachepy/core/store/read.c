@@ -35,7 +35,7 @@ void
 store_prefetch_bucket(struct store *store, const struct key *key)
 {
     struct shard *shard = shard_of_hash(store, key->hash);
-    uint64_t word = atomic_load_explicit(&shard->table_word, memory_order_acquire);
+    uint64_t word = atomic_load_explicit(table_word_at(store, shard), memory_order_acquire);
     struct table_bucket *bucket = bucket_of_key(store, shard, word, key->hash);
     if (bucket != NULL) {
         PREFETCH(bucket);
@@ -46,7 +46,7 @@ void
 store_prefetch_item(struct store *store, const struct key *key)
 {
     struct shard *shard = shard_of_hash(store, key->hash);
-    uint64_t word = atomic_load_explicit(&shard->table_word, memory_order_acquire);
+    uint64_t word = atomic_load_explicit(table_word_at(store, shard), memory_order_acquire);
     struct table_bucket *bucket = bucket_of_key(store, shard, word, key->hash);
     if (bucket == NULL) {
         return;
@@ -62,12 +62,12 @@ store_prefetch_item(struct store *store, const struct key *key)
 }
 
 static bool
-view_is_current(const struct view *view)
+view_is_current(const struct store *store, const struct view *view)
 {
     /* Pairs with the release fence in bucket_open(). */
     atomic_thread_fence(memory_order_acquire);
     return atomic_load_explicit(&view->bucket->version, memory_order_relaxed) == view->version &&
-           atomic_load_explicit(&view->shard->table_word, memory_order_relaxed) ==
+           atomic_load_explicit(table_word_at(store, view->shard), memory_order_relaxed) ==
                view->table_word;
 }
 
@@ -156,7 +156,8 @@ reclaim_dead(struct store *store, const struct key *key, struct view *view)
 static bool
 view_once(struct store *store, const struct key *key, struct view *view, enum view_result *result)
 {
-    view->table_word = atomic_load_explicit(&view->shard->table_word, memory_order_acquire);
+    view->table_word =
+        atomic_load_explicit(table_word_at(store, view->shard), memory_order_acquire);
     if (!view->locked && UNLIKELY(view->table_word & TABLE_WORD_REBUILDING)) {
         view->tries = VIEW_TRIES_MAX;
         return false;
@@ -184,7 +185,7 @@ view_once(struct store *store, const struct key *key, struct view *view, enum vi
         *result = VIEW_HIT;
         return true;
     }
-    if (!view->locked && !view_is_current(view)) {
+    if (!view->locked && !view_is_current(store, view)) {
         return false;
     }
     *result = flushed   ? VIEW_FLUSHED
@@ -233,7 +234,7 @@ store_view(struct store *store, const struct key *key, struct view *view)
 bool
 store_view_confirm(struct store *store, struct view *view, enum view_bump bump)
 {
-    if (!view->locked && UNLIKELY(!view_is_current(view))) {
+    if (!view->locked && UNLIKELY(!view_is_current(store, view))) {
         view->tries++;
         COUNT(&store->slot->counters, read_retries);
         return false;

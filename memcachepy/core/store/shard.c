@@ -72,7 +72,7 @@ reopen_bucket(struct store *store, struct shard *shard)
 static void
 shard_repair(struct store *store, struct shard *shard)
 {
-    bool rebuilding = atomic_load(&shard->table_word) & TABLE_WORD_REBUILDING;
+    bool rebuilding = atomic_load(table_word_at(store, shard)) & TABLE_WORD_REBUILDING;
     if (rebuilding || !journal_undo(store, shard) || !reopen_bucket(store, shard) ||
         !shard_is_plausible(store, shard)) {
         shard_rebuild(store, shard);

@@ -1,8 +1,7 @@
 /* A shard: everything that changes with one key, guarded by one lock.
  *
  *   0     lock                robust, process-shared
- *   64    table_word          what readers need of the table's shape, in one load
- *         sums, class lists   derived from the pages; shard_rebuild() recomputes them
+ *   64    sums, class lists   derived from the pages; shard_rebuild() recomputes them
  *         journal             the old value of every word the running transaction has changed
  *
  * Every change is a transaction: log a word, change it, …, commit. A transaction that a dead
@@ -59,8 +58,7 @@ struct shard_sums {
 /* [shard] unless marked. */
 struct shard {
     alignas(CACHE_LINE_BYTES) struct shared_lock lock;
-    alignas(CACHE_LINE_BYTES) _Atomic uint64_t table_word; /* [atomic] written under the lock; hashtable.h */
-    _Atomic uint32_t open_bucket; /* ref of the bucket whose version is odd */
+    alignas(CACHE_LINE_BYTES) _Atomic uint32_t open_bucket; /* ref of the bucket whose version is odd */
     uint32_t index;               /* [const] */
     uint32_t reclaiming;          /* ref of an unlinked item whose chunks are being freed */
     uint32_t page_count;          /* of classes and table */
@@ -79,6 +77,8 @@ struct store {
     struct superblock *superblock;
     uint8_t *base;
     struct shard *shards;
+    _Atomic uint64_t *table_words;      /* of each shard */
+    _Atomic uint32_t *table_directories; /* see hashtable.h */
     struct process_slot *slot;
     uint64_t hash_seed;
     uint64_t data_at, data_end;
@@ -86,6 +86,7 @@ struct store {
     uint32_t unit_shift;
     uint32_t page_shift;
     uint32_t chunk_bytes_max;
+    uint32_t table_pages_max;
     /* As of the last tick. */
     uint32_t now_s;     /* seconds of the node's clock since the segment's base */
     uint32_t wall_s;    /* seconds of the system clock since the segment's base */
@@ -98,6 +99,13 @@ static inline struct shard *
 shard_of_hash(const struct store *store, uint64_t hash)
 {
     return &store->shards[(hash >> 40) & store->shard_mask];
+}
+
+/* Without a look into the shard, which readers never touch. */
+static inline uint32_t
+shard_index(const struct store *store, const struct shard *shard)
+{
+    return (uint32_t)(shard - store->shards);
 }
 
 static inline void *

@@ -43,10 +43,11 @@ store_create(const struct segment_settings *settings, struct segment **segment, 
     }
     const struct superblock *superblock = (*segment)->superblock;
     struct shard *shards = (struct shard *)(void *)((*segment)->base + superblock->shards_at);
+    _Atomic uint64_t *words = (_Atomic uint64_t *)(void *)((*segment)->base + superblock->words_at);
     for (uint32_t i = 0; i < superblock->shard_count; i++) {
         lock_init(&shards[i].lock);
         shards[i].index = i;
-        atomic_store(&shards[i].table_word, table_word_make(0, TABLE_LEVEL_NONE, 0));
+        atomic_store(&words[i], table_word_make(0, TABLE_LEVEL_NONE, 0));
     }
     return SEGMENT_OK;
 }
@@ -61,6 +62,9 @@ store_open(struct segment *segment, unsigned slot_index)
     store->superblock = superblock;
     store->base = segment->base;
     store->shards = (struct shard *)(void *)(segment->base + superblock->shards_at);
+    store->table_words = (_Atomic uint64_t *)(void *)(segment->base + superblock->words_at);
+    store->table_directories = (_Atomic uint32_t *)(void *)(segment->base + superblock->tables_at);
+    store->table_pages_max = superblock->table_pages_max;
     store->slot = &segment->slots[slot_index];
     store->hash_seed = superblock->hash_seed;
     store->data_at = superblock->data_at;
@@ -213,7 +217,7 @@ sum_shards(struct store *store, struct store_sums *sums)
         sums->expired_unfetched += of->expired_unfetched;
         sums->pages += shard->page_count;
         sums->table_pages += shard->table_page_count;
-        sums->table_buckets += table_bucket_count(atomic_load(&shard->table_word));
+        sums->table_buckets += table_bucket_count(atomic_load(table_word_at(store, shard)));
         sums->repairs += of->repairs;
         sums->rebuilds += of->rebuilds;
     }

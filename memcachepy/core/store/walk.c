@@ -58,7 +58,7 @@ slot_refers(const struct store *store, struct ref head)
 bool
 shard_is_plausible(const struct store *store, const struct shard *shard)
 {
-    uint64_t word = atomic_load(&shard->table_word);
+    uint64_t word = atomic_load(table_word_at(store, shard));
     if (table_bucket_count(word) > shard->bucket_capacity ||
         shard->table_page_count > shard->page_count ||
         shard->page_count > atomic_load(&store->superblock->pool.populated_count)) {
@@ -287,7 +287,6 @@ reset_table(struct rebuild *rebuild, uint64_t generation)
     struct store *store = rebuild->store;
     struct shard *shard = rebuild->shard;
     uint32_t per_page_shift = store->page_shift - 6;
-    _Atomic uint32_t *directory = table_directory(store, shard);
     uint32_t primary_pages = 0;
     shard->overflow_free = 0;
     shard->overflow_count = 0;
@@ -303,7 +302,7 @@ reset_table(struct rebuild *rebuild, uint64_t generation)
         }
         /* The first page is the table's, the second its overflow, and so on. */
         if (i % 2 == 0) {
-            atomic_store(&directory[primary_pages++], number + 1);
+            atomic_store(table_directory_entry(store, shard, primary_pages++), number + 1);
         } else {
             for (uint32_t j = 1u << per_page_shift; j-- > 0;) {
                 atomic_store(&bucket[j].ref[0], shard->overflow_free);
@@ -312,20 +311,20 @@ reset_table(struct rebuild *rebuild, uint64_t generation)
         }
     }
     for (uint32_t i = primary_pages; i << per_page_shift < shard->bucket_capacity; i++) {
-        atomic_store(&directory[i], 0);
+        atomic_store(table_directory_entry(store, shard, i), 0);
     }
     shard->table_page_count = rebuild->table_page_count;
     shard->bucket_capacity = primary_pages << per_page_shift;
     uint64_t word = table_word_make(
         generation + 1, primary_pages == 0 ? TABLE_LEVEL_NONE : per_page_shift, 0);
-    atomic_store(&shard->table_word, word | TABLE_WORD_REBUILDING);
+    atomic_store(table_word_at(store, shard), word | TABLE_WORD_REBUILDING);
 }
 
 void
 shard_rebuild(struct store *store, struct shard *shard)
 {
-    uint64_t word = atomic_load(&shard->table_word) | TABLE_WORD_REBUILDING;
-    atomic_store(&shard->table_word, word);
+    uint64_t word = atomic_load(table_word_at(store, shard)) | TABLE_WORD_REBUILDING;
+    atomic_store(table_word_at(store, shard), word);
     atomic_store(&shard->journal.count, 0);
     atomic_store(&shard->open_bucket, 0);
     shard->reclaiming = 0;
@@ -346,8 +345,8 @@ shard_rebuild(struct store *store, struct shard *shard)
     CRASH_POINT(rebuild_relinked);
     shard->sums.rebuilds++;
     free(rebuild.table_pages);
-    word = atomic_load(&shard->table_word);
-    atomic_store(&shard->table_word, word & ~TABLE_WORD_REBUILDING);
+    word = atomic_load(table_word_at(store, shard));
+    atomic_store(table_word_at(store, shard), word & ~TABLE_WORD_REBUILDING);
 }
 
 /* ---- check ---------------------------------------------------------------------------------- */
@@ -488,7 +487,7 @@ check_table(struct check *check)
 {
     struct store *store = check->store;
     struct shard *shard = check->shard;
-    uint64_t word = atomic_load(&shard->table_word);
+    uint64_t word = atomic_load(table_word_at(store, shard));
     uint64_t linked = 0;
     uint32_t overflow = 0;
     for (uint32_t index = 0; index < table_bucket_count(word); index++) {
