@@ -3,9 +3,9 @@
 #
 #   set_up <extras>     "" to run a node, "test" for pytest, "test,dev" for the checks of .ci/run
 #
-# PYTHON chooses the interpreter, VENV the folder. A stamp in the folder holds a digest over the C
-# sources, pyproject.toml and the interpreter, so that a later run with nothing changed does
-# nothing and needs no network; a lock lets several runs share one checkout.
+# PYTHON chooses the interpreter, VENV the folder. The folder notes a digest over the C sources,
+# pyproject.toml and the interpreter, so that a later run with nothing changed does nothing and
+# needs no network; a lock lets several runs share one checkout.
 
 fail() {
     printf '%s: %s\n' "${0##*/}" "$1" >&2
@@ -109,34 +109,42 @@ install_into() {
     check_compiler
     printf '%s: building into %s with Python %s (a minute the first time)\n' \
         "${0##*/}" "$venv" "$python_version" >&2
-    if [ ! -x "$venv/bin/python" ] || [ "$(stamp_line 2)" != "$place" ]; then
+    if [ ! -x "$venv/bin/python" ] || [ "$(note place)" != "$place" ]; then
         [ ! -e "$venv" ] || [ -e "$venv/pyvenv.cfg" ] ||
             fail "$venv is in the way: it is not a virtual environment"
         "$python" -m venv --clear "$venv" || fail "making the virtual environment $venv failed"
+        echo "$place" >"$venv/place"
     fi
-    rm -f "$venv/stamp"
-    log=$venv/install.log
+    rm -f "$venv/digest"
     requires=$("$venv/bin/python" -c 'import sys, tomllib
 print(*tomllib.load(open(sys.argv[1], "rb"))["build-system"]["requires"])' "$top/pyproject.toml")
-    pip="$venv/bin/python -m pip --disable-pip-version-check install --quiet"
     # No isolation: with the build tools in the environment, a rebuild needs no network.
-    # shellcheck disable=SC2086  # Both are lists of words.
-    if $pip $requires >"$log" 2>&1 &&
-        $pip --no-build-isolation --editable "$top${1:+[$1]}" >>"$log" 2>&1; then
+    # shellcheck disable=SC2086  # A list of words.
+    if pip_install $requires >"$venv/install.log" 2>&1 &&
+        pip_install --no-build-isolation --editable "$top${1:+[$1]}" >>"$venv/install.log" 2>&1
+    then
+        echo "$1" >"$venv/extras"
+        echo "$wanted" >"$venv/digest"
         return
     fi
-    tail -n 20 "$log" >&2
-    if grep -qE 'NewConnectionError|Name or service|name resolution|No matching dist|ProxyError|timed out' "$log"; then
-        fail "the package index cannot be reached; the first run needs the network (or PIP_INDEX_URL)"
+    tail -n 20 "$venv/install.log" >&2
+    if grep -qE 'ConnectionError|resolution|No matching dist|ProxyError|timed out' \
+        "$venv/install.log"; then
+        fail "the package index cannot be reached; a first run needs it (or PIP_INDEX_URL)"
     fi
-    fail "building failed; everything it said is in $log"
+    fail "building failed; everything it said is in $venv/install.log"
 }
 
-stamp_line() {
-    sed -n "$1p" "$venv/stamp" 2>/dev/null || true
+pip_install() {
+    "$venv/bin/python" -m pip --disable-pip-version-check install --quiet "$@"
 }
 
-# What is installed grows: a rebuild for serve keeps what test needs.
+# What an earlier run noted in the environment: its place, its extras, the digest it was built from.
+note() {
+    cat "$venv/$1" 2>/dev/null || true
+}
+
+# What is installed only grows: a rebuild for serve keeps what test needs.
 set_up() {
     check_system
     find_python
@@ -146,12 +154,11 @@ set_up() {
     flock 9
     place="$python_version $python_path $top"
     extras=$1
-    had=$(stamp_line 3)
+    had=$(note extras)
     [ ${#had} -le ${#extras} ] || extras=$had
     wanted=$(digest)
-    if [ "$(stamp_line 1)" != "$wanted" ] || [ "$had" != "$extras" ]; then
+    if [ "$(note digest)" != "$wanted" ] || [ "$had" != "$extras" ]; then
         install_into "$extras"
-        printf '%s\n%s\n%s\n' "$wanted" "$place" "$extras" >"$venv/stamp"
     fi
     exec 9>&-
     unset PYTHON VENV

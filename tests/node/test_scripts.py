@@ -108,7 +108,7 @@ def test_missing_compiler(bin_folder: Path) -> None:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of what the build needs, without anything built."""
-    top = tmp_path / "checkout"
+    top = tmp_path / "a checkout"
     ignore = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
     shutil.copytree(TOP / "memcachepy", top / "memcachepy", ignore=ignore)
     shutil.copytree(TOP / "scripts", top / "scripts")
@@ -130,16 +130,15 @@ def test_missing_network(checkout: Path) -> None:
 
 @pytest.mark.slow
 def test_second_run_is_quick_and_changed_sources_rebuild_without_network(checkout: Path) -> None:
-    def version(**env: str) -> tuple[float, str]:
+    def version(*, works: bool = True, **env: str) -> tuple[float, str]:
         began_s = time.monotonic()
         done = subprocess.run(
             [str(checkout / "scripts" / "serve"), "-V"],
             env={**environ(), "PYTHON": sys.executable, **env},
             capture_output=True,
             text=True,
-            check=True,
         )
-        assert done.stdout.startswith("memcachepy ")
+        assert done.stdout.startswith("memcachepy ") == works, done.stderr
         return time.monotonic() - began_s, done.stderr
 
     offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
@@ -148,8 +147,11 @@ def test_second_run_is_quick_and_changed_sources_rebuild_without_network(checkou
     assert took_s < 1
     assert said == ""
     header = next((checkout / "memcachepy" / "core" / "base").glob("*.h"))
-    header.write_text(header.read_text() + "\n")
-    assert "building" in version(**offline)[1]
+    text = header.read_text()
+    header.write_text(text + "#error on purpose\n")
+    assert "building failed" in version(works=False, **offline)[1].splitlines()[-1]
+    header.write_text(text + "\n")
+    assert "building into" in version(**offline)[1]
     assert version(**offline)[1] == ""
 
 
