@@ -10,7 +10,7 @@ import pytest
 FOLDER = Path(__file__).parent
 CORE = FOLDER.parent.parent / "memcachepy" / "core"
 LAYERS = ("base", "mem", "store", "proto")
-MUTATIONS = 1500
+MUTATIONS = 5000
 SECONDS_MAX = 20
 SECONDS_SLOW = 600
 

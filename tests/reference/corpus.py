@@ -25,8 +25,8 @@ NUMBERS_EDGE = (
     b"99999999999999999999999",
 )
 
-# Of the malformed cases only the first ask for cas tokens: an excused difference may have taken one.
-# In the streams everything does, and no mutation there lets one side store and the other not.
+# Of the malformed cases only the first ask for cas tokens: an excused difference may take one. In
+# the streams everything does, and no mutation there lets one side store and the other not.
 
 # The data behind a line that may be refused: if it is read as commands, it is one unknown command.
 DATA = b"zz"
