@@ -19,6 +19,9 @@
 #include "mem/ref.h"
 #include "mem/segment.h"
 
+/* Half of the largest page. */
+#define CHUNK_BYTES_MAX (32u << 10)
+
 /* A split of a bucket with three overflow buckets logs 40 words; the rest is room. */
 #define JOURNAL_WORDS_MAX 120
 
@@ -92,7 +95,7 @@ struct store {
     uint32_t wall_s;    /* seconds of the system clock since the segment's base */
     bool all_flushed;   /* the very second of a delayed flush */
     uint32_t draining;  /* page number + 1 that is kept though it becomes empty */
-    uint8_t class_of_units[4096]; /* class by item size in 16 bytes, for sizes up to 64 KiB */
+    uint8_t class_of_units[CHUNK_BYTES_MAX / 8 + 1]; /* class by size in 8 bytes, rounded up */
 };
 
 static inline struct shard *
