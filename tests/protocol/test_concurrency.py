@@ -15,6 +15,8 @@ from support.waiting import wait_until
 CLIENTS = 4
 KILLS = 4
 KILLS_SLOW = 40
+LENGTHS = (10, 100, 1000, 5000, 60_000)
+LENGTHS_LARGE = (10, 1000, 20_000, 60_000, 500_000)
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +174,10 @@ def test_readers_never_see_half_a_write(several: Server, length: int) -> None:
 class Recorder:
     """A client that stores, remembers what was acknowledged, and survives its connection's end."""
 
-    def __init__(self, server: Server, number: int, seed: int) -> None:
+    def __init__(self, server: Server, number: int, seed: int, *, evicts: bool) -> None:
         self._server = server
+        self._lengths = LENGTHS_LARGE if evicts else LENGTHS
+        self._evicts = evicts
         self._number = number
         self._rng = random.Random(seed)
         self.acknowledged: dict[bytes, tuple[int, int]] = {}
@@ -203,7 +207,7 @@ class Recorder:
 
     def _store(self, client: RawClient) -> None:
         key = b"r%d-%d" % (self._number, self._rng.randrange(300))
-        length = self._rng.choice((10, 100, 1000, 5000, 60_000))
+        length = self._rng.choice(self._lengths)
         self._version += 1
         if key in self.unknown:
             self.acknowledged.pop(key, None)
@@ -217,6 +221,8 @@ class Recorder:
             for key, (version, length) in self.acknowledged.items():
                 client.send(b"get %s\r\n" % key)
                 head = client.line()
+                if head == b"END" and self._evicts:
+                    continue
                 allowed = [_value(version, length)]
                 if key in self.unknown:
                     allowed.append(_value(*self.unknown[key]))
@@ -231,10 +237,14 @@ def _value(version: int, length: int) -> bytes:
     return (unit * (length // 10 + 1))[:length]
 
 
-def _kill_workers_under_load(server: Server, seed: int, kills: int, pause_s: float) -> None:
+def _kill_workers_under_load(
+    server: Server, seed: int, kills: int, pause_s: float, *, evicts: bool = False
+) -> None:
     rng = random.Random(seed)
     done = threading.Event()
-    recorders = [Recorder(server, number, seed + number) for number in range(CLIENTS)]
+    recorders = [
+        Recorder(server, number, seed + number, evicts=evicts) for number in range(CLIENTS)
+    ]
 
     def kill() -> None:
         try:
@@ -263,6 +273,18 @@ def _full_set(server: Server) -> list[int]:
 def test_workers_killed_under_load_lose_nothing_that_was_acknowledged(seed: int) -> None:
     with node("-m", "256", workers=3) as server:
         _kill_workers_under_load(server, seed, KILLS, 0.3)
+
+
+def test_workers_killed_in_a_full_cache_leave_no_wrong_value(seed: int) -> None:
+    """Large values in a small cache: uploads, evictions and chains are under way at any moment."""
+    with node("-m", "16", workers=3) as server:
+        _kill_workers_under_load(server, seed, KILLS, 0.3, evicts=True)
+        value = b"w" * 900_000
+        with server.client() as client:
+            for i in range(30):
+                client.ask(b"set w%d 0 0 %d\r\n%s\r\n" % (i, len(value), value), b"STORED\r\n")
+                client.send(b"get w%d\r\n" % i)
+                client.expect(b"VALUE w%d 0 %d\r\n%s\r\nEND\r\n" % (i, len(value), value))
 
 
 @pytest.mark.slow

@@ -187,3 +187,38 @@ def test_random_bytes_never_end_a_node(own: Server, rng) -> None:  # type: ignor
     _assert_serves(own)
     _all_gone(own)
     assert own.process.poll() is None
+
+
+def test_readers_that_never_read_do_not_keep_large_values_from_others(own: Server) -> None:
+    """Together they ask for far more than the share of memory that waiting values may hold."""
+    value = b"v" * 900_000
+    with own.client(timeout_s=30) as other:
+        for i in range(20):
+            other.ask(b"set v%d 0 0 %d\r\n%s\r\n" % (i, len(value), value), b"STORED\r\n")
+    everything = b"get " + b" ".join(b"v%d" % i for i in range(20)) + b"\r\n"
+    with ExitStack() as stack:
+        for _ in range(30):
+            client = stack.enter_context(RawClient(own.address))
+            _push(client, everything * 5)
+        with own.client(timeout_s=30) as other:
+            for i in range(20):
+                other.send(b"get v%d\r\n" % i)
+                other.expect(b"VALUE v%d 0 %d\r\n%s\r\nEND\r\n" % (i, len(value), value))
+                other.ask(b"set w%d 0 0 %d\r\n%s\r\n" % (i, len(value), value), b"STORED\r\n")
+        _assert_serves(own)
+    _all_gone(own)
+
+
+def test_half_sent_values_and_idle_readers_together_stop_nobody(own: Server) -> None:
+    value = b"v" * 900_000
+    with ExitStack() as stack:
+        for i in range(40):
+            client = stack.enter_context(RawClient(own.address))
+            client.send(b"set half%d 0 0 900000\r\n" % i)
+            _push(client, b"h" * 800_000, patience_s=0.01)
+        with own.client(timeout_s=30) as other:
+            for i in range(10):
+                other.ask(b"set v%d 0 0 %d\r\n%s\r\n" % (i, len(value), value), b"STORED\r\n")
+                other.send(b"get v%d\r\n" % i)
+                other.expect(b"VALUE v%d 0 %d\r\n%s\r\nEND\r\n" % (i, len(value), value))
+    _all_gone(own)
