@@ -132,6 +132,9 @@ connection_close(struct reactor *reactor, struct connection *connection)
     list_remove(&connection->ready);
     list_remove(&connection->all);
     conn_free(reactor->protocol, &connection->conn);
+    /* The acceptor may not have closed its copy yet, and then close() would leave the descriptor
+     * watched. */
+    epoll_ctl(reactor->epoll_fd, EPOLL_CTL_DEL, connection->fd, NULL);
     close(connection->fd);
     free(connection);
     atomic_fetch_add_explicit(&reactor->slot->conns_closed, 1, memory_order_relaxed);
