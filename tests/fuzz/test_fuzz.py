@@ -10,8 +10,8 @@ import pytest
 FOLDER = Path(__file__).parent
 CORE = FOLDER.parent.parent / "memcachepy" / "core"
 LAYERS = ("base", "mem", "store", "proto")
-MUTATIONS = 5000
-SECONDS_MAX = 20
+MUTATIONS = 3000
+SECONDS_MAX = 10
 SECONDS_SLOW = 600
 
 
