@@ -28,8 +28,12 @@
 /* A table takes at most a quarter of its shard's share of the reserve. */
 #define TABLE_PART 4
 
-/* The clocks' base lies a little before creation, so that 0 and 1 are never now. */
+/* The node's clock starts a little above 0, so that 0 and 1 are never now. */
 #define CLOCK_BASE_S 2
+
+/* 2020-01-01: moments of the system clock count from here, or from the segment's creation if the clock
+ * stood earlier then, so that a clock that is set back later still has moments to come. */
+#define WALL_BASE_MAX_S UINT64_C(1577836800)
 
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010
@@ -217,7 +221,8 @@ superblock_fill(struct superblock *superblock, const struct plan *plan,
     superblock->settings = *settings;
     uint64_t wall_s = clock_wall_ns() / 1000000000u;
     superblock->started_wall_s = wall_s;
-    superblock->wall_base_s = wall_s - CLOCK_BASE_S;
+    superblock->wall_base_s =
+        wall_s - CLOCK_BASE_S < WALL_BASE_MAX_S ? wall_s - CLOCK_BASE_S : WALL_BASE_MAX_S;
     superblock->boot_base_ns = clock_boot_ns() - CLOCK_BASE_S * UINT64_C(1000000000);
     struct page_pool *pool = &superblock->pool;
     lock_init(&pool->grow_lock);

@@ -107,7 +107,7 @@ struct superblock {
     uint32_t class_count;
     uint32_t chunk_bytes[SLAB_CLASS_COUNT_MAX];
     uint64_t hash_seed;
-    /* Clocks: base_s is subtracted from both; see store.c. [const] but the test offsets. */
+    /* Clocks; see store.c. [const] but the test offsets. */
     uint64_t wall_base_s, boot_base_ns, started_wall_s;
     _Atomic int64_t advance_s, wall_step_s; /* [atomic] tests only */
     _Atomic uint32_t node_state;            /* [atomic] enum node_state */

@@ -98,8 +98,8 @@ store_counters(struct store *store)
 }
 
 /* ---- clock and flush ------------------------------------------------------------------------
- * Both clocks count from a base a little before the segment's creation, so that 0 is never now.
- * The node's clock is the boot-time clock: nobody can step it. */
+ * Both clocks count from a base, so that 0 is never now. The node's clock is the boot-time clock:
+ * nobody can step it. */
 
 static uint32_t
 seconds_since(int64_t now_s, int64_t base_s)

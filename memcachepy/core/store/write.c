@@ -327,12 +327,7 @@ parse_stored_number(const uint8_t *text, uint32_t len, uint64_t *number)
             return false;
         }
     }
-    if (at == digits_at) {
-        /* Nothing converted: the number is 0 if the text begins with white space. */
-        *number = 0;
-        return is_space(text[0]);
-    }
-    if (negative && value != 0) {
+    if (at == digits_at || (negative && value != 0)) {
         return false;
     }
     *number = value;
