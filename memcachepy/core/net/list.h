@@ -9,7 +9,7 @@ struct list {
     struct list *next, *previous;
 };
 
-#define LIST_ELEMENT(link, type, member) ((type *)((char *)(link)-offsetof(type, member)))
+#define LIST_ELEMENT(link, type, member) ((type *)((char *)(link) - offsetof(type, member)))
 
 static inline void
 list_init(struct list *list)
