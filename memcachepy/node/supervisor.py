@@ -170,6 +170,7 @@ class Supervisor:
                     f"cannot start {child.name}: {error.strerror}: raise the limit of processes "
                     "(ulimit -u, --pids-limit of docker) or lower -t"
                 ) from None
+        self._on_child_exit()  # A stranger may have ended before signals were recorded.
         while self._state != _core.STOPPING or any(self._alive()):
             for key, _ in self._selector.select(self._seconds_to_deadline()):
                 key.data()
