@@ -456,6 +456,7 @@ take_connection(struct reactor *reactor)
         connection_open(reactor, fd);
         return true;
     case CHANNEL_LOST:
+        atomic_fetch_add_explicit(&reactor->slot->conns_received, 1, memory_order_relaxed);
         atomic_fetch_add_explicit(&reactor->slot->conns_closed, 1, memory_order_relaxed);
         return true;
     case CHANNEL_AGAIN:

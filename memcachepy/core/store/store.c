@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "store/hashtable.h"
 #include "store/walk.h"
+#include "store/write.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -189,6 +190,9 @@ store_flush_all(struct store *store, int64_t exptime)
 {
     uint64_t flush = atomic_load(&store->superblock->flush);
     int64_t delay_s = exptime > RELATIVE_MAX_S ? exptime - (int64_t)store_wall_s(store) : exptime;
+    if (delay_s <= 1) {
+        next_cas(store); /* memcached takes one for a flush that is in force at once. */
+    }
     if (delay_s <= 0) {
         flush_replace(store, flush, (uint32_t)flush + 1, 0);
     } else {
