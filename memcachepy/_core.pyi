@@ -1,7 +1,7 @@
-"""The C core's surface: one segment, the loops of its processes, and the protocol without sockets."""
+"""The C core's surface: one segment, its processes' loops, the protocol without sockets."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final, final
+from typing import Final, Self, final
 
 LAYOUT_VERSION: Final[int]
 PROTOCOL_VERSION: Final[str]
@@ -33,7 +33,7 @@ class Segment:
     process that was forked after creation.
     """
 
-    def __init__(self, settings: Mapping[str, object]) -> None:
+    def __new__(cls, settings: Mapping[str, object]) -> Self:
         """Create a sealed, sparse memfd segment.
 
         Args:
@@ -123,7 +123,7 @@ unix_mask (int), listen (str: what `stats settings` shows as inter), supervisor_
 class Connection:
     """The protocol without a socket: bytes in, bytes out. For tests and tools."""
 
-    def __init__(self, segment: Segment, slot: int = 2) -> None: ...
+    def __new__(cls, segment: Segment, slot: int = 2) -> Self: ...
     def feed(self, data: bytes) -> bytes:
         """Give what arrived; returns all that would be sent. Empty after `closed`."""
     @property

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NoReturn
 
 STATUS_FAILED = 70
@@ -80,8 +79,6 @@ class Child:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             _close_all_but([report_fd, self.wake_fd, *self.keep_fds])
-            with suppress(OSError):
-                Path("/proc/self/comm").write_text(f"mcpy-{self.name}")
             _report(report_fd, self.slot, READY)
             status = self.run()
         except BaseException as error:

@@ -1,6 +1,6 @@
-/* Kills a child by SIGKILL at the n-th pass through any crash point, for n = 1, 2, 3 …, while it changes
- * one segment, and checks after each death: the segment is sound, every acknowledged operation
- * happened, the unanswered one happened whole or not at all, and no memory leaked.
+/* Kills a child by SIGKILL at the n-th pass through any crash point, for n = 1, 2, 3 …, while it
+ * changes one segment, and checks after each death: the segment is sound, every acknowledged
+ * operation happened, the unanswered one happened whole or not at all, and no memory leaked.
  *
  * usage: crash_sweep FIRST STEP COUNT SEED [POINT]
  * Prints a summary; exits 1 at the first thing wrong. */

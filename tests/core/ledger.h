@@ -1,5 +1,6 @@
-/* What the crash tests share: a ledger of what was acknowledged, random operations that keep it, and the
- * comparison of a segment with it. Each child writes only keys of its own, so its ledger is exact. */
+/* What the crash tests share: a ledger of what was acknowledged, random operations that keep it,
+ * and the comparison of a segment with it. Each child writes only keys of its own, so its ledger is
+ * exact. */
 #ifndef TESTS_CORE_LEDGER_H
 #define TESTS_CORE_LEDGER_H
 

@@ -28,8 +28,8 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     def compile_program(name: str, *flags: str) -> Path:
         program = folder / f"{name}-{len(list(folder.iterdir()))}"
         sources = sorted(str(path) for layer in LAYERS for path in (CORE / layer).glob("*.c"))
-        command = ["cc", "-std=c11", "-D_GNU_SOURCE", "-DMEMCACHEPY_DEBUG", "-g", "-Wall", "-Wextra"]
-        command += ["-Werror", "-DMEMCACHEPY_CRASH_POINTS", f"-I{CORE}", f"-I{HERE}", *flags]
+        command = ["cc", "-std=c11", "-D_GNU_SOURCE", "-g", "-Wall", "-Wextra", "-Werror", *flags]
+        command += ["-DMEMCACHEPY_DEBUG", "-DMEMCACHEPY_CRASH_POINTS", f"-I{CORE}", f"-I{HERE}"]
         command += [str(HERE / f"{name}.c"), *sources, "-o", str(program), "-lpthread"]
         result = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, result.stderr

@@ -1,5 +1,6 @@
-/* Threads as the processes of a node, over one mapping, for ThreadSanitizer: readers copy and confirm while
- * writers store, append, delete and make the table grow. Values are one byte repeated, so that a tear shows.
+/* Threads as the processes of a node, over one mapping, for ThreadSanitizer: readers copy and
+ * confirm while writers store, append, delete and make the table grow. Values are one byte
+ * repeated, so that a tear shows.
  *
  * usage: threads SECONDS SEED */
 #include "store/store.h"
@@ -87,9 +88,9 @@ run(void *argument)
             struct put put = {.key = key,
                               .mode = draw(worker, 4) == 0 ? PUT_ADD : PUT_SET,
                               .value = buffer,
-                              .value_len = (uint32_t)(draw(worker, 20) == 0
-                                                          ? draw(worker, VALUE_MAX)
-                                                          : draw(worker, 200))};
+                              .value_len =
+                                  (uint32_t)(draw(worker, 20) == 0 ? draw(worker, VALUE_MAX)
+                                                                   : draw(worker, 200))};
             memset(buffer, (int)draw(worker, 256), put.value_len);
             (void)!store_put(store, &put);
             break;

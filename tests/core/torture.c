@@ -1,5 +1,5 @@
-/* Several writing and reading processes on one segment, killed by SIGKILL at random moments for a while:
- * nothing acknowledged is lost, nothing is torn, the segment stays sound.
+/* Several writing and reading processes on one segment, killed by SIGKILL at random moments for a
+ * while: nothing acknowledged is lost, nothing is torn, the segment stays sound.
  *
  * usage: torture CHILDREN KILLS SEED */
 #include "ledger.h"

@@ -26,7 +26,8 @@ static uint8_t *
 at_guard(const void *bytes, size_t len)
 {
     if (guard == NULL) {
-        uint8_t *pages = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        uint8_t *pages =
+            mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         EXPECT(pages != MAP_FAILED && mprotect(pages + 4096, 4096, PROT_NONE) == 0);
         guard = pages + 4096;
     }
@@ -37,7 +38,7 @@ at_guard(const void *bytes, size_t len)
 static void
 numbers_are_written_and_read(void)
 {
-    const uint64_t numbers[] = {0,    1,     9,      10,      99,      100,        999,
+    const uint64_t numbers[] = {0,    1,     9,      10,      99,       100,        999,
                                 1000, 99999, 100000, 9999999, 1u << 31, UINT32_MAX, UINT64_MAX};
     for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
         char text[U64_DECIMAL_LEN_MAX + 1], expected[32];
@@ -47,8 +48,15 @@ numbers_are_written_and_read(void)
         uint64_t back;
         EXPECT(number_parse_u64((char *)at_guard(text, len), len, &back) && back == numbers[i]);
     }
-    const char *wrong[] = {"", "-1", "+1", " 1", "1 ", "1x", "18446744073709551616",
-                           "99999999999999999999", "100000000000000000000"};
+    const char *wrong[] = {"",
+                           "-1",
+                           "+1",
+                           " 1",
+                           "1 ",
+                           "1x",
+                           "18446744073709551616",
+                           "99999999999999999999",
+                           "100000000000000000000"};
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
         uint64_t value;
         size_t len = strlen(wrong[i]);

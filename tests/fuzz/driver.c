@@ -1,10 +1,11 @@
-/* A main() for the fuzz target that needs no fuzzing engine: it plays a corpus, then mutations of it.
+/* A main() for the fuzz target that needs no fuzzing engine: it plays a corpus, then mutations of
+ * it.
  *
  *     driver CORPUS_FOLDER DICTIONARY ITERATIONS SEED [SECONDS]
  *
- * Without feedback from coverage it is no match for libFuzzer; it finds what is near the corpus, runs
- * under plain gcc and its sanitizers, and repeats exactly from its seed. The input under test is kept
- * in `crash-input` of the working folder while it runs, so that it survives an abort. */
+ * Without feedback from coverage it is no match for libFuzzer; it finds what is near the corpus,
+ * runs under plain gcc and its sanitizers, and repeats exactly from its seed. The input under test
+ * is kept in `crash-input` of the working folder while it runs, so that it survives an abort. */
 #include "fuzz_protocol.h"
 
 #include <dirent.h>

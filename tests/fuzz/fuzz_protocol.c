@@ -1,8 +1,8 @@
 /* Fuzzing the protocol with the store behind it, without sockets.
  *
- * The first byte of an input chooses how the rest of it is cut. The rest is played twice on an empty
- * store: whole, and cut; the replies must be the same bytes. (Inputs that ask for `stats` are only
- * played: their replies hold clocks and counts of what came before.)
+ * The first byte of an input chooses how the rest of it is cut. The rest is played twice on an
+ * empty store: whole, and cut; the replies must be the same bytes. (Inputs that ask for `stats` are
+ * only played: their replies hold clocks and counts of what came before.)
  *
  * LLVMFuzzerTestOneInput() is what libFuzzer wants; driver.c is a main() for any compiler. The
  * segment lives through many inputs, and is checked and replaced now and then. */

@@ -131,12 +131,11 @@ grow_locked(struct segment *segment)
     uint64_t bytes = (uint64_t)count << superblock->page_shift;
     struct memory_limit available;
     hostmem_available(&available);
-    bool populated =
-        available.bytes > bytes + HEADROOM_BYTES &&
-        populate(segment->fd, segment->base, page_offset(superblock, first), bytes) &&
-        populate(segment->fd, segment->base,
-                 superblock->pages_at + (uint64_t)first * sizeof(struct page),
-                 (uint64_t)count * sizeof(struct page));
+    bool populated = available.bytes > bytes + HEADROOM_BYTES &&
+                     populate(segment->fd, segment->base, page_offset(superblock, first), bytes) &&
+                     populate(segment->fd, segment->base,
+                              superblock->pages_at + (uint64_t)first * sizeof(struct page),
+                              (uint64_t)count * sizeof(struct page));
     if (!populated) {
         atomic_store(&pool->effective_count, first);
         snprintf(pool->shortage_text, sizeof(pool->shortage_text),

@@ -3,14 +3,15 @@
  *   struct page, 24 bytes, one per page of the reserve, [shard]: guarded by the owning shard's lock
  *
  *    0        4            6            8             12            16              20           24
- *    | owner  | free_head  | free_count | class_next  | class_prev  | partial_next  | partial_prev |
+ *    | owner  | free_head  | free_count | class_next  | class_prev  | partial_next  | partial_prev
+ * |
  *
  * `owner` alone is the truth about whose a page is. It changes
- *   free -> in hand        by compare-and-swap, by anyone, after naming the page in its process slot;
- *   in hand -> shard+class inside that shard's transaction, after every chunk was marked free;
+ *   free -> in hand        by compare-and-swap, by anyone, after naming the page in its process
+ * slot; in hand -> shard+class inside that shard's transaction, after every chunk was marked free;
  *   shard+class -> in hand inside that shard's transaction, when no chunk is in use;
- *   in hand -> free        by a plain store of whoever has it in hand (or of the supervisor after a death).
- * The lists are derived: shard_rebuild() makes them anew. */
+ *   in hand -> free        by a plain store of whoever has it in hand (or of the supervisor after a
+ * death). The lists are derived: shard_rebuild() makes them anew. */
 #ifndef MEM_PAGE_H
 #define MEM_PAGE_H
 
@@ -18,9 +19,9 @@
 
 /* Page numbers in lists are stored plus one, so that zeroed memory is an empty list. */
 struct page {
-    _Atomic uint32_t owner; /* [atomic] */
-    uint16_t free_head;     /* [shard] slot + 1 of the first free chunk; 0: none */
-    uint16_t free_count;    /* [shard] */
+    _Atomic uint32_t owner;              /* [atomic] */
+    uint16_t free_head;                  /* [shard] slot + 1 of the first free chunk; 0: none */
+    uint16_t free_count;                 /* [shard] */
     uint32_t class_next, class_prev;     /* [shard] circular, + 1 */
     uint32_t partial_next, partial_prev; /* [shard] pages with free chunks, + 1 */
 };

@@ -26,7 +26,8 @@ populate(int fd, uint8_t *base, uint64_t offset, uint64_t bytes)
     if (errno != EINVAL) {
         return false;
     }
-    /* An older kernel: reserve the range in the file instead; the caller has looked at the limits. */
+    /* An older kernel: reserve the range in the file instead; the caller has looked at the limits.
+     */
     do {
         result = fallocate(fd, 0, (off_t)first, (off_t)length);
     } while (result != 0 && errno == EINTR);

@@ -1,6 +1,7 @@
 /* References inside the segment. A ref is an offset from the segment's start in units of
- * 2^unit_shift bytes, so 32 bits reach 32 GiB at 8-byte units, and 1 TiB at 256-byte units; the unit is
- * chosen from the memory limit when the segment is created. 0 is no reference: the superblock is there. */
+ * 2^unit_shift bytes, so 32 bits reach 32 GiB at 8-byte units, and 1 TiB at 256-byte units; the
+ * unit is chosen from the memory limit when the segment is created. 0 is no reference: the
+ * superblock is there. */
 #ifndef MEM_REF_H
 #define MEM_REF_H
 

@@ -18,7 +18,8 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-/* A shard covers 8 to 16 MiB of the limit: enough locks for several writers, enough items for a policy. */
+/* A shard covers 8 to 16 MiB of the limit: enough locks for several writers, enough items for a
+ * policy. */
 #define SHARD_BYTES_MIN (8u << 20)
 
 #define SMALL_PAGE_SHIFT 14
@@ -31,8 +32,8 @@
 /* The node's clock starts a little above 0, so that 0 and 1 are never now. */
 #define CLOCK_BASE_S 2
 
-/* 2020-01-01: moments of the system clock count from here, or from the segment's creation if the clock
- * stood earlier then, so that a clock that is set back later still has moments to come. */
+/* 2020-01-01: moments of the system clock count from here, or from the segment's creation if the
+ * clock stood earlier then, so that a clock that is set back later still has moments to come. */
 #define WALL_BASE_MAX_S UINT64_C(1577836800)
 
 #ifndef F_SEAL_FUTURE_WRITE
@@ -54,13 +55,15 @@ shard_count_for(uint64_t memory_limit_bytes)
     return count;
 }
 
-/* The smallest unit whose refs reach the limit and, where that costs nothing more, the whole host. */
+/* The smallest unit whose refs reach the limit and, where that costs nothing more, the whole host.
+ */
 static uint32_t
 unit_shift_for(uint64_t memory_limit_bytes)
 {
     uint32_t shift = UNIT_SHIFT_MIN;
-    while (shift < UNIT_SHIFT_MAX &&
-           UINT64_C(1) << (32 + shift) < memory_limit_bytes + memory_limit_bytes / 16 + EXTENT_BYTES) {
+    while (shift < UNIT_SHIFT_MAX && UINT64_C(1) << (32 + shift) < memory_limit_bytes +
+                                                                       memory_limit_bytes / 16 +
+                                                                       EXTENT_BYTES) {
         shift++;
     }
     return shift;
@@ -81,8 +84,7 @@ lay_out(struct superblock *superblock, uint32_t page_count, size_t shard_bytes)
     uint64_t pages_of_shard = page_count / superblock->shard_count;
     superblock->table_pages_max = (uint32_t)round_up(pages_of_shard / TABLE_PART + 2, 16);
     uint64_t at = sizeof(struct superblock);
-    superblock->slots_at =
-        place(&at, (uint64_t)SLOT_COUNT * sizeof(struct process_slot), 4096);
+    superblock->slots_at = place(&at, (uint64_t)SLOT_COUNT * sizeof(struct process_slot), 4096);
     superblock->shards_at = place(&at, superblock->shard_count * (uint64_t)shard_bytes, 4096);
     superblock->words_at = place(&at, superblock->shard_count * sizeof(uint64_t), 4096);
     superblock->tables_at =
@@ -110,8 +112,7 @@ plan_make(const struct segment_settings *settings, size_t shard_bytes, struct pl
                  (unsigned long long)host.bytes >> 20);
         return SEGMENT_SHORTAGE;
     }
-    superblock->page_shift =
-        limit < LARGE_PAGE_FROM_BYTES ? SMALL_PAGE_SHIFT : LARGE_PAGE_SHIFT;
+    superblock->page_shift = limit < LARGE_PAGE_FROM_BYTES ? SMALL_PAGE_SHIFT : LARGE_PAGE_SHIFT;
     superblock->page_bytes = 1u << superblock->page_shift;
     superblock->unit_shift = unit_shift_for(limit);
     superblock->shard_count = shard_count_for(limit);
@@ -123,18 +124,18 @@ plan_make(const struct segment_settings *settings, size_t shard_bytes, struct pl
     if (page_count << superblock->page_shift < limit) {
         snprintf(sentence, SEGMENT_SENTENCE_MAX,
                  "memory_limit: %llu MB is more than references reach; the range is 1 to %llu MB",
-                 (unsigned long long)limit >> 20,
-                 (unsigned long long)(reach - reach / 32) >> 20);
+                 (unsigned long long)limit >> 20, (unsigned long long)(reach - reach / 32) >> 20);
         return SEGMENT_BAD_SETTING;
     }
     uint32_t count = slabclass_make(superblock->chunk_bytes, superblock->page_bytes,
                                     1u << superblock->unit_shift, settings->item_size_min_bytes,
                                     settings->growth_factor);
     if (count == 0) {
-        snprintf(sentence, SEGMENT_SENTENCE_MAX,
-                 "growth_factor: %.4g gives more than %d slab classes; the range is above 1, at least "
-                 "about 1.1 with an item_size_min of %u",
-                 settings->growth_factor, SLAB_CLASS_COUNT_MAX - 1, settings->item_size_min_bytes);
+        snprintf(
+            sentence, SEGMENT_SENTENCE_MAX,
+            "growth_factor: %.4g gives more than %d slab classes; the range is above 1, at least "
+            "about 1.1 with an item_size_min of %u",
+            settings->growth_factor, SLAB_CLASS_COUNT_MAX - 1, settings->item_size_min_bytes);
         return SEGMENT_BAD_SETTING;
     }
     superblock->class_count = count;
@@ -163,8 +164,7 @@ map(uint64_t bytes, struct segment *segment, char *sentence)
         close(fd);
         return status;
     }
-    void *base =
-        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
     if (base == MAP_FAILED) {
         enum segment_status status = fail(sentence, "mmap");
         close(fd);
@@ -176,13 +176,14 @@ map(uint64_t bytes, struct segment *segment, char *sentence)
     return SEGMENT_OK;
 }
 
-/* Everything before the pages that a node of this limit touches. The rest is populated as it grows. */
+/* Everything before the pages that a node of this limit touches. The rest is populated as it grows.
+ */
 static bool
 populate_parts(const struct segment *segment, const struct superblock *plan,
                const struct segment_settings *settings, size_t shard_bytes)
 {
-    uint64_t slots = (uint64_t)(SLOT_WORKER_FIRST + settings->worker_count) *
-                     sizeof(struct process_slot);
+    uint64_t slots =
+        (uint64_t)(SLOT_WORKER_FIRST + settings->worker_count) * sizeof(struct process_slot);
     uint64_t shards = plan->shard_count * (uint64_t)shard_bytes;
     return populate(segment->fd, segment->base, 0, sizeof(struct superblock)) &&
            populate(segment->fd, segment->base, plan->slots_at, slots) &&
@@ -194,11 +195,11 @@ populate_parts(const struct segment *segment, const struct superblock *plan,
 static uint32_t
 fingerprint(size_t shard_bytes)
 {
-    const uint64_t facts[] = {sizeof(struct superblock), sizeof(struct process_slot),
-                              sizeof(struct page),       sizeof(struct shared_lock),
-                              sizeof(pthread_mutex_t),   shard_bytes,
+    const uint64_t facts[] = {
+        sizeof(struct superblock),           sizeof(struct process_slot), sizeof(struct page),
+        sizeof(struct shared_lock),          sizeof(pthread_mutex_t),     shard_bytes,
 #ifdef __GLIBC__
-                              __GLIBC__ * 1000u + __GLIBC_MINOR__,
+        __GLIBC__ * 1000u + __GLIBC_MINOR__,
 #else
                               0,
 #endif
@@ -246,10 +247,11 @@ segment_create(const struct segment_settings *settings, size_t shard_bytes, stru
     }
     if (status == SEGMENT_OK &&
         !populate_parts(segment, &plan->superblock, settings, shard_bytes)) {
-        snprintf(sentence, SEGMENT_SENTENCE_MAX,
-                 "memory_limit: the host or its cgroup has no memory left for the tables of a cache "
-                 "of %llu MB; free some or lower -m",
-                 (unsigned long long)settings->memory_limit_bytes >> 20);
+        snprintf(
+            sentence, SEGMENT_SENTENCE_MAX,
+            "memory_limit: the host or its cgroup has no memory left for the tables of a cache "
+            "of %llu MB; free some or lower -m",
+            (unsigned long long)settings->memory_limit_bytes >> 20);
         munmap(segment->base, segment->bytes);
         close(segment->fd);
         status = SEGMENT_SHORTAGE;
@@ -260,8 +262,7 @@ segment_create(const struct segment_settings *settings, size_t shard_bytes, stru
         return status;
     }
     segment->superblock = (struct superblock *)(void *)segment->base;
-    segment->slots =
-        (struct process_slot *)(void *)(segment->base + plan->superblock.slots_at);
+    segment->slots = (struct process_slot *)(void *)(segment->base + plan->superblock.slots_at);
     uint64_t seed;
     CHECK(getrandom(&seed, sizeof(seed), 0) == sizeof(seed));
     plan->superblock.hash_seed = seed;

@@ -10,7 +10,8 @@
  *
  * The file is created at its full reserve and sealed against resizing. Only populated ranges may be
  * touched: a first touch of a page that the host or a cgroup cannot give is SIGBUS.
- * References are offsets from the segment's start in units (mem/ref.h); no pointer is ever stored. */
+ * References are offsets from the segment's start in units (mem/ref.h); no pointer is ever stored.
+ */
 #ifndef MEM_SEGMENT_H
 #define MEM_SEGMENT_H
 
@@ -60,23 +61,24 @@ struct held_ref {
     uint32_t bytes;
 };
 
-/* One process of the node. [own] the process writes; [sup] the supervisor, after the process's end. */
+/* One process of the node. [own] the process writes; [sup] the supervisor, after the process's end.
+ */
 struct process_slot {
     alignas(CACHE_LINE_BYTES) _Atomic int32_t pid; /* [own][sup] 0: nobody */
-    _Atomic uint32_t serving;                       /* [own] 1 once in its loop */
-    _Atomic uint32_t locked_shard;                  /* [own] shard index + 1 while it holds a lock */
-    _Atomic uint32_t page_in_flight;                /* [own] page number + 1 between pool and owner */
-    _Atomic uint64_t locked_since_ns;               /* [own] */
-    _Atomic uint64_t held_bytes;                    /* [own] by uploads and pins */
-    _Atomic uint32_t waiters;                       /* [own] connections that wait for held_bytes */
-    _Atomic uint32_t pin_high, upload_high;         /* [own] entries of the tables ever used */
+    _Atomic uint32_t serving;                      /* [own] 1 once in its loop */
+    _Atomic uint32_t locked_shard;                 /* [own] shard index + 1 while it holds a lock */
+    _Atomic uint32_t page_in_flight;        /* [own] page number + 1 between pool and owner */
+    _Atomic uint64_t locked_since_ns;       /* [own] */
+    _Atomic uint64_t held_bytes;            /* [own] by uploads and pins */
+    _Atomic uint32_t waiters;               /* [own] connections that wait for held_bytes */
+    _Atomic uint32_t pin_high, upload_high; /* [own] entries of the tables ever used */
     /* Connections of a worker: passed and closed make the load; see net/acceptor.c. */
     _Atomic uint64_t conns_assigned; /* [acceptor] before the descriptor is sent */
     _Atomic uint64_t conns_sent;     /* [acceptor] after */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t conns_received; /* [own] */
-    _Atomic uint64_t conns_closed;                              /* [own] */
-    _Atomic uint64_t rusage_user_us;                          /* [own] as of its last report */
-    _Atomic uint64_t rusage_system_us;                        /* [own] */
+    _Atomic uint64_t conns_closed;                             /* [own] */
+    _Atomic uint64_t rusage_user_us;                           /* [own] as of its last report */
+    _Atomic uint64_t rusage_system_us;                         /* [own] */
     struct counters counters;                                  /* [own] kept over respawns */
     struct held_ref pins[PIN_COUNT_MAX];
     struct held_ref uploads[UPLOAD_COUNT_MAX];
@@ -84,15 +86,15 @@ struct process_slot {
 
 /* The pool of pages. Which pages are free stands in the page directory alone. */
 struct page_pool {
-    struct shared_lock grow_lock;         /* guards [grow] */
-    _Atomic uint32_t populated_count;     /* [grow] pages whose memory is there */
-    _Atomic uint32_t limit_count;         /* [atomic] pages the memory limit allows */
-    _Atomic uint32_t effective_count;     /* [atomic] limit less what a shortage took away */
-    _Atomic uint32_t free_hint;           /* [atomic] about how many populated pages are free */
-    _Atomic uint32_t cursor;              /* [atomic] where the next search starts */
-    _Atomic uint32_t shortage_number;     /* [atomic] counts shortages */
-    uint32_t count_max;                   /* [const] pages the reserve holds */
-    char shortage_text[384];              /* [grow] */
+    struct shared_lock grow_lock;     /* guards [grow] */
+    _Atomic uint32_t populated_count; /* [grow] pages whose memory is there */
+    _Atomic uint32_t limit_count;     /* [atomic] pages the memory limit allows */
+    _Atomic uint32_t effective_count; /* [atomic] limit less what a shortage took away */
+    _Atomic uint32_t free_hint;       /* [atomic] about how many populated pages are free */
+    _Atomic uint32_t cursor;          /* [atomic] where the next search starts */
+    _Atomic uint32_t shortage_number; /* [atomic] counts shortages */
+    uint32_t count_max;               /* [const] pages the reserve holds */
+    char shortage_text[384];          /* [grow] */
 };
 
 struct superblock {
@@ -109,8 +111,8 @@ struct superblock {
     uint64_t hash_seed;
     /* Clocks; see store.c. [const] but the test offsets. */
     uint64_t wall_base_s, boot_base_ns, started_wall_s;
-    _Atomic int64_t advance_s, wall_step_s; /* [atomic] tests only */
-    _Atomic uint32_t node_state;            /* [atomic] enum node_state */
+    _Atomic int64_t advance_s, wall_step_s;              /* [atomic] tests only */
+    _Atomic uint32_t node_state;                         /* [atomic] enum node_state */
     _Atomic uint64_t child_user_us, child_system_us;     /* [sup] of reaped children */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t last_cas; /* [atomic] */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t flush;    /* [atomic] epoch and pending moment */
@@ -139,9 +141,9 @@ enum segment_status {
 
 #define SEGMENT_SENTENCE_MAX 384
 
-/* Creates and maps a sparse, sealed memfd of the reserve, with its metadata populated and initialised.
- * The shards, of shard_bytes each, are left zeroed for the store. On failure *segment is untouched
- * and `sentence` (SEGMENT_SENTENCE_MAX bytes) says why. */
+/* Creates and maps a sparse, sealed memfd of the reserve, with its metadata populated and
+ * initialised. The shards, of shard_bytes each, are left zeroed for the store. On failure *segment
+ * is untouched and `sentence` (SEGMENT_SENTENCE_MAX bytes) says why. */
 enum segment_status segment_create(const struct segment_settings *settings, size_t shard_bytes,
                                    struct segment **segment, char *sentence) MUST_CHECK;
 void segment_close(struct segment *segment);

@@ -1,9 +1,23 @@
 #include "net/loop.h"
 
 #include <signal.h>
+#include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <unistd.h>
+
+/* What ps and top show. */
+static void
+name_process(unsigned slot_index)
+{
+    char name[16];
+    if (slot_index < SLOT_WORKER_FIRST) {
+        snprintf(name, sizeof(name), "mcpy-acceptor");
+    } else {
+        snprintf(name, sizeof(name), "mcpy-worker-%u", (slot_index - SLOT_WORKER_FIRST) % 1000);
+    }
+    prctl(PR_SET_NAME, name);
+}
 
 bool
 loop_claim(struct segment *segment, unsigned slot_index)
@@ -16,6 +30,7 @@ loop_claim(struct segment *segment, unsigned slot_index)
             return false;
         }
     }
+    name_process(slot_index);
     segment_claim_slot(segment, slot_index);
     return true;
 }

@@ -4,8 +4,7 @@
 #include "proto/conn.h"
 
 struct connection_object {
-    PyObject_HEAD
-    struct segment_object *owner;
+    PyObject_HEAD struct segment_object *owner;
     struct store *store;
     struct protocol *protocol;
     struct conn conn;
@@ -37,8 +36,8 @@ connection_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     static char *names[] = {"segment", "slot", NULL};
     struct segment_object *owner;
     unsigned slot = SLOT_WORKER_FIRST;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|I", names,
-                                     state_of_type(type)->segment_type, &owner, &slot) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|I", names, state_of_type(type)->segment_type,
+                                     &owner, &slot) ||
         segment_store(owner) == NULL) {
         return NULL;
     }
@@ -95,8 +94,7 @@ feed_all(struct connection_object *self, const uint8_t *bytes, size_t len, PyObj
     for (;;) {
         size_t taken = 0;
         size_t drained;
-        enum conn_status status =
-            conn_feed(self->protocol, &self->conn, bytes, len, &taken);
+        enum conn_status status = conn_feed(self->protocol, &self->conn, bytes, len, &taken);
         bytes += taken;
         len -= taken;
         if (!drain(self, replies, &drained)) {

@@ -39,9 +39,12 @@ add_constants(PyObject *module)
         const char *name;
         long value;
     } constants[] = {
-        {"LAYOUT_VERSION", SEGMENT_LAYOUT_VERSION}, {"WORKERS_MAX", WORKERS_MAX},
-        {"RUNNING", NODE_RUNNING},                  {"DRAINING", NODE_DRAINING},
-        {"STOPPING", NODE_STOPPING},                {"EXIT_STOPPED", LOOP_STOPPED},
+        {"LAYOUT_VERSION", SEGMENT_LAYOUT_VERSION},
+        {"WORKERS_MAX", WORKERS_MAX},
+        {"RUNNING", NODE_RUNNING},
+        {"DRAINING", NODE_DRAINING},
+        {"STOPPING", NODE_STOPPING},
+        {"EXIT_STOPPED", LOOP_STOPPED},
         {"EXIT_ORPHANED", LOOP_ORPHANED},
     };
     for (size_t i = 0; i < sizeof(constants) / sizeof(constants[0]); i++) {
@@ -74,8 +77,7 @@ core_exec(PyObject *module)
     }
     state->memory_shortage =
         PyErr_NewException("memcachepy._core.MemoryShortage", state->core_error, NULL);
-    state->segment_type =
-        (PyTypeObject *)PyType_FromModuleAndSpec(module, &segment_spec, NULL);
+    state->segment_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &segment_spec, NULL);
     state->connection_type =
         (PyTypeObject *)PyType_FromModuleAndSpec(module, &connection_spec, NULL);
     if (state->memory_shortage == NULL || state->segment_type == NULL ||

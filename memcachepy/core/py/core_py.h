@@ -19,9 +19,8 @@ extern struct PyModuleDef core_module;
 struct module_state *state_of_type(PyTypeObject *type);
 
 struct segment_object {
-    PyObject_HEAD
-    struct segment *segment; /* NULL after close() */
-    struct store *store;     /* of the slot this process claimed; opened on first use */
+    PyObject_HEAD struct segment *segment; /* NULL after close() */
+    struct store *store; /* of the slot this process claimed; opened on first use */
     unsigned slot_index;
     uint32_t shortages_seen;
 };

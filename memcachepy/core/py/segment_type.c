@@ -240,8 +240,9 @@ sleep_ms(long ms)
     nanosleep(&span, NULL);
 }
 
-/* The connections of a dead worker are gone but for those that still wait in its channel, one byte each.
- * The acceptor may be in the middle of passing one: then assigned and sent differ for a moment. */
+/* The connections of a dead worker are gone but for those that still wait in its channel, one byte
+ * each. The acceptor may be in the middle of passing one: then assigned and sent differ for a
+ * moment. */
 static uint64_t
 settle_worker(struct process_slot *slot, int channel_fd)
 {
@@ -267,7 +268,8 @@ settle_worker(struct process_slot *slot, int channel_fd)
 
 #define ARRIVAL_MS_MAX 20
 
-/* A dead acceptor may have counted a connection that it never passed on: it arrives soon or not at all. */
+/* A dead acceptor may have counted a connection that it never passed on: it arrives soon or not at
+ * all. */
 static void
 settle_acceptor(struct segment *segment)
 {

@@ -4,13 +4,21 @@
 #include <stddef.h>
 #include <string.h>
 
-enum setting_kind { SETTING_U64, SETTING_U32, SETTING_I32, SETTING_BOOL, SETTING_FLOAT, SETTING_TEXT };
+enum setting_kind {
+    SETTING_U64,
+    SETTING_U32,
+    SETTING_I32,
+    SETTING_BOOL,
+    SETTING_FLOAT,
+    SETTING_TEXT
+};
 
 struct setting {
     const char *name;
     enum setting_kind kind;
     size_t offset;
-    double smallest, largest; /* numbers; memory_limit_bytes has a ceiling of its own in the segment */
+    double smallest,
+        largest; /* numbers; memory_limit_bytes has a ceiling of its own in the segment */
 };
 
 #define SETTING(field, kind, smallest, largest)                                                    \
@@ -19,7 +27,7 @@ struct setting {
 #define MIB 1048576.0
 
 static const struct setting settings_table[] = {
-    SETTING(memory_limit_bytes, SETTING_U64, MIB, MIB * MIB),
+    SETTING(memory_limit_bytes, SETTING_U64, MIB, MIB *MIB),
     SETTING(item_size_max_bytes, SETTING_U64, 1024, 1024 * MIB),
     SETTING(growth_factor, SETTING_FLOAT, 1.0001, 100),
     SETTING(item_size_min_bytes, SETTING_U32, 1, 1024),

@@ -2,11 +2,11 @@
  *
  *   bucket → head [header, next, flags, key, value …] → continuation [value …] → … → last
  *
- * All chunks but the last have the largest class; the last has the class that fits. A chain is built in a
- * process slot's upload entry, a chunk a transaction, and becomes an item in one more, so a killed uploader
- * leaves an entry that names all it held. Readers of a chain pin it in their slot: pinned chunks
- * are not freed, whatever becomes of the key. Both tables are the only truth; ITEM_PINNED only
- * says that it is worth looking. */
+ * All chunks but the last have the largest class; the last has the class that fits. A chain is
+ * built in a process slot's upload entry, a chunk a transaction, and becomes an item in one more,
+ * so a killed uploader leaves an entry that names all it held. Readers of a chain pin it in their
+ * slot: pinned chunks are not freed, whatever becomes of the key. Both tables are the only truth;
+ * ITEM_PINNED only says that it is worth looking. */
 #include "store/chain.h"
 
 #include "base/check.h"
@@ -72,8 +72,7 @@ static bool
 may_hold(const struct store *store, uint64_t bytes)
 {
     uint64_t held = held_bytes(store);
-    return held == 0 ||
-           held + bytes <= store->superblock->settings.memory_limit_bytes / HELD_PART;
+    return held == 0 || held + bytes <= store->superblock->settings.memory_limit_bytes / HELD_PART;
 }
 
 static void
@@ -210,9 +209,8 @@ upload_extend(struct store *store, struct upload *upload)
     atomic_store_explicit(&continuation->state, generation | CHUNK_CONT, memory_order_relaxed);
     continuation->next = 0;
     continuation->head = head.units;
-    uint32_t *next = ref_equal(tail, head)
-                         ? item_next(ref_at(store, head))
-                         : &((struct continuation *)ref_at(store, tail))->next;
+    uint32_t *next = ref_equal(tail, head) ? item_next(ref_at(store, head))
+                                           : &((struct continuation *)ref_at(store, tail))->next;
     LOG(store, shard, *next);
     *next = ref.units;
     CRASH_POINT(upload_extended);
@@ -352,8 +350,8 @@ basis_holds(const struct basis *basis, const struct table_place *place)
            (chunk_state(place->item) & STATE_GENERATION_MASK) == basis->generation;
 }
 
-/* Ends the upload in every case but PUT_WAIT, which says that the basis has changed: the upload is gone
- * too, and the caller computes it anew. */
+/* Ends the upload in every case but PUT_WAIT, which says that the basis has changed: the upload is
+ * gone too, and the caller computes it anew. */
 static enum put_result
 upload_finish(struct store *store, struct put *put, struct upload *upload,
               const struct basis *basis)
@@ -475,15 +473,14 @@ old_hold(struct store *store, const struct put *put, struct old_value *old)
     struct table_place place;
     table_find(store, shard, put->key.bytes, put->key.len, put->key.hash, &place);
     struct item *item = place_live(store, &place);
-    if (item == NULL ||
-        !store_fits(store, put->key.len, item_client_flags(item, item->bits),
-                    (uint64_t)item->value_len + put->value_len)) {
+    if (item == NULL || !store_fits(store, put->key.len, item_client_flags(item, item->bits),
+                                    (uint64_t)item->value_len + put->value_len)) {
         shard_unlock(store, shard);
         free(old->copy);
         return PUT_NOT_STORED;
     }
-    old->basis = (struct basis){place.ref.units, item->cas,
-                                chunk_state(item) & STATE_GENERATION_MASK};
+    old->basis =
+        (struct basis){place.ref.units, item->cas, chunk_state(item) & STATE_GENERATION_MASK};
     old->client_flags = item_client_flags(item, item->bits);
     old->expire.word = atomic_load_explicit(&item->expire_word, memory_order_relaxed);
     old->pin.held = false;

@@ -1,8 +1,8 @@
 /* Unlinking and eviction; see slab.h.
  *
- * The eviction clock of a class is a hand over the class's pages. An item with a count loses one and stays,
- * an item without goes. Under one hold the hand looks at EVICT_STEPS_MAX items, then takes the
- * lowest count it saw. */
+ * The eviction clock of a class is a hand over the class's pages. An item with a count loses one
+ * and stays, an item without goes. Under one hold the hand looks at EVICT_STEPS_MAX items, then
+ * takes the lowest count it saw. */
 #include "base/check.h"
 #include "base/crash.h"
 #include "store/hashtable.h"

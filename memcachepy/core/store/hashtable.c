@@ -7,7 +7,8 @@
 #include "mem/populate.h"
 #include "store/slab.h"
 
-/* A bucket's chain that is longer than this is left unsplit; the journal holds a split of five buckets. */
+/* A bucket's chain that is longer than this is left unsplit; the journal holds a split of five
+ * buckets. */
 #define SPLIT_BUCKETS_MAX 5
 
 uint64_t
@@ -97,7 +98,8 @@ bucket_open(const struct store *store, struct shard *shard, struct table_bucket 
     STORES_IN_ORDER();
     uint32_t version = atomic_load_explicit(&primary->version, memory_order_relaxed);
     atomic_store_explicit(&primary->version, version + 1, memory_order_relaxed);
-    /* Pairs with the acquire fence in store_view_confirm(): who sees a change sees the odd version. */
+    /* Pairs with the acquire fence in store_view_confirm(): who sees a change sees the odd version.
+     */
     atomic_thread_fence(memory_order_release);
     CRASH_POINT(bucket_opened);
 }

@@ -13,11 +13,11 @@
  *    63          48 47         41    40       39      32 31          0
  *   | generation   | unused     | rebuilding | level    | split point |
  *
- * 2^level + split buckets exist. Level 0xFF: no table yet. Bucket i lies in table page i / buckets per page;
- * the page numbers stand in the table directory. Table pages are never used for anything else, so a
- * reader with an old table word reads old or new buckets but never other data. The words of all shards lie side by
- * side, and so do the first directory entries of all shards, then the second: what every read needs stays in
- * the nearest cache.
+ * 2^level + split buckets exist. Level 0xFF: no table yet. Bucket i lies in table page i / buckets
+ * per page; the page numbers stand in the table directory. Table pages are never used for anything
+ * else, so a reader with an old table word reads old or new buckets but never other data. The words
+ * of all shards lie side by side, and so do the first directory entries of all shards, then the
+ * second: what every read needs stays in the nearest cache.
  *
  * The width of 12 slots makes 5.3 bytes a slot and under 8 an item at three quarters full. */
 #ifndef STORE_HASHTABLE_H
@@ -112,8 +112,8 @@ table_bucket_at(const struct store *store, const struct shard *shard, uint32_t i
     if (UNLIKELY(page_index >= store->table_pages_max)) {
         return NULL;
     }
-    uint32_t number = atomic_load_explicit(table_directory_entry(store, shard, page_index),
-                                           memory_order_acquire);
+    uint32_t number =
+        atomic_load_explicit(table_directory_entry(store, shard, page_index), memory_order_acquire);
     if (UNLIKELY(number == 0)) {
         return NULL;
     }
@@ -144,7 +144,8 @@ bucket_match(const struct table_bucket *bucket, uint8_t tag)
 #endif
 }
 
-/* The overflow bucket behind a bucket; NULL at the end of the chain or for a ref that cannot be one. */
+/* The overflow bucket behind a bucket; NULL at the end of the chain or for a ref that cannot be
+ * one. */
 static inline struct table_bucket *
 bucket_next(const struct store *store, const struct table_bucket *bucket)
 {
@@ -152,9 +153,9 @@ bucket_next(const struct store *store, const struct table_bucket *bucket)
                TAG_OVERFLOW)) {
         return NULL;
     }
-    uint64_t offset = (uint64_t)atomic_load_explicit(&bucket->ref[BUCKET_SLOTS - 1],
-                                                     memory_order_relaxed)
-                      << store->unit_shift;
+    uint64_t offset =
+        (uint64_t)atomic_load_explicit(&bucket->ref[BUCKET_SLOTS - 1], memory_order_relaxed)
+        << store->unit_shift;
     if (offset < store->data_at || offset > store->data_end - sizeof(struct table_bucket)) {
         return NULL;
     }
@@ -184,8 +185,8 @@ void table_find_ref(const struct store *store, struct shard *shard, struct ref r
  * page is free for it. */
 bool table_prepare(struct store *store, struct shard *shard) MUST_CHECK;
 
-/* Between bucket_open() and bucket_close() readers of the bucket wait; open before the first change of
- * a transaction that links or unlinks, close after its commit. */
+/* Between bucket_open() and bucket_close() readers of the bucket wait; open before the first change
+ * of a transaction that links or unlinks, close after its commit. */
 void bucket_open(const struct store *store, struct shard *shard, struct table_bucket *primary);
 void bucket_close(struct shard *shard, struct table_bucket *primary);
 

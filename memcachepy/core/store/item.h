@@ -5,19 +5,20 @@
  *    31            18 17          6   5     4  3   2    0
  *   | last access /8s | generation | fetched | count | kind |
  *
- * An item in one chunk, and the head of a chain (`next` only with ITEM_CHAINED, the client flags only
- * with ITEM_HAS_FLAGS, `|` is a byte boundary):
+ * An item in one chunk, and the head of a chain (`next` only with ITEM_CHAINED, the client flags
+ * only with ITEM_HAS_FLAGS, `|` is a byte boundary):
  *
  *    0       4          8     16          20        21     22      24      28
- *   | state | expire   | cas | value_len | key_len | bits | epoch | check | [next] [flags] key value
+ *   | state | expire   | cas | value_len | key_len | bits | epoch | check | [next] [flags] key
+ * value
  *
  * A continuation of a chain, and a free chunk:
  *
  *    0       4      8      12                 0       4           8
  *   | state | next | head | value …          | state | next slot |
  *
- * Of a live item only the state word and the expiry change in place; all else is immutable until the
- * item is unlinked. */
+ * Of a live item only the state word and the expiry change in place; all else is immutable until
+ * the item is unlinked. */
 #ifndef STORE_ITEM_H
 #define STORE_ITEM_H
 
@@ -48,7 +49,8 @@ enum chunk_kind {
 
 struct item {
     _Atomic uint32_t state;
-    _Atomic uint32_t expire_word; /* seconds since the segment's base * 2, + 1 if by the system clock */
+    _Atomic uint32_t
+        expire_word; /* seconds since the segment's base * 2, + 1 if by the system clock */
     uint64_t cas;
     uint32_t value_len;
     uint8_t key_len;
@@ -128,7 +130,8 @@ item_bytes(const struct item *item)
     return (uint64_t)item_key_offset(item->bits) + item->key_len + item->value_len;
 }
 
-/* A forged or torn header fails this with probability 1 - 2^-32; the hash is keyed by the segment's seed. */
+/* A forged or torn header fails this with probability 1 - 2^-32; the hash is keyed by the segment's
+ * seed. */
 static inline uint32_t
 item_check_value(uint64_t hash, uint32_t value_len, uint8_t key_len, uint8_t bits)
 {
@@ -140,8 +143,7 @@ item_check_value(uint64_t hash, uint32_t value_len, uint8_t key_len, uint8_t bit
 static inline bool
 word_is_expired(const struct store *store, uint32_t expire_word)
 {
-    return expire_word != 0 &&
-           expire_word >> 1 <= (expire_word & 1 ? store->wall_s : store->now_s);
+    return expire_word != 0 && expire_word >> 1 <= (expire_word & 1 ? store->wall_s : store->now_s);
 }
 
 /* Read anew for every item: a flush that was answered by another process is in force here too. */

@@ -1,11 +1,11 @@
 /* Reads without a lock.
  *
- * A reader loads the shard's table word, then the bucket's version; finds the item and lets the caller
- * copy it; and believes what it copied, a miss too, only if version and table word are unchanged. What it reads
- * meanwhile may be anything another process writes there, so every length is checked against
- * the page before it is used: a chunk never crosses its page. A hit is counted by
- * compare-and-swap from the state word that was read inside the validated section, and is lost if
- * that fails; a plain store would land in whatever the chunk has become. */
+ * A reader loads the shard's table word, then the bucket's version; finds the item and lets the
+ * caller copy it; and believes what it copied, a miss too, only if version and table word are
+ * unchanged. What it reads meanwhile may be anything another process writes there, so every length
+ * is checked against the page before it is used: a chunk never crosses its page. A hit is counted
+ * by compare-and-swap from the state word that was read inside the validated section, and is lost
+ * if that fails; a plain store would land in whatever the chunk has become. */
 #include "base/check.h"
 #include "base/xxh64.h"
 #include "store/hashtable.h"
@@ -53,8 +53,8 @@ store_prefetch_item(struct store *store, const struct key *key)
     }
     uint32_t matches = bucket_match(bucket, hash_tag(key->hash));
     if (matches != 0) {
-        struct ref ref = {atomic_load_explicit(&bucket->ref[__builtin_ctz(matches)],
-                                               memory_order_relaxed)};
+        struct ref ref = {
+            atomic_load_explicit(&bucket->ref[__builtin_ctz(matches)], memory_order_relaxed)};
         const uint8_t *item = ref_at(store, ref);
         /* Three lines hold the header, a key and a hundred bytes; the machine guesses the rest. */
         PREFETCH(item);
@@ -190,10 +190,7 @@ view_once(struct store *store, const struct key *key, struct view *view, enum vi
     if (!view->locked && !view_is_current(store, view)) {
         return false;
     }
-    *result = flushed   ? VIEW_FLUSHED
-              : expired ? VIEW_EXPIRED
-              : found   ? VIEW_HIT_LARGE
-                        : VIEW_MISS;
+    *result = flushed ? VIEW_FLUSHED : expired ? VIEW_EXPIRED : found ? VIEW_HIT_LARGE : VIEW_MISS;
     return true;
 }
 

@@ -57,8 +57,8 @@ room_make(struct store *store, struct shard *shard, uint32_t class_id)
         }
         changed = true;
         shard_unlock(store, shard);
-        bool helped = result == SLAB_GROW ? pool_grow(store->segment) || true
-                                          : donate(store, shard, i);
+        bool helped =
+            result == SLAB_GROW ? pool_grow(store->segment) || true : donate(store, shard, i);
         if (!shard_lock(store, shard)) {
             return ROOM_BUSY;
         }
@@ -66,7 +66,6 @@ room_make(struct store *store, struct shard *shard, uint32_t class_id)
             break;
         }
     }
-    return shard->classes[class_id].free_chunks > 0 && table_prepare(store, shard)
-               ? ROOM_CHANGED
-               : ROOM_NO_MEMORY;
+    return shard->classes[class_id].free_chunks > 0 && table_prepare(store, shard) ? ROOM_CHANGED
+                                                                                   : ROOM_NO_MEMORY;
 }

@@ -12,7 +12,6 @@ enum room_result {
 };
 
 /* Called with the shard's lock held. */
-enum room_result room_make(struct store *store, struct shard *shard,
-                           uint32_t class_id) MUST_CHECK;
+enum room_result room_make(struct store *store, struct shard *shard, uint32_t class_id) MUST_CHECK;
 
 #endif

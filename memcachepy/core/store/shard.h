@@ -5,9 +5,9 @@
  *         journal             the old value of every word the running transaction has changed
  *
  * Every change is a transaction: log a word, change it, …, commit. A transaction that a dead
- * process left behind is undone by restoring the words, newest first; nothing else needs to know what the
- * process was doing. The bucket that readers look at stays odd until after the commit, so no
- * reader has ever seen what is undone. Chunks are filled before the transaction links them.
+ * process left behind is undone by restoring the words, newest first; nothing else needs to know
+ * what the process was doing. The bucket that readers look at stays odd until after the commit, so
+ * no reader has ever seen what is undone. Chunks are filled before the transaction links them.
  *
  * Included by store/ only; the protocol sees store/store.h. */
 #ifndef STORE_SHARD_H
@@ -42,7 +42,7 @@ struct class_list {
     uint32_t empty_count; /* pages without a used chunk */
     uint32_t hand_page;   /* where the eviction hand stands; also the entry to the circle */
     uint32_t hand_slot;
-    uint32_t partial;     /* first of the pages with free chunks */
+    uint32_t partial; /* first of the pages with free chunks */
     uint32_t free_chunks;
 };
 
@@ -61,10 +61,11 @@ struct shard_sums {
 /* [shard] unless marked. */
 struct shard {
     alignas(CACHE_LINE_BYTES) struct shared_lock lock;
-    alignas(CACHE_LINE_BYTES) _Atomic uint32_t open_bucket; /* ref of the bucket whose version is odd */
-    uint32_t index;               /* [const] */
-    uint32_t reclaiming;          /* ref of an unlinked item whose chunks are being freed */
-    uint32_t page_count;          /* of classes and table */
+    alignas(CACHE_LINE_BYTES) _Atomic uint32_t
+        open_bucket;     /* ref of the bucket whose version is odd */
+    uint32_t index;      /* [const] */
+    uint32_t reclaiming; /* ref of an unlinked item whose chunks are being freed */
+    uint32_t page_count; /* of classes and table */
     uint32_t table_page_count;
     uint32_t overflow_free;   /* ref of the first unused overflow bucket */
     uint32_t overflow_count;  /* overflow buckets in use */
@@ -80,7 +81,7 @@ struct store {
     struct superblock *superblock;
     uint8_t *base;
     struct shard *shards;
-    _Atomic uint64_t *table_words;      /* of each shard */
+    _Atomic uint64_t *table_words;       /* of each shard */
     _Atomic uint32_t *table_directories; /* see hashtable.h */
     struct process_slot *slot;
     uint64_t hash_seed;
@@ -91,10 +92,10 @@ struct store {
     uint32_t chunk_bytes_max;
     uint32_t table_pages_max;
     /* As of the last tick. */
-    uint32_t now_s;     /* seconds of the node's clock since the segment's base */
-    uint32_t wall_s;    /* seconds of the system clock since the segment's base */
-    bool all_flushed;   /* the very second of a delayed flush */
-    uint32_t draining;  /* page number + 1 that is kept though it becomes empty */
+    uint32_t now_s;    /* seconds of the node's clock since the segment's base */
+    uint32_t wall_s;   /* seconds of the system clock since the segment's base */
+    bool all_flushed;  /* the very second of a delayed flush */
+    uint32_t draining; /* page number + 1 that is kept though it becomes empty */
     uint8_t class_of_units[CHUNK_BYTES_MAX / 8 + 1]; /* class by size in 8 bytes, rounded up */
 };
 
@@ -120,8 +121,8 @@ ref_at(const struct store *store, struct ref ref)
 static inline struct ref
 ref_of(const struct store *store, const void *at)
 {
-    return (struct ref){(uint32_t)((uint64_t)((const uint8_t *)at - store->base) >>
-                                   store->unit_shift)};
+    return (struct ref){
+        (uint32_t)((uint64_t)((const uint8_t *)at - store->base) >> store->unit_shift)};
 }
 
 static inline uint32_t
@@ -175,8 +176,7 @@ journal_log_words(const struct store *store, struct shard *shard, void *at, size
 static inline uint32_t
 journal_room(const struct shard *shard)
 {
-    return JOURNAL_WORDS_MAX -
-           atomic_load_explicit(&shard->journal.count, memory_order_relaxed);
+    return JOURNAL_WORDS_MAX - atomic_load_explicit(&shard->journal.count, memory_order_relaxed);
 }
 
 static inline void

@@ -291,7 +291,8 @@ class_free_page(struct store *store, struct shard *shard, uint32_t class_id, boo
     return PAGE_NONE;
 }
 
-/* Takes a page from a class of this shard, in hand: an empty one first, then from the largest class. */
+/* Takes a page from a class of this shard, in hand: an empty one first, then from the largest
+ * class. */
 static uint32_t
 steal_page(struct store *store, struct shard *shard, uint32_t except_class, bool evict)
 {
@@ -312,9 +313,8 @@ steal_page(struct store *store, struct shard *shard, uint32_t except_class, bool
     for (uint32_t round = 0; round < class_count; round++) {
         uint32_t best = 0;
         for (uint32_t class_id = 1; class_id <= class_count; class_id++) {
-            if (!(tried >> class_id & 1) &&
-                (best == 0 ||
-                 shard->classes[class_id].page_count > shard->classes[best].page_count)) {
+            if (!(tried >> class_id & 1) && (best == 0 || shard->classes[class_id].page_count >
+                                                              shard->classes[best].page_count)) {
                 best = class_id;
             }
         }

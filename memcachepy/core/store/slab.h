@@ -1,4 +1,5 @@
-/* Chunks of a shard: taking, freeing, and where they come from when there are none. Under the lock. */
+/* Chunks of a shard: taking, freeing, and where they come from when there are none. Under the lock.
+ */
 #ifndef STORE_SLAB_H
 #define STORE_SLAB_H
 
@@ -31,13 +32,13 @@ struct ref chunk_pop(struct store *store, struct shard *shard, uint32_t class_id
 void chunk_push(struct store *store, struct shard *shard, struct ref ref);
 
 enum slab_result {
-    SLAB_READY,   /* the class has a free chunk */
-    SLAB_GROW,    /* pool_grow() may help: unlock first */
+    SLAB_READY, /* the class has a free chunk */
+    SLAB_GROW,  /* pool_grow() may help: unlock first */
     SLAB_DONOR, /* another shard may help: unlock first */
 };
 
-/* Makes a free chunk of the class, evicting if it must; own transactions. Items looked up before may be
- * gone afterwards if *evicted is set. */
+/* Makes a free chunk of the class, evicting if it must; own transactions. Items looked up before
+ * may be gone afterwards if *evicted is set. */
 enum slab_result slab_ensure(struct store *store, struct shard *shard, uint32_t class_id,
                              bool *evicted) MUST_CHECK;
 

@@ -37,8 +37,7 @@ map_sizes_to_classes(struct store *store)
 enum segment_status
 store_create(const struct segment_settings *settings, struct segment **segment, char *sentence)
 {
-    enum segment_status status =
-        segment_create(settings, sizeof(struct shard), segment, sentence);
+    enum segment_status status = segment_create(settings, sizeof(struct shard), segment, sentence);
     if (status != SEGMENT_OK) {
         return status;
     }
@@ -183,8 +182,8 @@ store_expiry(const struct store *store, int64_t exptime)
     return (struct expiry){(uint32_t)(at_s > EXPIRE_S_MAX ? EXPIRE_S_MAX : at_s) << 1 | 1};
 }
 
-/* memcached's rule: the flush is of the second before the moment asked for, and everything stored up
- * to the end of that second goes. */
+/* memcached's rule: the flush is of the second before the moment asked for, and everything stored
+ * up to the end of that second goes. */
 void
 store_flush_all(struct store *store, int64_t exptime)
 {

@@ -76,7 +76,8 @@ struct expiry store_expiry(const struct store *store, int64_t exptime);
 
 /* ---- reads ---------------------------------------------------------------------------------- */
 
-/* Stage one and two of a batch: fetch the bucket's line, then the likely item's. Never wrong, only late. */
+/* Stage one and two of a batch: fetch the bucket's line, then the likely item's. Never wrong, only
+ * late. */
 void store_prefetch_bucket(struct store *store, const struct key *key);
 void store_prefetch_item(struct store *store, const struct key *key);
 
@@ -86,7 +87,7 @@ enum view_result {
     VIEW_FLUSHED,   /* Certain: there, but flushed. */
     VIEW_HIT,       /* A view to copy from and confirm. */
     VIEW_HIT_LARGE, /* The value is a chain: use store_pin(). Nothing to confirm. */
-    VIEW_BUSY,      /* The shard's lock is held by a stopped process and the lock-free way failed. */
+    VIEW_BUSY, /* The shard's lock is held by a stopped process and the lock-free way failed. */
 };
 
 enum view_bump {
@@ -222,7 +223,8 @@ enum put_result store_upload_commit(struct store *store, struct put *put,
                                     struct upload *upload) MUST_CHECK;
 void store_upload_abort(struct store *store, struct upload *upload);
 
-/* How many connections of this process wait for an upload's or a pin's share; other processes read it. */
+/* How many connections of this process wait for an upload's or a pin's share; other processes read
+ * it. */
 void store_set_waiters(struct store *store, uint32_t waiters);
 uint32_t store_waiters(struct store *store);
 

@@ -22,8 +22,8 @@ each_page(const struct store *store, const struct shard *shard, page_fn *visit, 
 {
     uint32_t count = atomic_load(&store->superblock->pool.populated_count);
     for (uint32_t number = 0; number < count; number++) {
-        uint32_t owner = atomic_load_explicit(&page_entry(store->segment, number)->owner,
-                                              memory_order_acquire);
+        uint32_t owner =
+            atomic_load_explicit(&page_entry(store->segment, number)->owner, memory_order_acquire);
         if (owner >> 8 == shard->index + 1) {
             visit(context, number, page_owner_kind(owner));
         }
@@ -33,8 +33,8 @@ each_page(const struct store *store, const struct shard *shard, page_fn *visit, 
 static struct ref
 chunk_ref(const struct store *store, uint32_t number, uint32_t class_id, uint32_t slot)
 {
-    uint64_t offset = page_offset(store->superblock, number) +
-                      (uint64_t)slot * slab_chunk_bytes(store, class_id);
+    uint64_t offset =
+        page_offset(store->superblock, number) + (uint64_t)slot * slab_chunk_bytes(store, class_id);
     return ref_from_offset(store->superblock, offset);
 }
 
@@ -81,12 +81,12 @@ shard_is_plausible(const struct store *store, const struct shard *shard)
 struct rebuild {
     struct store *store;
     struct shard *shard;
-    uint32_t *table_pages;   /* [private] */
+    uint32_t *table_pages; /* [private] */
     uint32_t table_page_count;
 };
 
-/* A chunk is kept if a live or held item reaches it. The mark of the walk lies in the state's field of
- * the last access, which is lost by it: nobody needs it while the shard is being rebuilt. */
+/* A chunk is kept if a live or held item reaches it. The mark of the walk lies in the state's field
+ * of the last access, which is lost by it: nobody needs it while the shard is being rebuilt. */
 #define MARK (0x3FFFu << STATE_ACCESS_SHIFT)
 
 static bool
@@ -225,8 +225,8 @@ sweep_page(void *context, uint32_t number, uint32_t kind)
     for (uint32_t slot = slab_chunks_per_page(store, kind); slot-- > 0;) {
         struct free_chunk *chunk = ref_at(store, chunk_ref(store, number, kind, slot));
         if ((chunk_state(chunk) & MARK) == 0) {
-            uint32_t generation = (chunk_state(chunk) + STATE_GENERATION_ONE) &
-                                  STATE_GENERATION_MASK;
+            uint32_t generation =
+                (chunk_state(chunk) + STATE_GENERATION_ONE) & STATE_GENERATION_MASK;
             atomic_store(&chunk->state, generation | CHUNK_FREE);
             chunk->next_slot = page->free_head;
             page->free_head = (uint16_t)(slot + 1);
@@ -315,8 +315,8 @@ reset_table(struct rebuild *rebuild, uint64_t generation)
     }
     shard->table_page_count = rebuild->table_page_count;
     shard->bucket_capacity = primary_pages << per_page_shift;
-    uint64_t word = table_word_make(
-        generation + 1, primary_pages == 0 ? TABLE_LEVEL_NONE : per_page_shift, 0);
+    uint64_t word =
+        table_word_make(generation + 1, primary_pages == 0 ? TABLE_LEVEL_NONE : per_page_shift, 0);
     atomic_store(table_word_at(store, shard), word | TABLE_WORD_REBUILDING);
 }
 
@@ -363,8 +363,7 @@ struct check {
     uint64_t live, bytes, continuations, reached;
 };
 
-static void PRINTF_LIKE(2, 3)
-report(struct check *check, const char *format, ...)
+static void PRINTF_LIKE(2, 3) report(struct check *check, const char *format, ...)
 {
     char text[256];
     int prefix = snprintf(text, sizeof(text), "shard %u: ", check->shard->index);
@@ -461,7 +460,8 @@ check_classes(struct check *check)
         if (list->page_count != check->class_pages[class_id] ||
             list->free_chunks != check->class_free[class_id] ||
             list->empty_count != check->class_empty[class_id]) {
-            report(check, "class %u counts %u pages, %u free chunks, %u empty; there are %u, %u, %u",
+            report(check,
+                   "class %u counts %u pages, %u free chunks, %u empty; there are %u, %u, %u",
                    class_id, list->page_count, list->free_chunks, list->empty_count,
                    check->class_pages[class_id], check->class_free[class_id],
                    check->class_empty[class_id]);
@@ -504,8 +504,7 @@ check_table(struct check *check)
                     continue;
                 }
                 linked++;
-                struct item *item =
-                    ref_at(store, (struct ref){atomic_load(&bucket->ref[slot])});
+                struct item *item = ref_at(store, (struct ref){atomic_load(&bucket->ref[slot])});
                 if (state_kind(chunk_state(item)) != CHUNK_LIVE) {
                     report(check, "bucket %u links a chunk that is not live", index);
                     continue;
@@ -519,8 +518,8 @@ check_table(struct check *check)
         }
     }
     if (linked != check->live || shard->sums.curr_items != check->live) {
-        report(check, "%" PRIu64 " live items, %" PRIu64 " linked, %" PRIu64 " counted", check->live,
-               linked, shard->sums.curr_items);
+        report(check, "%" PRIu64 " live items, %" PRIu64 " linked, %" PRIu64 " counted",
+               check->live, linked, shard->sums.curr_items);
     }
     if (overflow != shard->overflow_count) {
         report(check, "%u overflow buckets in use, %u counted", overflow, shard->overflow_count);

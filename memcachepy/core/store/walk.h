@@ -24,7 +24,8 @@ void store_rebuild(struct store *store);
 /* Unlinks every dead item of every shard; for a flush epoch about to be used again. */
 void store_sweep_dead(struct store *store);
 
-/* After the process of a slot has ended: repairs the shards it held, frees its uploads, pins and page. */
+/* After the process of a slot has ended: repairs the shards it held, frees its uploads, pins and
+ * page. */
 struct recovery {
     uint64_t shards_repaired;
     uint64_t shards_rebuilt;

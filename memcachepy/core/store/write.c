@@ -1,7 +1,7 @@
 /* Writes of items that fit one chunk, and everything that decides by what is already there.
  *
- * Every write is: lock, find, decide, make room (which may leave the lock: then find and decide again),
- * one transaction, unlock. */
+ * Every write is: lock, find, decide, make room (which may leave the lock: then find and decide
+ * again), one transaction, unlock. */
 #include "base/check.h"
 #include "base/crash.h"
 #include "base/number.h"
@@ -13,8 +13,8 @@
 #include "store/store.h"
 #include "store/write.h"
 
-/* memcached's item of 1.6 has 48 bytes of header, 8 of cas, a NUL behind the key, CRLF behind the value,
- * and 4 of flags if there are any; -I is about that size. */
+/* memcached's item of 1.6 has 48 bytes of header, 8 of cas, a NUL behind the key, CRLF behind the
+ * value, and 4 of flags if there are any; -I is about that size. */
 #define MEMCACHED_OVERHEAD_BYTES 59
 
 /* Splits an insertion pays for: one keeps up with growth, two catch up after a refusal. */
