@@ -188,22 +188,16 @@ class Recorder:
         self._version = 0
 
     def run(self, done: threading.Event) -> None:
-        client: RawClient | None = None
+        """Store until told to stop; a broken connection is replaced, anything else is raised."""
         while not done.is_set():
-            try:
-                if client is None:
-                    client = RawClient(self._server.address, timeout_s=15)
-                self._store(client)
-            except (OSError, AssertionError):
-                if client is not None and not client.closed:
-                    raise
-                if client is None:
-                    raise
-                self.breaks += 1
-                client.close()
-                client = None
-        if client is not None:
-            client.close()
+            with RawClient(self._server.address, timeout_s=15) as client:
+                try:
+                    while not done.is_set():
+                        self._store(client)
+                except AssertionError:
+                    if not client.closed:
+                        raise
+                    self.breaks += 1
 
     def _store(self, client: RawClient) -> None:
         key = b"r%d-%d" % (self._number, self._rng.randrange(300))

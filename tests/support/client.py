@@ -70,6 +70,7 @@ class RawClient:
                     # What was answered before the close may still wait in the socket.
                     while self.more():
                         pass
+                    self.closed = True
                     return
             if time.monotonic() > deadline:
                 raise AssertionError(f"the server took nothing for {self.timeout_s} s")
