@@ -305,41 +305,63 @@ continue_kept(struct reactor *reactor, struct connection *connection)
     return settle(reactor, connection, conn_resume(reactor->protocol, conn));
 }
 
+/* What a read brought: see read_once(). */
+struct arrival {
+    ssize_t received;
+    bool filled;
+};
+
+/* Executes what was read. TURN_ON: there may be more, and the turn is not used up. The connection
+ * may be gone if the turn is over. */
+static enum turn
+execute_arrival(struct reactor *reactor, struct connection *connection,
+                const struct arrival *arrival, size_t *turn_bytes)
+{
+    if (arrival->received < 0) {
+        connection_close(reactor, connection);
+        return TURN_OVER;
+    }
+    if (!arrival->filled && (arrival->received == 0 || !connection->hangup)) {
+        connection->readable = false;
+    }
+    if (arrival->received == 0) {
+        return TURN_OVER;
+    }
+    *turn_bytes += (size_t)arrival->received;
+    enum conn_status status =
+        conn_received(reactor->protocol, &connection->conn, (size_t)arrival->received);
+    if (settle(reactor, connection, status) == TURN_OVER) {
+        return TURN_OVER;
+    }
+    if (*turn_bytes >= TURN_BYTES_MAX && connection->readable) {
+        if (reactor->busy || !list_is_empty(&reactor->ready)) {
+            COUNT(reactor->counters, conn_yields);
+        }
+        make_ready(reactor, connection);
+        return TURN_OVER;
+    }
+    return TURN_ON;
+}
+
+static void
+read_on(struct reactor *reactor, struct connection *connection, size_t turn_bytes)
+{
+    while (connection->readable) {
+        struct arrival arrival;
+        arrival.received = read_once(reactor, connection, &arrival.filled);
+        if (execute_arrival(reactor, connection, &arrival, &turn_bytes) == TURN_OVER) {
+            return;
+        }
+    }
+}
+
 /* Serves the connection until it has nothing to do or has had its share. It may be gone afterwards.
  */
 static void
 serve(struct reactor *reactor, struct connection *connection)
 {
-    size_t turn_bytes = 0;
-    if (continue_kept(reactor, connection) == TURN_OVER) {
-        return;
-    }
-    while (connection->readable) {
-        bool filled;
-        ssize_t received = read_once(reactor, connection, &filled);
-        if (received < 0) {
-            connection_close(reactor, connection);
-            return;
-        }
-        if (!filled && (received == 0 || !connection->hangup)) {
-            connection->readable = false;
-        }
-        if (received == 0) {
-            return;
-        }
-        turn_bytes += (size_t)received;
-        enum conn_status status =
-            conn_received(reactor->protocol, &connection->conn, (size_t)received);
-        if (settle(reactor, connection, status) == TURN_OVER) {
-            return;
-        }
-        if (turn_bytes >= TURN_BYTES_MAX && connection->readable) {
-            if (reactor->busy || !list_is_empty(&reactor->ready)) {
-                COUNT(reactor->counters, conn_yields);
-            }
-            make_ready(reactor, connection);
-            return;
-        }
+    if (continue_kept(reactor, connection) == TURN_ON) {
+        read_on(reactor, connection, 0);
     }
 }
 
@@ -571,6 +593,82 @@ handle_event(struct reactor *reactor, const struct epoll_event *event)
     }
 }
 
+/* The connection of an event that is nothing but readable; NULL for any other. */
+static struct connection *
+plainly_readable(const struct reactor *reactor, const struct epoll_event *event)
+{
+    if (event->data.u64 <= TAG_LIVENESS || event->events != EPOLLIN || reactor->stopping) {
+        return NULL;
+    }
+    struct connection *connection = (struct connection *)(uintptr_t)event->data.u64;
+    return conn_has_work(&connection->conn) || connection->conn.status != CONN_READY ? NULL
+                                                                                     : connection;
+}
+
+/* One connection of a group that is read before it is executed. */
+struct ahead {
+    struct connection *connection; /* NULL: has its turn like any other event */
+    struct arrival arrival;
+    struct key key;
+    bool foreseen;
+};
+
+/* Reads all connections of the group first, then executes them: what the first will look up travels
+ * through the memory system while the others are read. A lookup of one key per request is otherwise
+ * a tenth of a request's time, and all of it waiting. */
+static void
+handle_group(struct reactor *reactor, const struct epoll_event *events, int count)
+{
+    struct protocol *protocol = reactor->protocol;
+    struct ahead group[READ_AHEAD_MAX];
+    for (int i = 0; i < count; i++) {
+        struct ahead *ahead = &group[i];
+        ahead->connection = plainly_readable(reactor, &events[i]);
+        ahead->foreseen = false;
+        if (ahead->connection == NULL) {
+            continue;
+        }
+        ahead->connection->readable = true;
+        protocol_select(protocol, (unsigned)i);
+        ahead->arrival.received = read_once(reactor, ahead->connection, &ahead->arrival.filled);
+        ahead->foreseen = ahead->arrival.received > 0 &&
+                          conn_foresee(protocol, &ahead->connection->conn,
+                                       (size_t)ahead->arrival.received, &ahead->key);
+    }
+    for (int i = 0; i < count; i++) {
+        if (group[i].foreseen) {
+            store_prefetch_item(reactor->store, &group[i].key);
+        }
+    }
+    for (int i = 0; i < count; i++) {
+        struct ahead *ahead = &group[i];
+        size_t turn_bytes = 0;
+        protocol_select(protocol, (unsigned)i);
+        if (ahead->connection == NULL) {
+            handle_event(reactor, &events[i]);
+        } else if (execute_arrival(reactor, ahead->connection, &ahead->arrival, &turn_bytes) ==
+                   TURN_ON) {
+            read_on(reactor, ahead->connection, turn_bytes);
+        }
+    }
+}
+
+static void
+handle_events(struct reactor *reactor, const struct epoll_event *events, int count)
+{
+    for (int first = 0; first < count; first += READ_AHEAD_MAX) {
+        int left = count - first;
+        int group = left < READ_AHEAD_MAX ? left : READ_AHEAD_MAX;
+        reactor->busy = count > 1;
+        if (group == 1) {
+            handle_event(reactor, &events[first]);
+        } else {
+            handle_group(reactor, events + first, group);
+        }
+    }
+    reactor->busy = false;
+}
+
 static int
 next_timeout_ms(const struct reactor *reactor)
 {
@@ -598,11 +696,7 @@ reactor_loop(struct reactor *reactor)
         int count =
             epoll_wait(reactor->epoll_fd, events, EVENT_COUNT_MAX, next_timeout_ms(reactor));
         store_tick(reactor->store);
-        for (int i = 0; i < count; i++) {
-            reactor->busy = i + 1 < count;
-            handle_event(reactor, &events[i]);
-        }
-        reactor->busy = false;
+        handle_events(reactor, events, count);
         if (reactor->orphaned) {
             return LOOP_ORPHANED;
         }

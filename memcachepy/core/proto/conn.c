@@ -22,12 +22,12 @@ protocol_new(struct store *store)
     }
     protocol->store = store;
     protocol->counters = store_counters(store);
-    protocol->read = malloc(READ_BUFFER_BYTES + INPUT_SLACK_BYTES);
-    if (protocol->read == NULL || !output_init(&protocol->output)) {
+    protocol->buffers = calloc(READ_AHEAD_MAX, READ_BUFFER_BYTES + INPUT_SLACK_BYTES);
+    protocol->read = protocol->buffers;
+    if (protocol->buffers == NULL || !output_init(&protocol->output)) {
         protocol_free(protocol);
         return NULL;
     }
-    memset(protocol->read, 0, READ_BUFFER_BYTES + INPUT_SLACK_BYTES);
     return protocol;
 }
 
@@ -35,7 +35,7 @@ void
 protocol_free(struct protocol *protocol)
 {
     output_free(&protocol->output, protocol->store);
-    free(protocol->read);
+    free(protocol->buffers);
     free(protocol);
 }
 
@@ -334,6 +334,37 @@ direct_len(const struct conn *conn)
     default:
         return 0;
     }
+}
+
+void
+protocol_select(struct protocol *protocol, unsigned buffer_index)
+{
+    DCHECK(buffer_index < READ_AHEAD_MAX);
+    protocol->read =
+        protocol->buffers + buffer_index * (size_t)(READ_BUFFER_BYTES + INPUT_SLACK_BYTES);
+}
+
+/* Longer inputs are batches that look ahead by themselves. */
+#define FORESEEN_BYTES_MAX 512
+
+bool
+conn_foresee(struct protocol *protocol, const struct conn *conn, size_t len, struct key *key)
+{
+    if (conn->state != CONN_COMMAND || conn->input_len > 0 || len > FORESEEN_BYTES_MAX) {
+        return false;
+    }
+    const uint8_t *end = protocol->read + len;
+    const uint8_t *at = parse_skip_spaces(parse_token_end(protocol->read, end), end);
+    const uint8_t *stop = parse_token_end(at, end);
+    if (stop < end && *stop == '\n' && stop > at && stop[-1] == '\r') {
+        stop--;
+    }
+    if (stop == at || stop - at > KEY_LEN_MAX) {
+        return false;
+    }
+    key_init(protocol->store, key, at, (uint32_t)(stop - at));
+    store_prefetch_bucket(protocol->store, key);
+    return true;
 }
 
 enum conn_status

@@ -43,6 +43,10 @@ struct pending;
 /* A read buffer holds an incomplete get line and a good read behind it. */
 #define READ_BUFFER_BYTES (GET_LINE_BYTES_MAX + (16u << 10))
 
+/* So many connections may have been read before the first of them is executed; see
+ * conn_foresee(). */
+#define READ_AHEAD_MAX 16
+
 enum conn_status {
     CONN_READY,   /* All input is executed or kept; more may be read. */
     CONN_FULL,    /* Send the output, then conn_resume(): requests are left. */
@@ -88,6 +92,14 @@ void conn_free(struct protocol *protocol, struct conn *conn);
 /* Where the next bytes belong, as one or two pieces; returns how many, 0: nothing may be read now.
  * The pieces are valid until any other call. */
 unsigned conn_space(struct protocol *protocol, struct conn *conn, struct iovec pieces[2]);
+
+/* Several connections may be read before they are executed, each into a buffer of its own: select
+ * its buffer (0 to READ_AHEAD_MAX - 1) before conn_space(), and again before conn_received(). */
+void protocol_select(struct protocol *protocol, unsigned buffer_index);
+
+/* `len` bytes have been put into the space and will be executed soon: fetches the bucket of the key
+ * they begin with. False: no such key; else store_prefetch_item() for it is worth while. */
+bool conn_foresee(struct protocol *protocol, const struct conn *conn, size_t len, struct key *key);
 
 /* `len` bytes have been put into the space, in order. */
 enum conn_status conn_received(struct protocol *protocol, struct conn *conn, size_t len) MUST_CHECK;

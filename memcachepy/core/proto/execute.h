@@ -28,7 +28,8 @@ struct batch {
 struct protocol {
     struct store *store;
     struct counters *counters;
-    uint8_t *read; /* READ_BUFFER_BYTES and slack */
+    uint8_t *buffers; /* READ_AHEAD_MAX times READ_BUFFER_BYTES and slack */
+    uint8_t *read;    /* the one in use */
     struct output output;
     uint32_t value_len_max; /* No value that is copied is longer. */
     struct batch batch;
