@@ -87,6 +87,14 @@ def test_a_thousand_deaths_at_crash_points_and_at_random(build: Build) -> None:
     print(run(build("torture", "-O2"), 8, 2000, seed, timeout_s=600), "seed", seed)
 
 
+@pytest.mark.parametrize("megabytes, value_max", [(4, 300_000), (16, 900_000), (64, 900_000)])
+def test_every_set_of_several_writers_finds_room(
+    build: Build, megabytes: int, value_max: int
+) -> None:
+    seed = random.randrange(2**32)
+    print(run(build("pressure", "-O2"), megabytes, 4, 3000, value_max, seed), "seed", seed)
+
+
 def test_locks_and_reads_hold_under_thread_sanitizer(build: Build) -> None:
     seed = random.randrange(2**32)
     print(run(build("threads", *THREAD), 3, seed), "seed", seed)

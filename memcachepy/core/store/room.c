@@ -7,20 +7,32 @@
 /* Other writers may take what was freed; then it is tried again, but not for ever. */
 #define ROOM_TRIES_MAX 64
 
-/* Empties a page of the shard that follows in turn and has most to give among a few. */
+static bool
+donate_locked(struct store *store, struct shard *donor)
+{
+    bool given = slab_donate_page(store, donor);
+    shard_unlock(store, donor);
+    return given;
+}
+
+/* Empties a page of another shard into the pool: of one that is free to be asked if there is one,
+ * else of any that can give. A different one comes first at each turn. */
 static bool
 donate(struct store *store, const struct shard *for_shard, uint32_t turn)
 {
     uint32_t count = store->superblock->shard_count;
-    for (uint32_t i = 0; i < count; i++) {
-        struct shard *donor = &store->shards[(for_shard->index + 1 + turn + i) & store->shard_mask];
-        if (donor == for_shard || !shard_try_lock(store, donor)) {
-            continue;
-        }
-        bool given = slab_donate_page(store, donor);
-        shard_unlock(store, donor);
-        if (given) {
-            return true;
+    for (unsigned pass = 0; pass < 2; pass++) {
+        bool waits = pass == 1;
+        for (uint32_t i = 0; i < count; i++) {
+            uint32_t index = (for_shard->index + 1 + turn + i) & store->shard_mask;
+            struct shard *donor = &store->shards[index];
+            if (donor == for_shard ||
+                !(waits ? shard_lock(store, donor) : shard_try_lock(store, donor))) {
+                continue;
+            }
+            if (donate_locked(store, donor)) {
+                return true;
+            }
         }
     }
     return false;
