@@ -87,7 +87,7 @@ def test_a_thousand_deaths_at_crash_points_and_at_random(build: Build) -> None:
     print(run(build("torture", "-O2"), 8, 2000, seed, timeout_s=600), "seed", seed)
 
 
-@pytest.mark.parametrize("megabytes, value_max", [(4, 300_000), (16, 900_000), (64, 900_000)])
+@pytest.mark.parametrize(("megabytes", "value_max"), [(4, 300_000), (16, 900_000), (64, 900_000)])
 def test_every_set_of_several_writers_finds_room(
     build: Build, megabytes: int, value_max: int
 ) -> None:
