@@ -34,8 +34,9 @@
 #define EVENT_COUNT_MAX 256
 #define PIECE_COUNT_MAX 64
 
-/* What one connection may read before the others have their turn. */
-#define TURN_BYTES_MAX READ_BUFFER_BYTES
+/* What one connection may read before the others have their turn, if -R requests do not end it before.
+ * What one read brought is always executed whole: one send for all its replies is worth more. */
+#define TURN_BYTES_MAX (256u << 10)
 
 /* How often waiting connections are tried, and holding ones looked at. */
 #define WAITER_RETRY_MS 10
@@ -305,6 +306,28 @@ continue_kept(struct reactor *reactor, struct connection *connection)
     return settle(reactor, connection, conn_resume(reactor->protocol, conn));
 }
 
+/* What a connection has used of its turn. */
+struct share {
+    size_t bytes;
+    uint64_t requests_end; /* Of protocol_requests(). */
+};
+
+static struct share
+share_begin(const struct reactor *reactor)
+{
+    const struct segment_settings *settings = &reactor->segment->superblock->settings;
+    return (struct share){
+        .requests_end = protocol_requests(reactor->protocol) + settings->requests_per_event,
+    };
+}
+
+static bool
+share_is_used(const struct reactor *reactor, const struct share *share)
+{
+    return share->bytes >= TURN_BYTES_MAX ||
+           protocol_requests(reactor->protocol) >= share->requests_end;
+}
+
 /* What a read brought: see read_once(). */
 struct arrival {
     ssize_t received;
@@ -315,7 +338,7 @@ struct arrival {
  * may be gone if the turn is over. */
 static enum turn
 execute_arrival(struct reactor *reactor, struct connection *connection,
-                const struct arrival *arrival, size_t *turn_bytes)
+                const struct arrival *arrival, struct share *share)
 {
     if (arrival->received < 0) {
         connection_close(reactor, connection);
@@ -327,13 +350,13 @@ execute_arrival(struct reactor *reactor, struct connection *connection,
     if (arrival->received == 0) {
         return TURN_OVER;
     }
-    *turn_bytes += (size_t)arrival->received;
+    share->bytes += (size_t)arrival->received;
     enum conn_status status =
         conn_received(reactor->protocol, &connection->conn, (size_t)arrival->received);
     if (settle(reactor, connection, status) == TURN_OVER) {
         return TURN_OVER;
     }
-    if (*turn_bytes >= TURN_BYTES_MAX && connection->readable) {
+    if (connection->readable && share_is_used(reactor, share)) {
         if (reactor->busy || !list_is_empty(&reactor->ready)) {
             COUNT(reactor->counters, conn_yields);
         }
@@ -344,12 +367,12 @@ execute_arrival(struct reactor *reactor, struct connection *connection,
 }
 
 static void
-read_on(struct reactor *reactor, struct connection *connection, size_t turn_bytes)
+read_on(struct reactor *reactor, struct connection *connection, struct share *share)
 {
     while (connection->readable) {
         struct arrival arrival;
         arrival.received = read_once(reactor, connection, &arrival.filled);
-        if (execute_arrival(reactor, connection, &arrival, &turn_bytes) == TURN_OVER) {
+        if (execute_arrival(reactor, connection, &arrival, share) == TURN_OVER) {
             return;
         }
     }
@@ -360,8 +383,9 @@ read_on(struct reactor *reactor, struct connection *connection, size_t turn_byte
 static void
 serve(struct reactor *reactor, struct connection *connection)
 {
+    struct share share = share_begin(reactor);
     if (continue_kept(reactor, connection) == TURN_ON) {
-        read_on(reactor, connection, 0);
+        read_on(reactor, connection, &share);
     }
 }
 
@@ -642,13 +666,13 @@ handle_group(struct reactor *reactor, const struct epoll_event *events, int coun
     }
     for (int i = 0; i < count; i++) {
         struct ahead *ahead = &group[i];
-        size_t turn_bytes = 0;
+        struct share share = share_begin(reactor);
         protocol_select(protocol, (unsigned)i);
         if (ahead->connection == NULL) {
             handle_event(reactor, &events[i]);
-        } else if (execute_arrival(reactor, ahead->connection, &ahead->arrival, &turn_bytes) ==
+        } else if (execute_arrival(reactor, ahead->connection, &ahead->arrival, &share) ==
                    TURN_ON) {
-            read_on(reactor, ahead->connection, turn_bytes);
+            read_on(reactor, ahead->connection, &share);
         }
     }
 }

@@ -74,6 +74,7 @@ execute_request(struct protocol *protocol, struct conn *conn, const struct line 
         return STEP_NEXT;
     }
     if (request.command->handler != NULL) {
+        protocol->requests++;
         request.command->handler(protocol, conn, &request);
     } else {
         execute_gat(protocol, conn, &request); /* get and gets have been seen before. */
@@ -334,6 +335,12 @@ direct_len(const struct conn *conn)
     default:
         return 0;
     }
+}
+
+uint64_t
+protocol_requests(const struct protocol *protocol)
+{
+    return protocol->requests;
 }
 
 void

@@ -104,6 +104,9 @@ bool conn_foresee(struct protocol *protocol, const struct conn *conn, size_t len
 /* `len` bytes have been put into the space, in order. */
 enum conn_status conn_received(struct protocol *protocol, struct conn *conn, size_t len) MUST_CHECK;
 
+/* How many requests have been executed for all connections of this process. */
+uint64_t protocol_requests(const struct protocol *protocol);
+
 /* Goes on with what CONN_FULL or CONN_WAITING left; also harmless at any other time. While replies
  * are kept it does nothing. */
 enum conn_status conn_resume(struct protocol *protocol, struct conn *conn) MUST_CHECK;

@@ -32,6 +32,7 @@ struct protocol {
     uint8_t *read;    /* the one in use */
     struct output output;
     uint32_t value_len_max; /* No value that is copied is longer. */
+    uint64_t requests;      /* Command lines executed so far, of all connections. */
     struct batch batch;
 };
 

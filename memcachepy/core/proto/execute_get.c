@@ -385,6 +385,7 @@ batch_run(struct protocol *protocol, struct conn *conn, struct input *input)
         }
         tally_key(&tally, entry->get_id, answer == ANSWER_HIT);
         if (entry->ends) {
+            protocol->requests++;
             OUTPUT_TEXT(&protocol->output, "END\r\n");
         }
     }
