@@ -34,8 +34,9 @@
 #define EVENT_COUNT_MAX 256
 #define PIECE_COUNT_MAX 64
 
-/* What one connection may read before the others have their turn, if -R requests do not end it before.
- * What one read brought is always executed whole: one send for all its replies is worth more. */
+/* What one connection may read before the others have their turn, if -R requests do not end it
+ * before. What one read brought is always executed whole: one send for all its replies is worth
+ * more. */
 #define TURN_BYTES_MAX (256u << 10)
 
 /* How often waiting connections are tried, and holding ones looked at. */
