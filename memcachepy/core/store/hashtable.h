@@ -121,7 +121,7 @@ table_bucket_at(const struct store *store, const struct shard *shard, uint32_t i
     return (struct table_bucket *)page + (index & ((1u << shift) - 1));
 }
 
-/* Bit i is set if slot i may carry the tag; a bit too many is possible, a bit too few is not. */
+/* Bit i is set if slot i carries the tag. Of the words at the time each was read. */
 static inline uint32_t
 bucket_match(const struct table_bucket *bucket, uint8_t tag)
 {
@@ -136,7 +136,8 @@ bucket_match(const struct table_bucket *bucket, uint8_t tag)
     for (unsigned i = 0; i < BUCKET_SLOTS / 4; i++) {
         uint32_t difference =
             atomic_load_explicit(&bucket->tag_word[i], memory_order_relaxed) ^ pattern;
-        uint32_t zero = (difference - 0x01010101u) & ~difference & 0x80808080u;
+        /* Bit 7 of every byte that is zero, and no other. */
+        uint32_t zero = ~(((difference & 0x7F7F7F7Fu) + 0x7F7F7F7Fu) | difference | 0x7F7F7F7Fu);
         /* Gathers bits 7, 15, 23 and 31 into four neighbours. */
         matches |= ((zero >> 7) * 0x10204080u >> 28) << (4 * i);
     }
