@@ -95,6 +95,12 @@ def test_every_set_of_several_writers_finds_room(
     print(run(build("pressure", "-O2"), megabytes, 4, 3000, value_max, seed), "seed", seed)
 
 
+def test_the_units_of_very_large_caches_hold_small_ones(build: Build) -> None:
+    seed = random.randrange(2**32)
+    print(run(build("pressure", "-O1", "-DUNIT_SHIFT_MIN=8"), 16, 2, 3000, 9000, seed))
+    print(run(build("crash_sweep", "-O1", "-DUNIT_SHIFT_MIN=8"), 1, 7, 100, seed), "seed", seed)
+
+
 def test_locks_and_reads_hold_under_thread_sanitizer(build: Build) -> None:
     seed = random.randrange(2**32)
     print(run(build("threads", *THREAD), 3, seed), "seed", seed)

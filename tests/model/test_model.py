@@ -248,6 +248,7 @@ class Model(RuleBasedStateMachine):
     @rule(index=connection)
     def flush_all(self, index: int) -> None:
         assert self.ask(index, b"flush_all\r\n") == b"OK\r\n"
+        self.next_cas()
         self.items.clear()
         self.flush_at_s = None
 

@@ -323,15 +323,9 @@ EXPTIMES = (b"0", b"1000", b"-1", b"0", b"100000")
 
 
 def stream(rng: random.Random, length: int) -> list[bytes]:
-    """Well-formed requests, some of them slightly wrong, over few keys.
-
-    A stream either flushes or looks at cas tokens: memcached's flush_all takes one of the sequence,
-    ours does not.
-    """
+    """Well-formed requests, some of them slightly wrong, over few keys."""
     requests = [_request(rng) for _ in range(length)]
-    left_out = (b"flush_all",) if rng.random() < 0.5 else (b"gets", b"gats", b"cas")
-    kept = [request for request in requests if not request.startswith(left_out)]
-    return [_mutated(rng, request) if rng.random() < 0.15 else request for request in kept]
+    return [_mutated(rng, request) if rng.random() < 0.15 else request for request in requests]
 
 
 def _request(rng: random.Random) -> bytes:

@@ -82,6 +82,8 @@ pool_recover(struct segment *segment, struct process_slot *slot)
         return;
     }
     struct page *page = page_entry(segment, in_flight - 1);
+    /* First: whoever takes it from now on finds it free, or names it before. */
+    uint32_t owner = atomic_load(&page->owner);
     /* Another process may have this very page in hand if ours died before its compare-and-swap. */
     bool elsewhere = false;
     unsigned slot_count = SLOT_WORKER_FIRST + segment->superblock->settings.worker_count;
@@ -89,7 +91,6 @@ pool_recover(struct segment *segment, struct process_slot *slot)
         struct process_slot *other = &segment->slots[i];
         elsewhere |= other != slot && atomic_load(&other->page_in_flight) == in_flight;
     }
-    uint32_t owner = atomic_load(&page->owner);
     if (!elsewhere && owner == PAGE_IN_HAND) {
         pool_give_back(segment, slot, in_flight - 1);
     } else if (owner == PAGE_FREE) {

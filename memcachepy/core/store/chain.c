@@ -46,14 +46,6 @@ shard_of_ref(const struct store *store, struct ref ref)
     return &store->shards[page_owner_shard(owner)];
 }
 
-/* For work that must be done: a stopped process only delays it. */
-static void
-shard_lock_surely(struct store *store, struct shard *shard)
-{
-    while (!shard_lock(store, shard)) {
-    }
-}
-
 /* ---- the share of memory -------------------------------------------------------------------- */
 
 static uint64_t
@@ -294,7 +286,10 @@ upload_drop(struct store *store, struct process_slot *slot, struct held_ref *ent
     if (!ref_is_none(head)) {
         struct shard *shard = shard_of_ref(store, head);
         shard_lock_surely(store, shard);
-        upload_discard(store, shard, entry);
+        /* Taking the lock may have undone what the entry's process was doing. */
+        if (atomic_load_explicit(&entry->head_ref, memory_order_relaxed) == head.units) {
+            upload_discard(store, shard, entry);
+        }
         shard_unlock(store, shard);
     }
     hold_no_more(slot, entry);

@@ -94,7 +94,8 @@ table_find_ref(const struct store *store, struct shard *shard, struct ref ref, u
 void
 bucket_open(const struct store *store, struct shard *shard, struct table_bucket *primary)
 {
-    atomic_store_explicit(&shard->open_bucket, ref_of(store, primary).units, memory_order_relaxed);
+    atomic_store_explicit(&shard->open_bucket, (uint64_t)((uint8_t *)primary - store->base),
+                          memory_order_relaxed);
     STORES_IN_ORDER();
     uint32_t version = atomic_load_explicit(&primary->version, memory_order_relaxed);
     atomic_store_explicit(&primary->version, version + 1, memory_order_relaxed);
@@ -286,9 +287,10 @@ add_overflow_page(struct store *store, struct shard *shard, bool steal)
     }
     struct table_bucket *bucket = adopt_page(store, shard, number);
     uint32_t next = shard->overflow_free;
-    for (uint32_t i = buckets_per_page(store); i-- > 0;) {
-        atomic_store_explicit(&bucket[i].ref[0], next, memory_order_relaxed);
-        next = ref_of(store, &bucket[i]).units;
+    uint32_t step = overflow_bucket_step(store);
+    for (uint32_t i = buckets_per_page(store); i > 0; i -= step) {
+        atomic_store_explicit(&bucket[i - step].ref[0], next, memory_order_relaxed);
+        next = ref_of(store, &bucket[i - step]).units;
     }
     LOG(store, shard, shard->overflow_free);
     shard->overflow_free = next;
@@ -304,10 +306,19 @@ create_table(struct store *store, struct shard *shard)
         return false;
     }
     uint32_t level = (uint32_t)__builtin_ctz(buckets_per_page(store));
-    uint64_t generation = table_word_generation(table_word_locked(store, shard));
-    atomic_store_explicit(table_word_at(store, shard), table_word_make(generation + 1, level, 0),
+    uint64_t word = table_word_locked(store, shard);
+    atomic_store_explicit(table_word_at(store, shard),
+                          table_word_make(table_word_generation(word) + 1, level, 0) |
+                              (word & TABLE_WORD_REBUILDING),
                           memory_order_release);
     return true;
+}
+
+bool
+table_is_short(const struct store *store, const struct shard *shard)
+{
+    return UNLIKELY(table_word_level(table_word_locked(store, shard)) == TABLE_LEVEL_NONE ||
+                    shard->overflow_free == 0);
 }
 
 bool
@@ -462,7 +473,8 @@ split_next(struct store *store, struct shard *shard, bool steal)
     bool last = from + 1 == 1u << level;
     split_apply(store, shard, &split,
                 table_word_make(table_word_generation(word), last ? level + 1 : level,
-                                last ? 0 : from + 1));
+                                last ? 0 : from + 1) |
+                    (word & TABLE_WORD_REBUILDING));
     return true;
 }
 

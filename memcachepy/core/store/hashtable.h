@@ -157,7 +157,9 @@ bucket_next(const struct store *store, const struct table_bucket *bucket)
     uint64_t offset =
         (uint64_t)atomic_load_explicit(&bucket->ref[BUCKET_SLOTS - 1], memory_order_relaxed)
         << store->unit_shift;
-    if (offset < store->data_at || offset > store->data_end - sizeof(struct table_bucket)) {
+    /* A link that is being replaced may be an item's ref. */
+    if (offset < store->data_at || offset > store->data_end - sizeof(struct table_bucket) ||
+        offset % sizeof(struct table_bucket) != 0) {
         return NULL;
     }
     return (struct table_bucket *)(store->base + offset);
@@ -182,9 +184,19 @@ void table_find(const struct store *store, struct shard *shard, const uint8_t *k
 void table_find_ref(const struct store *store, struct shard *shard, struct ref ref, uint64_t hash,
                     struct table_place *place);
 
+/* Whether table_prepare() has to find a page. */
+bool table_is_short(const struct store *store, const struct shard *shard);
+
 /* Makes the table able to take one more link: a first page, an overflow bucket at hand. False: no
  * page is free for it. */
 bool table_prepare(struct store *store, struct shard *shard) MUST_CHECK;
+
+/* Zeroed buckets from here on can be referred to: a ref's unit may be larger than a bucket. */
+static inline uint32_t
+overflow_bucket_step(const struct store *store)
+{
+    return store->unit_shift > 6 ? 1u << (store->unit_shift - 6) : 1;
+}
 
 /* Between bucket_open() and bucket_close() readers of the bucket wait; open before the first change
  * of a transaction that links or unlinks, close after its commit. */

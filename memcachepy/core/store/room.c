@@ -45,8 +45,10 @@ ready_now(struct store *store, struct shard *shard, uint32_t class_id, bool *cha
     if (result != SLAB_READY) {
         return result;
     }
+    /* Preparing may take a page for the table, and with it items that were looked up. */
+    *changed |= table_is_short(store, shard);
     if (table_prepare(store, shard)) {
-        /* Preparing the table may have taken the very page the chunk was in. */
+        /* It may have been the very page that the chunk was in. */
         return shard->classes[class_id].free_chunks > 0
                    ? SLAB_READY
                    : slab_ensure(store, shard, class_id, changed);
@@ -78,6 +80,6 @@ room_make(struct store *store, struct shard *shard, uint32_t class_id)
             break;
         }
     }
-    return shard->classes[class_id].free_chunks > 0 && table_prepare(store, shard) ? ROOM_CHANGED
+    return table_prepare(store, shard) && shard->classes[class_id].free_chunks > 0 ? ROOM_CHANGED
                                                                                    : ROOM_NO_MEMORY;
 }

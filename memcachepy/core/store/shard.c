@@ -52,15 +52,15 @@ journal_undo(struct store *store, struct shard *shard)
 static bool
 reopen_bucket(struct store *store, struct shard *shard)
 {
-    struct ref ref = {atomic_load_explicit(&shard->open_bucket, memory_order_relaxed)};
-    if (ref_is_none(ref)) {
+    uint64_t offset = atomic_load_explicit(&shard->open_bucket, memory_order_relaxed);
+    if (offset == 0) {
         return true;
     }
-    uint64_t offset = (uint64_t)ref.units << store->unit_shift;
-    if (offset < store->data_at || offset > store->data_end - sizeof(struct table_bucket)) {
+    if (offset < store->data_at || offset > store->data_end - sizeof(struct table_bucket) ||
+        offset % sizeof(struct table_bucket) != 0) {
         return false;
     }
-    struct table_bucket *bucket = ref_at(store, ref);
+    struct table_bucket *bucket = (struct table_bucket *)(void *)(store->base + offset);
     uint32_t version = atomic_load_explicit(&bucket->version, memory_order_relaxed);
     if (version & 1) {
         bucket_close(shard, bucket);
@@ -120,6 +120,13 @@ shard_lock(struct store *store, struct shard *shard)
         result = lock_acquire(&shard->lock, LOCK_WAIT_MS);
     }
     return lock_result_held(store, shard, result);
+}
+
+void
+shard_lock_surely(struct store *store, struct shard *shard)
+{
+    while (!shard_lock(store, shard)) {
+    }
 }
 
 void

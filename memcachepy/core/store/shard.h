@@ -61,12 +61,13 @@ struct shard_sums {
 /* [shard] unless marked. */
 struct shard {
     alignas(CACHE_LINE_BYTES) struct shared_lock lock;
-    alignas(CACHE_LINE_BYTES) _Atomic uint32_t
-        open_bucket;     /* ref of the bucket whose version is odd */
+    alignas(CACHE_LINE_BYTES) _Atomic uint64_t
+        open_bucket;     /* offset of the bucket whose version is odd */
     uint32_t index;      /* [const] */
     uint32_t reclaiming; /* ref of an unlinked item whose chunks are being freed */
     uint32_t page_count; /* of classes and table */
     uint32_t table_page_count;
+    uint32_t empty_pages;     /* of all classes together */
     uint32_t overflow_free;   /* ref of the first unused overflow bucket */
     uint32_t overflow_count;  /* overflow buckets in use */
     uint32_t bucket_capacity; /* primary buckets that the table's pages hold */
@@ -193,6 +194,9 @@ journal_commit(struct shard *shard)
  * it; after about a second of waiting. */
 bool shard_lock(struct store *store, struct shard *shard) MUST_CHECK;
 bool shard_try_lock(struct store *store, struct shard *shard) MUST_CHECK;
+
+/* For work that must be done: a stopped process only delays it. */
+void shard_lock_surely(struct store *store, struct shard *shard);
 void shard_unlock(struct store *store, struct shard *shard);
 
 #endif

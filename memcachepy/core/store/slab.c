@@ -79,7 +79,9 @@ chunk_pop(struct store *store, struct shard *shard, uint32_t class_id)
     LOG(store, shard, list->free_chunks);
     if (page->free_count == slab_chunks_per_page(store, class_id)) {
         LOG(store, shard, list->empty_count);
+        LOG(store, shard, shard->empty_pages);
         list->empty_count--;
+        shard->empty_pages--;
     }
     page->free_head = (uint16_t)chunk->next_slot;
     page->free_count--;
@@ -116,7 +118,9 @@ chunk_push(struct store *store, struct shard *shard, struct ref ref)
     list->free_chunks++;
     if (page->free_count == slab_chunks_per_page(store, class_id)) {
         LOG(store, shard, list->empty_count);
+        LOG(store, shard, shard->empty_pages);
         list->empty_count++;
+        shard->empty_pages++;
     }
     CRASH_POINT(chunk_pushed);
 }
@@ -168,6 +172,8 @@ page_attach(struct store *store, struct shard *shard, uint32_t number, uint32_t 
         before->class_next = number + 1;
         hand->class_prev = number + 1;
     }
+    LOG(store, shard, shard->empty_pages);
+    shard->empty_pages++;
     list->page_count++;
     list->empty_count++;
     list->free_chunks += page->free_count;
@@ -207,6 +213,8 @@ page_detach(struct store *store, struct shard *shard, uint32_t number)
             list->hand_slot = 0;
         }
     }
+    LOG(store, shard, shard->empty_pages);
+    shard->empty_pages--;
     list->page_count--;
     list->empty_count--;
     list->free_chunks -= page->free_count;
@@ -297,7 +305,7 @@ static uint32_t
 steal_page(struct store *store, struct shard *shard, uint32_t except_class, bool evict)
 {
     uint32_t class_count = store->superblock->class_count;
-    for (uint32_t class_id = 1; class_id <= class_count; class_id++) {
+    for (uint32_t class_id = 1; shard->empty_pages > 0 && class_id <= class_count; class_id++) {
         if (class_id != except_class && shard->classes[class_id].empty_count > 0) {
             uint32_t number = class_free_page(store, shard, class_id, false);
             if (number != PAGE_NONE) {
@@ -336,10 +344,13 @@ steal_page(struct store *store, struct shard *shard, uint32_t except_class, bool
     return PAGE_NONE;
 }
 
+/* While the shard is being rebuilt, items that are not linked yet cannot be unlinked. */
 static bool
-may_evict(const struct store *store)
+may_evict(const struct store *store, const struct shard *shard)
 {
-    return store->superblock->settings.evictions_enabled;
+    return store->superblock->settings.evictions_enabled &&
+           !(atomic_load_explicit(table_word_at(store, shard), memory_order_relaxed) &
+             TABLE_WORD_REBUILDING);
 }
 
 uint32_t
@@ -347,7 +358,7 @@ slab_page_for_table(struct store *store, struct shard *shard, bool steal)
 {
     uint32_t number = pool_take(store->segment, store->slot);
     if (number == PAGE_NONE && steal && !pool_can_grow(store->segment)) {
-        number = steal_page(store, shard, 0, may_evict(store));
+        number = steal_page(store, shard, 0, may_evict(store, shard));
     }
     return number;
 }
@@ -355,7 +366,7 @@ slab_page_for_table(struct store *store, struct shard *shard, bool steal)
 bool
 slab_donate_page(struct store *store, struct shard *shard)
 {
-    uint32_t number = steal_page(store, shard, 0, may_evict(store));
+    uint32_t number = steal_page(store, shard, 0, may_evict(store, shard));
     if (number == PAGE_NONE) {
         return false;
     }
@@ -378,11 +389,16 @@ slab_ensure(struct store *store, struct shard *shard, uint32_t class_id, bool *e
     if (pool_can_grow(store->segment)) {
         return SLAB_GROW;
     }
-    *evicted = true;
-    if (may_evict(store) && evict_from_class(store, shard, class_id)) {
+    number = steal_page(store, shard, class_id, false);
+    if (number != PAGE_NONE) {
+        page_attach(store, shard, number, class_id);
         return SLAB_READY;
     }
-    number = steal_page(store, shard, class_id, may_evict(store));
+    *evicted = true;
+    if (may_evict(store, shard) && evict_from_class(store, shard, class_id)) {
+        return SLAB_READY;
+    }
+    number = steal_page(store, shard, class_id, may_evict(store, shard));
     if (number != PAGE_NONE) {
         page_attach(store, shard, number, class_id);
         return SLAB_READY;

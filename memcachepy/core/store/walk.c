@@ -200,6 +200,7 @@ list_page(struct rebuild *rebuild, uint32_t number, uint32_t class_id)
     list->page_count++;
     list->free_chunks += page->free_count;
     list->empty_count += page->free_count == slab_chunks_per_page(store, class_id);
+    rebuild->shard->empty_pages += page->free_count == slab_chunks_per_page(store, class_id);
     if (page->free_count > 0) {
         page->partial_prev = 0;
         page->partial_next = list->partial;
@@ -264,6 +265,11 @@ relink_page(void *context, uint32_t number, uint32_t kind)
         return;
     }
     for (uint32_t slot = 0; slot < slab_chunks_per_page(store, kind); slot++) {
+        /* What finds no place is freed, and this very page may go with it. */
+        uint32_t owner = atomic_load(&page_entry(store->segment, number)->owner);
+        if (owner != page_owner(rebuild->shard->index, kind)) {
+            return;
+        }
         struct ref ref = chunk_ref(store, number, kind, slot);
         struct item *item = ref_at(store, ref);
         if (state_kind(chunk_state(item)) != CHUNK_LIVE) {
@@ -304,9 +310,10 @@ reset_table(struct rebuild *rebuild, uint64_t generation)
         if (i % 2 == 0) {
             atomic_store(table_directory_entry(store, shard, primary_pages++), number + 1);
         } else {
-            for (uint32_t j = 1u << per_page_shift; j-- > 0;) {
-                atomic_store(&bucket[j].ref[0], shard->overflow_free);
-                shard->overflow_free = ref_of(store, &bucket[j]).units;
+            uint32_t step = overflow_bucket_step(store);
+            for (uint32_t j = 1u << per_page_shift; j > 0; j -= step) {
+                atomic_store(&bucket[j - step].ref[0], shard->overflow_free);
+                shard->overflow_free = ref_of(store, &bucket[j - step]).units;
             }
         }
     }
@@ -336,6 +343,7 @@ shard_rebuild(struct store *store, struct shard *shard)
     each_page(store, shard, mark_page, &rebuild);
     memset(shard->classes, 0, sizeof(shard->classes));
     shard->page_count = 0;
+    shard->empty_pages = 0;
     each_page(store, shard, sweep_page, &rebuild);
     shard->sums.curr_items = 0;
     shard->sums.bytes = 0;
@@ -455,6 +463,7 @@ check_page(void *context, uint32_t number, uint32_t kind)
 static void
 check_classes(struct check *check)
 {
+    uint32_t empty = 0;
     for (uint32_t class_id = 1; class_id <= check->store->superblock->class_count; class_id++) {
         const struct class_list *list = &check->shard->classes[class_id];
         if (list->page_count != check->class_pages[class_id] ||
@@ -466,6 +475,7 @@ check_classes(struct check *check)
                    check->class_pages[class_id], check->class_free[class_id],
                    check->class_empty[class_id]);
         }
+        empty += check->class_empty[class_id];
         uint32_t circle = 0;
         uint32_t at = list->hand_page;
         while (at != 0 && circle <= list->page_count) {
@@ -479,6 +489,9 @@ check_classes(struct check *check)
             report(check, "class %u has %u pages, its circle %u", class_id, list->page_count,
                    circle);
         }
+    }
+    if (empty != check->shard->empty_pages) {
+        report(check, "%u pages are empty, %u counted", empty, check->shard->empty_pages);
     }
 }
 
@@ -579,26 +592,20 @@ store_rebuild(struct store *store)
 
 /* ---- dead items, dead processes ------------------------------------------------------------- */
 
-struct sweep {
-    struct store *store;
-    struct shard *shard;
-};
-
+/* Under the lock of the page's shard. */
 static void
-sweep_dead_page(void *context, uint32_t number, uint32_t kind)
+sweep_dead_page(struct store *store, struct shard *shard, uint32_t number, uint32_t owner)
 {
-    struct sweep *sweep = context;
-    for (uint32_t slot = 0;
-         kind != PAGE_KIND_TABLE && slot < slab_chunks_per_page(sweep->store, kind); slot++) {
+    uint32_t class_id = page_owner_kind(owner);
+    for (uint32_t slot = 0; slot < slab_chunks_per_page(store, class_id); slot++) {
         /* Unlinking may empty this very page and give it back. */
-        uint32_t owner = atomic_load(&page_entry(sweep->store->segment, number)->owner);
-        if (owner != page_owner(sweep->shard->index, kind)) {
+        if (atomic_load(&page_entry(store->segment, number)->owner) != owner) {
             return;
         }
-        struct ref ref = chunk_ref(sweep->store, number, kind, slot);
-        struct item *item = ref_at(sweep->store, ref);
-        if (state_kind(chunk_state(item)) == CHUNK_LIVE && item_is_dead(sweep->store, item)) {
-            item_unlink(sweep->store, sweep->shard, ref, UNLINK_RECLAIM);
+        struct ref ref = chunk_ref(store, number, class_id, slot);
+        struct item *item = ref_at(store, ref);
+        if (state_kind(chunk_state(item)) == CHUNK_LIVE && item_is_dead(store, item)) {
+            item_unlink(store, shard, ref, UNLINK_RECLAIM);
         }
     }
 }
@@ -606,11 +613,16 @@ sweep_dead_page(void *context, uint32_t number, uint32_t kind)
 void
 store_sweep_dead(struct store *store)
 {
-    for (uint32_t i = 0; i < store->superblock->shard_count; i++) {
-        struct sweep sweep = {store, &store->shards[i]};
-        if (shard_lock(store, sweep.shard)) {
-            each_page(store, sweep.shard, sweep_dead_page, &sweep);
-            shard_unlock(store, sweep.shard);
+    uint32_t count = atomic_load(&store->superblock->pool.populated_count);
+    for (uint32_t number = 0; number < count; number++) {
+        uint32_t owner = atomic_load(&page_entry(store->segment, number)->owner);
+        if (owner <= PAGE_IN_HAND || page_owner_kind(owner) == PAGE_KIND_TABLE) {
+            continue;
+        }
+        struct shard *shard = &store->shards[page_owner_shard(owner)];
+        if (shard_lock(store, shard)) {
+            sweep_dead_page(store, shard, number, owner);
+            shard_unlock(store, shard);
         }
     }
 }
@@ -633,6 +645,15 @@ store_recover(struct store *store, unsigned slot_index, struct recovery *recover
 {
     struct process_slot *slot = &store->segment->slots[slot_index];
     *recovery = (struct recovery){0};
+    uint32_t locked = atomic_load(&slot->locked_shard);
+    if (locked != 0) {
+        /* Another process may be undoing what this one left: its slot means nothing before. */
+        struct shard *shard = &store->shards[locked - 1];
+        uint64_t repairs = shard->sums.repairs;
+        shard_lock_surely(store, shard);
+        recovery->shards_repaired += shard->sums.repairs - repairs;
+        shard_unlock(store, shard);
+    }
     for (uint32_t i = 0; i < store->superblock->shard_count; i++) {
         recover_shard(store, &store->shards[i], recovery);
     }

@@ -85,6 +85,7 @@ item_publish(struct store *store, struct shard *shard, const struct table_place 
 {
     struct item *item = ref_at(store, ref);
     struct shard_sums *sums = &shard->sums;
+    bool frees_chunk = place->bucket != NULL && !(place->item->bits & ITEM_CHAINED);
     bucket_open(store, shard, place->primary);
     LOG(store, shard, sums->bytes);
     if (counts) {
@@ -106,6 +107,9 @@ item_publish(struct store *store, struct shard *shard, const struct table_place 
     CRASH_POINT(item_committed);
     bucket_close(shard, place->primary);
     reclaim_run(store, shard);
+    if (frees_chunk) {
+        slab_release_empty(store, shard, page_of_ref(store, place->ref));
+    }
     table_grow(store, shard, GROW_STEPS);
 }
 
