@@ -279,13 +279,17 @@ upload_discard(struct store *store, struct shard *shard, struct held_ref *entry)
     reclaim_run(store, shard);
 }
 
-static void
+/* False: a stopped process has the shard; the entry stays, for recovery to try again when the
+ * process that has it ends. */
+static bool
 upload_drop(struct store *store, struct process_slot *slot, struct held_ref *entry)
 {
     struct ref head = {atomic_load_explicit(&entry->head_ref, memory_order_relaxed)};
     if (!ref_is_none(head)) {
         struct shard *shard = shard_of_ref(store, head);
-        shard_lock_surely(store, shard);
+        if (!shard_lock(store, shard)) {
+            return false;
+        }
         /* Taking the lock may have undone what the entry's process was doing. */
         if (atomic_load_explicit(&entry->head_ref, memory_order_relaxed) == head.units) {
             upload_discard(store, shard, entry);
@@ -293,6 +297,7 @@ upload_drop(struct store *store, struct process_slot *slot, struct held_ref *ent
         shard_unlock(store, shard);
     }
     hold_no_more(slot, entry);
+    return true;
 }
 
 void
@@ -304,10 +309,10 @@ store_upload_abort(struct store *store, struct upload *upload)
     }
 }
 
-void
+bool
 upload_recover(struct store *store, struct process_slot *slot, unsigned index)
 {
-    upload_drop(store, slot, &slot->uploads[index]);
+    return upload_drop(store, slot, &slot->uploads[index]);
 }
 
 /* Turns the complete chain into the key's item; under the lock, with room in the table. */
@@ -718,13 +723,16 @@ store_pin_advance(struct store *store, struct pin *pin, size_t bytes)
     }
 }
 
-static void
+/* As upload_drop(). */
+static bool
 pin_drop(struct store *store, struct process_slot *slot, struct held_ref *entry)
 {
     struct ref ref = {atomic_load_explicit(&entry->head_ref, memory_order_relaxed)};
     if (!ref_is_none(ref)) {
         struct shard *shard = shard_of_ref(store, ref);
-        shard_lock_surely(store, shard);
+        if (!shard_lock(store, shard)) {
+            return false;
+        }
         struct item *item = ref_at(store, ref);
         LOG(store, shard, entry->head_ref);
         if (state_kind(chunk_state(item)) == CHUNK_DETACHED && !item_is_pinned(store, ref, entry)) {
@@ -738,6 +746,7 @@ pin_drop(struct store *store, struct process_slot *slot, struct held_ref *entry)
         shard_unlock(store, shard);
     }
     hold_no_more(slot, entry);
+    return true;
 }
 
 void
@@ -749,8 +758,8 @@ store_unpin(struct store *store, struct pin *pin)
     }
 }
 
-void
+bool
 pin_recover(struct store *store, struct process_slot *slot, unsigned index)
 {
-    pin_drop(store, slot, &slot->pins[index]);
+    return pin_drop(store, slot, &slot->pins[index]);
 }

@@ -657,18 +657,23 @@ store_recover(struct store *store, unsigned slot_index, struct recovery *recover
     for (uint32_t i = 0; i < store->superblock->shard_count; i++) {
         recover_shard(store, &store->shards[i], recovery);
     }
-    for (unsigned i = 0; i < atomic_load(&slot->upload_high); i++) {
-        recovery->uploads_freed += atomic_load(&slot->uploads[i].head_ref) != 0;
-        upload_recover(store, slot, i);
+    bool done = true;
+    for (unsigned i = 0; done && i < atomic_load(&slot->upload_high); i++) {
+        bool held = atomic_load(&slot->uploads[i].head_ref) != 0;
+        done = upload_recover(store, slot, i);
+        recovery->uploads_freed += held && done;
     }
-    for (unsigned i = 0; i < atomic_load(&slot->pin_high); i++) {
-        recovery->pins_released += atomic_load(&slot->pins[i].head_ref) != 0;
-        pin_recover(store, slot, i);
+    for (unsigned i = 0; done && i < atomic_load(&slot->pin_high); i++) {
+        bool held = atomic_load(&slot->pins[i].head_ref) != 0;
+        done = pin_recover(store, slot, i);
+        recovery->pins_released += held && done;
     }
     pool_recover(store->segment, slot);
-    atomic_store(&slot->upload_high, 0);
-    atomic_store(&slot->pin_high, 0);
-    atomic_store(&slot->held_bytes, 0);
+    if (done) {
+        atomic_store(&slot->upload_high, 0);
+        atomic_store(&slot->pin_high, 0);
+        atomic_store(&slot->held_bytes, 0);
+    }
     atomic_store(&slot->waiters, 0);
     atomic_store(&slot->locked_shard, 0);
     atomic_store(&slot->serving, 0);
