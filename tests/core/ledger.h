@@ -6,8 +6,9 @@
 
 #include "base/crash.h"
 #include "mem/page.h"
+#include "store/check.h"
+#include "store/recover.h"
 #include "store/store.h"
-#include "store/walk.h"
 
 #include <inttypes.h>
 #include <signal.h>

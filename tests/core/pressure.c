@@ -3,8 +3,8 @@
  * sound.
  *
  * usage: pressure MEGABYTES CHILDREN SETS VALUE_MAX SEED */
+#include "store/check.h"
 #include "store/store.h"
-#include "store/walk.h"
 
 #include <inttypes.h>
 #include <stdio.h>

@@ -3,8 +3,8 @@
  * repeated, so that a tear shows.
  *
  * usage: threads SECONDS SEED */
+#include "store/check.h"
 #include "store/store.h"
-#include "store/walk.h"
 
 #include <pthread.h>
 #include <stdio.h>

@@ -11,7 +11,7 @@
 #include "mem/segment.h"
 #include "proto/conn.h"
 #include "store/store.h"
-#include "store/walk.h"
+#include "store/check.h"
 
 #include <stdatomic.h>
 #include <stdint.h>

@@ -4,7 +4,9 @@
 #include "mem/page.h"
 #include "net/acceptor.h"
 #include "net/reactor.h"
-#include "store/walk.h"
+#include "store/check.h"
+#include "store/rebuild.h"
+#include "store/recover.h"
 
 #include <errno.h>
 #include <sys/ioctl.h>

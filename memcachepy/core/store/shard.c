@@ -4,9 +4,10 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/crash.h"
+#include "store/check.h"
 #include "store/hashtable.h"
+#include "store/rebuild.h"
 #include "store/slab.h"
-#include "store/walk.h"
 
 /* A wait is cut into pieces so that the process can be seen to live. */
 #define LOCK_WAIT_MS 100

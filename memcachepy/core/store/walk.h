@@ -1,37 +1,25 @@
-/* Walking a shard's pages: the checker of the tests and the fallback of repair. */
+/* Walking the pages: what the checker, the rebuild and the sweep have in common. */
 #ifndef STORE_WALK_H
 #define STORE_WALK_H
 
-#include "store/shard.h"
+#include "store/item.h"
 
-/* Says what does not agree, a sentence a problem. */
-typedef void problem_fn(void *context, const char *sentence);
+/* Calls the visitor for every page that belongs to the shard. Under the shard's lock. */
+typedef void page_fn(void *context, uint32_t number, uint32_t kind);
+void each_page(const struct store *store, const struct shard *shard, page_fn *visit, void *context);
 
-/* Under the lock. A cheap look at the lists' ends after an undo. */
-bool shard_is_plausible(const struct store *store, const struct shard *shard);
+struct ref chunk_ref(const struct store *store, uint32_t number, uint32_t class_id, uint32_t slot);
 
-/* Under the lock. Recomputes table, free chunks, lists and sums from the pages and their directory.
- * Readers take the lock meanwhile. Survives being killed: the next owner starts it again. */
-void shard_rebuild(struct store *store, struct shard *shard);
+/* Whether an upload or a pin of any process refers to the head. */
+bool slot_refers(const struct store *store, struct ref head);
 
-/* Under the lock. Compares everything derived with a walk. Returns the number of problems. */
-unsigned shard_check(struct store *store, struct shard *shard, problem_fn *problem, void *context);
+/* Whether a live item's header agrees with its check value and its chunk. */
+bool head_is_sound(const struct store *store, struct item *item, uint32_t class_id);
 
-/* All shards, one lock at a time. */
-unsigned store_check(struct store *store, problem_fn *problem, void *context);
-void store_rebuild(struct store *store);
+/* Follows a chain; false if it does not hold all of the value. */
+bool chain_is_sound(const struct store *store, struct item *head);
 
 /* Unlinks every dead item of every shard; for a flush epoch about to be used again. */
 void store_sweep_dead(struct store *store);
-
-/* After the process of a slot has ended: repairs the shards it held, frees its uploads, pins and
- * page. */
-struct recovery {
-    uint64_t shards_repaired;
-    uint64_t shards_rebuilt;
-    uint64_t uploads_freed;
-    uint64_t pins_released;
-};
-void store_recover(struct store *store, unsigned slot_index, struct recovery *recovery);
 
 #endif

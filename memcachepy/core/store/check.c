@@ -1,0 +1,250 @@
+/* See check.h. */
+#include "store/check.h"
+
+#include "store/hashtable.h"
+#include "store/slab.h"
+#include "store/walk.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+bool
+shard_is_plausible(const struct store *store, const struct shard *shard)
+{
+    uint64_t word = atomic_load(table_word_at(store, shard));
+    if (table_bucket_count(word) > shard->bucket_capacity ||
+        shard->table_page_count > shard->page_count ||
+        shard->page_count > atomic_load(&store->superblock->pool.populated_count)) {
+        return false;
+    }
+    for (uint32_t class_id = 1; class_id <= store->superblock->class_count; class_id++) {
+        const struct class_list *list = &shard->classes[class_id];
+        uint64_t chunks = (uint64_t)list->page_count * slab_chunks_per_page(store, class_id);
+        if (list->free_chunks > chunks || list->empty_count > list->page_count ||
+            (list->page_count == 0) != (list->hand_page == 0) ||
+            (list->free_chunks == 0) != (list->partial == 0)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+struct check {
+    struct store *store;
+    struct shard *shard;
+    problem_fn *problem;
+    void *context;
+    unsigned problems;
+    uint32_t pages, table_pages;
+    uint32_t class_pages[SLAB_CLASS_COUNT_MAX], class_free[SLAB_CLASS_COUNT_MAX],
+        class_empty[SLAB_CLASS_COUNT_MAX];
+    uint64_t live, bytes, continuations, reached;
+};
+
+static void PRINTF_LIKE(2, 3) report(struct check *check, const char *format, ...)
+{
+    char text[256];
+    int prefix = snprintf(text, sizeof(text), "shard %u: ", check->shard->index);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text + prefix, sizeof(text) - (size_t)prefix, format, arguments);
+    va_end(arguments);
+    check->problems++;
+    check->problem(check->context, text);
+}
+
+static void
+check_head(struct check *check, struct ref ref, uint32_t class_id)
+{
+    struct store *store = check->store;
+    struct item *item = ref_at(store, ref);
+    uint32_t kind = state_kind(chunk_state(item));
+    if (kind == CHUNK_LIVE) {
+        check->live++;
+        check->bytes += item_bytes(item);
+        struct table_place place;
+        table_find_ref(store, check->shard, ref, item_hash(store, item), &place);
+        if (place.bucket == NULL) {
+            report(check, "item at ref %u is live but not linked", ref.units);
+        }
+        if (!head_is_sound(store, item, class_id)) {
+            report(check, "item at ref %u has a bad header", ref.units);
+        } else if (item->bits & ITEM_CHAINED && !chain_is_sound(store, item)) {
+            report(check, "item at ref %u has a broken chain", ref.units);
+        }
+    } else if (!slot_refers(store, ref)) {
+        report(check, "chunk at ref %u is %s but no process refers to it", ref.units,
+               kind == CHUNK_UPLOAD ? "an upload" : "detached");
+    }
+    if (item->bits & ITEM_CHAINED) {
+        for (struct ref next = {*item_next(item)}; !ref_is_none(next);) {
+            check->reached++;
+            next.units = ((struct continuation *)ref_at(store, next))->next;
+        }
+    }
+}
+
+static void
+check_page(void *context, uint32_t number, uint32_t kind)
+{
+    struct check *check = context;
+    struct store *store = check->store;
+    check->pages++;
+    if (kind == PAGE_KIND_TABLE) {
+        check->table_pages++;
+        return;
+    }
+    const struct page *page = page_entry(store->segment, number);
+    uint32_t count = slab_chunks_per_page(store, kind);
+    uint32_t free_chunks = 0;
+    for (uint32_t slot = 0; slot < count; slot++) {
+        struct ref ref = chunk_ref(store, number, kind, slot);
+        switch ((enum chunk_kind)state_kind(chunk_state(ref_at(store, ref)))) {
+        case CHUNK_FREE:
+            free_chunks++;
+            break;
+        case CHUNK_CONT:
+            check->continuations++;
+            break;
+        case CHUNK_LIVE:
+        case CHUNK_UPLOAD:
+        case CHUNK_DETACHED:
+            check_head(check, ref, kind);
+            break;
+        }
+    }
+    uint32_t listed = 0;
+    for (uint32_t slot = page->free_head; slot != 0 && listed <= count; listed++) {
+        struct free_chunk *chunk = ref_at(store, chunk_ref(store, number, kind, slot - 1));
+        if (state_kind(chunk_state(chunk)) != CHUNK_FREE) {
+            report(check, "page %u lists slot %u as free, which is not", number, slot - 1);
+        }
+        slot = chunk->next_slot;
+    }
+    if (listed != free_chunks || page->free_count != free_chunks) {
+        report(check, "page %u has %u free chunks, lists %u and counts %u", number, free_chunks,
+               listed, page->free_count);
+    }
+    check->class_pages[kind]++;
+    check->class_free[kind] += free_chunks;
+    check->class_empty[kind] += free_chunks == count;
+}
+
+static void
+check_classes(struct check *check)
+{
+    uint32_t empty = 0;
+    for (uint32_t class_id = 1; class_id <= check->store->superblock->class_count; class_id++) {
+        const struct class_list *list = &check->shard->classes[class_id];
+        if (list->page_count != check->class_pages[class_id] ||
+            list->free_chunks != check->class_free[class_id] ||
+            list->empty_count != check->class_empty[class_id]) {
+            report(check,
+                   "class %u counts %u pages, %u free chunks, %u empty; there are %u, %u, %u",
+                   class_id, list->page_count, list->free_chunks, list->empty_count,
+                   check->class_pages[class_id], check->class_free[class_id],
+                   check->class_empty[class_id]);
+        }
+        empty += check->class_empty[class_id];
+        uint32_t circle = 0;
+        uint32_t at = list->hand_page;
+        while (at != 0 && circle <= list->page_count) {
+            circle++;
+            at = page_entry(check->store->segment, at - 1)->class_next;
+            if (at == list->hand_page) {
+                break;
+            }
+        }
+        if (circle != list->page_count) {
+            report(check, "class %u has %u pages, its circle %u", class_id, list->page_count,
+                   circle);
+        }
+    }
+    if (empty != check->shard->empty_pages) {
+        report(check, "%u pages are empty, %u counted", empty, check->shard->empty_pages);
+    }
+}
+
+static void
+check_table(struct check *check)
+{
+    struct store *store = check->store;
+    struct shard *shard = check->shard;
+    uint64_t word = atomic_load(table_word_at(store, shard));
+    uint64_t linked = 0;
+    uint32_t overflow = 0;
+    for (uint32_t index = 0; index < table_bucket_count(word); index++) {
+        const struct table_bucket *primary = table_bucket_at(store, shard, index);
+        if (atomic_load(&primary->version) & 1) {
+            report(check, "bucket %u is open", index);
+        }
+        for (const struct table_bucket *bucket = primary; bucket != NULL;
+             bucket = bucket_next(store, bucket)) {
+            overflow += bucket != primary;
+            for (unsigned slot = 0; slot < BUCKET_SLOTS; slot++) {
+                uint8_t tag = atomic_load(&bucket->tag[slot]);
+                if (tag == 0 || tag == TAG_OVERFLOW) {
+                    continue;
+                }
+                linked++;
+                struct item *item = ref_at(store, (struct ref){atomic_load(&bucket->ref[slot])});
+                if (state_kind(chunk_state(item)) != CHUNK_LIVE) {
+                    report(check, "bucket %u links a chunk that is not live", index);
+                    continue;
+                }
+                uint64_t hash = item_hash(store, item);
+                if (hash_tag(hash) != tag || table_bucket_index(word, hash) != index ||
+                    shard_of_hash(store, hash) != shard) {
+                    report(check, "bucket %u links an item that belongs elsewhere", index);
+                }
+            }
+        }
+    }
+    if (linked != check->live || shard->sums.curr_items != check->live) {
+        report(check, "%" PRIu64 " live items, %" PRIu64 " linked, %" PRIu64 " counted",
+               check->live, linked, shard->sums.curr_items);
+    }
+    if (overflow != shard->overflow_count) {
+        report(check, "%u overflow buckets in use, %u counted", overflow, shard->overflow_count);
+    }
+}
+
+unsigned
+shard_check(struct store *store, struct shard *shard, problem_fn *problem, void *context)
+{
+    struct check check = {.store = store, .shard = shard, .problem = problem, .context = context};
+    each_page(store, shard, check_page, &check);
+    check_classes(&check);
+    check_table(&check);
+    if (check.pages != shard->page_count || check.table_pages != shard->table_page_count) {
+        report(&check, "counts %u pages and %u of its table; there are %u and %u",
+               shard->page_count, shard->table_page_count, check.pages, check.table_pages);
+    }
+    if (check.bytes != shard->sums.bytes) {
+        report(&check, "items hold %" PRIu64 " bytes, counted are %" PRIu64, check.bytes,
+               shard->sums.bytes);
+    }
+    if (check.continuations != check.reached) {
+        report(&check, "%" PRIu64 " continuations, %" PRIu64 " of them reached from an item",
+               check.continuations, check.reached);
+    }
+    return check.problems;
+}
+
+unsigned
+store_check(struct store *store, problem_fn *problem, void *context)
+{
+    unsigned problems = 0;
+    for (uint32_t i = 0; i < store->superblock->shard_count; i++) {
+        struct shard *shard = &store->shards[i];
+        if (!shard_lock(store, shard)) {
+            problem(context, "a shard is locked by a stopped process");
+            problems++;
+            continue;
+        }
+        problems += shard_check(store, shard, problem, context);
+        shard_unlock(store, shard);
+    }
+    return problems;
+}

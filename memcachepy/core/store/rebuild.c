@@ -1,0 +1,269 @@
+/* See rebuild.h. */
+#include "store/rebuild.h"
+
+#include "base/check.h"
+#include "base/crash.h"
+#include "store/hashtable.h"
+#include "store/slab.h"
+#include "store/walk.h"
+
+#include <stdlib.h>
+
+struct rebuild {
+    struct store *store;
+    struct shard *shard;
+    uint32_t *table_pages; /* [private] */
+    uint32_t table_page_count;
+};
+
+/* A chunk is kept if a live or held item reaches it. The mark of the walk lies in the state's field
+ * of the last access, which is lost by it: nobody needs it while the shard is being rebuilt. */
+#define MARK (0x3FFFu << STATE_ACCESS_SHIFT)
+
+static void
+mark(void *chunk)
+{
+    atomic_fetch_or((_Atomic uint32_t *)chunk, MARK);
+}
+
+static void
+mark_chain(const struct store *store, struct item *head)
+{
+    mark(head);
+    if (head->bits & ITEM_CHAINED) {
+        for (struct ref ref = {*item_next(head)}; !ref_is_none(ref);) {
+            struct continuation *continuation = ref_at(store, ref);
+            mark(continuation);
+            ref.units = continuation->next;
+        }
+    }
+}
+
+static void
+unmark_page(void *context, uint32_t number, uint32_t kind)
+{
+    struct rebuild *rebuild = context;
+    if (kind == PAGE_KIND_TABLE) {
+        rebuild->table_pages[rebuild->table_page_count++] = number;
+        return;
+    }
+    uint32_t count = slab_chunks_per_page(rebuild->store, kind);
+    for (uint32_t slot = 0; slot < count; slot++) {
+        void *chunk = ref_at(rebuild->store, chunk_ref(rebuild->store, number, kind, slot));
+        atomic_fetch_and((_Atomic uint32_t *)chunk, ~MARK);
+    }
+}
+
+static void
+mark_page(void *context, uint32_t number, uint32_t kind)
+{
+    struct rebuild *rebuild = context;
+    struct store *store = rebuild->store;
+    if (kind == PAGE_KIND_TABLE) {
+        return;
+    }
+    uint32_t count = slab_chunks_per_page(store, kind);
+    for (uint32_t slot = 0; slot < count; slot++) {
+        struct ref ref = chunk_ref(store, number, kind, slot);
+        struct item *item = ref_at(store, ref);
+        uint32_t state_of = state_kind(chunk_state(item));
+        bool keep = false;
+        if (state_of == CHUNK_LIVE) {
+            keep = head_is_sound(store, item, kind) &&
+                   (!(item->bits & ITEM_CHAINED) || chain_is_sound(store, item));
+        } else if (state_of == CHUNK_UPLOAD || state_of == CHUNK_DETACHED) {
+            keep = slot_refers(store, ref);
+        }
+        if (keep) {
+            mark_chain(store, item);
+        }
+    }
+}
+
+static void
+list_page(struct rebuild *rebuild, uint32_t number, uint32_t class_id)
+{
+    struct store *store = rebuild->store;
+    struct class_list *list = &rebuild->shard->classes[class_id];
+    struct page *page = page_entry(store->segment, number);
+    if (list->hand_page == 0) {
+        list->hand_page = page->class_next = page->class_prev = number + 1;
+    } else {
+        struct page *hand = page_entry(store->segment, list->hand_page - 1);
+        struct page *before = page_entry(store->segment, hand->class_prev - 1);
+        page->class_next = list->hand_page;
+        page->class_prev = hand->class_prev;
+        before->class_next = number + 1;
+        hand->class_prev = number + 1;
+    }
+    list->page_count++;
+    list->free_chunks += page->free_count;
+    list->empty_count += page->free_count == slab_chunks_per_page(store, class_id);
+    rebuild->shard->empty_pages += page->free_count == slab_chunks_per_page(store, class_id);
+    if (page->free_count > 0) {
+        page->partial_prev = 0;
+        page->partial_next = list->partial;
+        if (list->partial != 0) {
+            page_entry(store->segment, list->partial - 1)->partial_prev = number + 1;
+        }
+        list->partial = number + 1;
+    }
+}
+
+static void
+sweep_page(void *context, uint32_t number, uint32_t kind)
+{
+    struct rebuild *rebuild = context;
+    struct store *store = rebuild->store;
+    rebuild->shard->page_count++;
+    if (kind == PAGE_KIND_TABLE) {
+        return;
+    }
+    struct page *page = page_entry(store->segment, number);
+    page->free_head = 0;
+    page->free_count = 0;
+    for (uint32_t slot = slab_chunks_per_page(store, kind); slot-- > 0;) {
+        struct free_chunk *chunk = ref_at(store, chunk_ref(store, number, kind, slot));
+        if ((chunk_state(chunk) & MARK) == 0) {
+            uint32_t generation =
+                (chunk_state(chunk) + STATE_GENERATION_ONE) & STATE_GENERATION_MASK;
+            atomic_store(&chunk->state, generation | CHUNK_FREE);
+            chunk->next_slot = page->free_head;
+            page->free_head = (uint16_t)(slot + 1);
+            page->free_count++;
+        }
+    }
+    list_page(rebuild, number, kind);
+}
+
+/* False for a second item with the same key: a crash cannot leave two, damage can. */
+static bool
+relink(struct rebuild *rebuild, struct item *item)
+{
+    struct store *store = rebuild->store;
+    struct shard *shard = rebuild->shard;
+    uint64_t hash = item_hash(store, item);
+    struct table_place place;
+    table_find(store, shard, item_key(item, item->bits), item->key_len, hash, &place);
+    if (place.bucket != NULL) {
+        return false;
+    }
+    table_link(store, shard, place.primary, hash, ref_of(store, item));
+    journal_commit(shard);
+    shard->sums.curr_items++;
+    shard->sums.bytes += item_bytes(item);
+    return true;
+}
+
+static void
+relink_page(void *context, uint32_t number, uint32_t kind)
+{
+    struct rebuild *rebuild = context;
+    struct store *store = rebuild->store;
+    if (kind == PAGE_KIND_TABLE) {
+        return;
+    }
+    for (uint32_t slot = 0; slot < slab_chunks_per_page(store, kind); slot++) {
+        /* What finds no place is freed, and this very page may go with it. */
+        uint32_t owner = atomic_load(&page_entry(store->segment, number)->owner);
+        if (owner != page_owner(rebuild->shard->index, kind)) {
+            return;
+        }
+        struct ref ref = chunk_ref(store, number, kind, slot);
+        struct item *item = ref_at(store, ref);
+        if (state_kind(chunk_state(item)) != CHUNK_LIVE) {
+            continue;
+        }
+        bool linked = table_prepare(store, rebuild->shard) && relink(rebuild, item);
+        if (!linked) {
+            item_discard(store, rebuild->shard, ref);
+            journal_commit(rebuild->shard);
+            reclaim_run(store, rebuild->shard);
+            continue;
+        }
+        table_grow(store, rebuild->shard, 2);
+    }
+}
+
+/* Makes the table empty, over the pages it has. */
+static void
+reset_table(struct rebuild *rebuild, uint64_t generation)
+{
+    struct store *store = rebuild->store;
+    struct shard *shard = rebuild->shard;
+    uint32_t per_page_shift = store->page_shift - 6;
+    uint32_t primary_pages = 0;
+    shard->overflow_free = 0;
+    shard->overflow_count = 0;
+    for (uint32_t i = 0; i < rebuild->table_page_count; i++) {
+        uint32_t number = rebuild->table_pages[i];
+        struct table_bucket *bucket =
+            (void *)(store->base + page_offset(store->superblock, number));
+        for (uint32_t j = 0; j < 1u << per_page_shift; j++) {
+            /* Versions go on: a reader may have begun before. */
+            uint32_t version = atomic_load(&bucket[j].version);
+            memset((uint8_t *)&bucket[j] + 4, 0, sizeof(bucket[j]) - 4);
+            atomic_store(&bucket[j].version, (version | 1) + 1);
+        }
+        /* The first page is the table's, the second its overflow, and so on. */
+        if (i % 2 == 0) {
+            atomic_store(table_directory_entry(store, shard, primary_pages++), number + 1);
+        } else {
+            uint32_t step = overflow_bucket_step(store);
+            for (uint32_t j = 1u << per_page_shift; j > 0; j -= step) {
+                atomic_store(&bucket[j - step].ref[0], shard->overflow_free);
+                shard->overflow_free = ref_of(store, &bucket[j - step]).units;
+            }
+        }
+    }
+    for (uint32_t i = primary_pages; i << per_page_shift < shard->bucket_capacity; i++) {
+        atomic_store(table_directory_entry(store, shard, i), 0);
+    }
+    shard->table_page_count = rebuild->table_page_count;
+    shard->bucket_capacity = primary_pages << per_page_shift;
+    uint64_t word =
+        table_word_make(generation + 1, primary_pages == 0 ? TABLE_LEVEL_NONE : per_page_shift, 0);
+    atomic_store(table_word_at(store, shard), word | TABLE_WORD_REBUILDING);
+}
+
+void
+shard_rebuild(struct store *store, struct shard *shard)
+{
+    uint64_t word = atomic_load(table_word_at(store, shard)) | TABLE_WORD_REBUILDING;
+    atomic_store(table_word_at(store, shard), word);
+    atomic_store(&shard->journal.count, 0);
+    atomic_store(&shard->open_bucket, 0);
+    shard->reclaiming = 0;
+    struct rebuild rebuild = {.store = store, .shard = shard};
+    uint32_t populated = atomic_load(&store->superblock->pool.populated_count);
+    rebuild.table_pages = malloc((populated + 1) * sizeof(uint32_t));
+    CHECK(rebuild.table_pages != NULL);
+    each_page(store, shard, unmark_page, &rebuild);
+    each_page(store, shard, mark_page, &rebuild);
+    memset(shard->classes, 0, sizeof(shard->classes));
+    shard->page_count = 0;
+    shard->empty_pages = 0;
+    each_page(store, shard, sweep_page, &rebuild);
+    shard->sums.curr_items = 0;
+    shard->sums.bytes = 0;
+    CRASH_POINT(rebuild_swept);
+    reset_table(&rebuild, table_word_generation(word));
+    each_page(store, shard, relink_page, &rebuild);
+    CRASH_POINT(rebuild_relinked);
+    shard->sums.rebuilds++;
+    free(rebuild.table_pages);
+    word = atomic_load(table_word_at(store, shard));
+    atomic_store(table_word_at(store, shard), word & ~TABLE_WORD_REBUILDING);
+}
+
+void
+store_rebuild(struct store *store)
+{
+    for (uint32_t i = 0; i < store->superblock->shard_count; i++) {
+        struct shard *shard = &store->shards[i];
+        if (shard_lock(store, shard)) {
+            shard_rebuild(store, shard);
+            shard_unlock(store, shard);
+        }
+    }
+}

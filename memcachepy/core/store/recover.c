@@ -1,0 +1,58 @@
+/* See recover.h. */
+#include "store/recover.h"
+
+#include "store/chain.h"
+#include "store/shard.h"
+
+static void
+recover_shard(struct store *store, struct shard *shard, struct recovery *recovery)
+{
+    uint64_t repairs = shard->sums.repairs;
+    uint64_t rebuilds = shard->sums.rebuilds;
+    /* A live holder repaired it, or will: only an orphaned lock is ours to take. */
+    if (shard_try_lock(store, shard)) {
+        recovery->shards_repaired += shard->sums.repairs - repairs;
+        recovery->shards_rebuilt += shard->sums.rebuilds - rebuilds;
+        shard_unlock(store, shard);
+    }
+}
+
+void
+store_recover(struct store *store, unsigned slot_index, struct recovery *recovery)
+{
+    struct process_slot *slot = &store->segment->slots[slot_index];
+    *recovery = (struct recovery){0};
+    uint32_t locked = atomic_load(&slot->locked_shard);
+    if (locked != 0) {
+        /* Another process may be undoing what this one left: its slot means nothing before. */
+        struct shard *shard = &store->shards[locked - 1];
+        uint64_t repairs = shard->sums.repairs;
+        shard_lock_surely(store, shard);
+        recovery->shards_repaired += shard->sums.repairs - repairs;
+        shard_unlock(store, shard);
+    }
+    for (uint32_t i = 0; i < store->superblock->shard_count; i++) {
+        recover_shard(store, &store->shards[i], recovery);
+    }
+    bool done = true;
+    for (unsigned i = 0; done && i < atomic_load(&slot->upload_high); i++) {
+        bool held = atomic_load(&slot->uploads[i].head_ref) != 0;
+        done = upload_recover(store, slot, i);
+        recovery->uploads_freed += held && done;
+    }
+    for (unsigned i = 0; done && i < atomic_load(&slot->pin_high); i++) {
+        bool held = atomic_load(&slot->pins[i].head_ref) != 0;
+        done = pin_recover(store, slot, i);
+        recovery->pins_released += held && done;
+    }
+    pool_recover(store->segment, slot);
+    if (done) {
+        atomic_store(&slot->upload_high, 0);
+        atomic_store(&slot->pin_high, 0);
+        atomic_store(&slot->held_bytes, 0);
+    }
+    atomic_store(&slot->waiters, 0);
+    atomic_store(&slot->locked_shard, 0);
+    atomic_store(&slot->serving, 0);
+    atomic_store(&slot->pid, 0);
+}
