@@ -221,14 +221,12 @@ superblock_fill(struct superblock *superblock, const struct plan *plan,
     superblock->reserve_bytes = plan->reserve_bytes;
     superblock->settings = *settings;
     uint64_t wall_s = clock_wall_ns() / 1000000000u;
-    superblock->started_wall_s = wall_s;
     superblock->wall_base_s =
         wall_s - CLOCK_BASE_S < WALL_BASE_MAX_S ? wall_s - CLOCK_BASE_S : WALL_BASE_MAX_S;
     superblock->boot_base_ns = clock_boot_ns() - CLOCK_BASE_S * UINT64_C(1000000000);
     struct page_pool *pool = &superblock->pool;
     lock_init(&pool->grow_lock);
     uint32_t limit = (uint32_t)(settings->memory_limit_bytes >> superblock->page_shift);
-    atomic_store(&pool->limit_count, limit);
     atomic_store(&pool->effective_count, limit);
     /* Last: who finds the magic finds the rest. */
     memcpy(superblock->magic, SEGMENT_MAGIC, sizeof(SEGMENT_MAGIC));

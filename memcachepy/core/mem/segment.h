@@ -68,7 +68,6 @@ struct process_slot {
     _Atomic uint32_t serving;                      /* [own] 1 once in its loop */
     _Atomic uint32_t locked_shard;                 /* [own] shard index + 1 while it holds a lock */
     _Atomic uint32_t page_in_flight;        /* [own] page number + 1 between pool and owner */
-    _Atomic uint64_t locked_since_ns;       /* [own] */
     _Atomic uint64_t held_bytes;            /* [own] by uploads and pins */
     _Atomic uint32_t waiters;               /* [own] connections that wait for held_bytes */
     _Atomic uint32_t pin_high, upload_high; /* [own] entries of the tables ever used */
@@ -77,8 +76,6 @@ struct process_slot {
     _Atomic uint64_t conns_sent;     /* [acceptor] after */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t conns_received; /* [own] */
     _Atomic uint64_t conns_closed;                             /* [own] */
-    _Atomic uint64_t rusage_user_us;                           /* [own] as of its last report */
-    _Atomic uint64_t rusage_system_us;                         /* [own] */
     struct counters counters;                                  /* [own] kept over respawns */
     struct held_ref pins[PIN_COUNT_MAX];
     struct held_ref uploads[UPLOAD_COUNT_MAX];
@@ -88,10 +85,10 @@ struct process_slot {
 struct page_pool {
     struct shared_lock grow_lock;     /* guards [grow] */
     _Atomic uint32_t populated_count; /* [grow] pages whose memory is there */
-    _Atomic uint32_t limit_count;     /* [atomic] pages the memory limit allows */
-    _Atomic uint32_t effective_count; /* [atomic] limit less what a shortage took away */
-    _Atomic uint32_t free_hint;       /* [atomic] about how many populated pages are free */
-    _Atomic uint32_t cursor;          /* [atomic] where the next search starts */
+    _Atomic uint32_t
+        effective_count;        /* [atomic] pages of the limit, less what a shortage took away */
+    _Atomic uint32_t free_hint; /* [atomic] about how many populated pages are free */
+    _Atomic uint32_t cursor;    /* [atomic] where the next search starts */
     _Atomic uint32_t shortage_number; /* [atomic] counts shortages */
     uint32_t count_max;               /* [const] pages the reserve holds */
     char shortage_text[384];          /* [grow] */
@@ -105,12 +102,11 @@ struct superblock {
     uint64_t slots_at, shards_at, words_at, tables_at, pages_at, data_at;
     uint32_t page_bytes, page_shift, unit_shift;
     uint32_t shard_count, table_pages_max;
-    uint32_t chain_data_bytes; /* data of a full continuation chunk */
     uint32_t class_count;
     uint32_t chunk_bytes[SLAB_CLASS_COUNT_MAX];
     uint64_t hash_seed;
     /* Clocks; see store.c. [const] but the test offsets. */
-    uint64_t wall_base_s, boot_base_ns, started_wall_s;
+    uint64_t wall_base_s, boot_base_ns;
     _Atomic int64_t advance_s, wall_step_s;              /* [atomic] tests only */
     _Atomic uint32_t node_state;                         /* [atomic] enum node_state */
     _Atomic uint64_t child_user_us, child_system_us;     /* [sup] of reaped children */
