@@ -80,6 +80,7 @@ struct process_slot {
     struct held_ref pins[PIN_COUNT_MAX];
     struct held_ref uploads[UPLOAD_COUNT_MAX];
 };
+static_assert(sizeof(struct process_slot) == 16768, "layout change: bump SEGMENT_LAYOUT_VERSION");
 
 /* The pool of pages. Which pages are free stands in the page directory alone. */
 struct page_pool {

@@ -13,6 +13,7 @@
 #ifndef STORE_SHARD_H
 #define STORE_SHARD_H
 
+#include "base/check.h"
 #include "base/platform.h"
 #include "mem/lock.h"
 #include "mem/page.h"
@@ -22,7 +23,7 @@
 /* Half of the largest page. */
 #define CHUNK_BYTES_MAX (32u << 10)
 
-/* A split of a bucket with three overflow buckets logs 40 words; the rest is room. */
+/* The largest transaction, the split of a chain of five buckets, logs about 75. */
 #define JOURNAL_WORDS_MAX 120
 
 struct journal_word {
@@ -45,6 +46,7 @@ struct class_list {
     uint32_t partial; /* first of the pages with free chunks */
     uint32_t free_chunks;
 };
+static_assert(sizeof(struct class_list) == 24, "layout change: bump SEGMENT_LAYOUT_VERSION");
 
 struct shard_sums {
     uint64_t curr_items;
@@ -144,6 +146,7 @@ journal_log(const struct store *store, struct shard *shard, void *at, unsigned b
 {
     struct journal *journal = &shard->journal;
     uint32_t count = atomic_load_explicit(&journal->count, memory_order_relaxed);
+    DCHECK(count < JOURNAL_WORDS_MAX);
     struct journal_word *word = &journal->words[count];
     uint64_t offset = (uint64_t)((uint8_t *)at - store->base);
     /* Atomic, for a reader may be counting a hit in a state word just now. */
