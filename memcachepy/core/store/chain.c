@@ -12,14 +12,13 @@
 #include "base/check.h"
 #include "base/crash.h"
 #include "store/hashtable.h"
+#include "store/held.h"
+#include "store/pin.h"
 #include "store/room.h"
 #include "store/slab.h"
 #include "store/write.h"
 
 #include <stdlib.h>
-
-/* Uploads and pins together hold at most this part of the memory limit. */
-#define HELD_PART 8
 
 /* How often a concatenation is tried again when the item changes under it. */
 #define CONCAT_TRIES_MAX 16
@@ -36,66 +35,6 @@ chain_cont_room(const struct store *store, struct ref ref)
     const struct page *page = page_entry(store->segment, page_of_ref(store, ref));
     uint32_t class_id = page_owner_kind(atomic_load_explicit(&page->owner, memory_order_relaxed));
     return slab_chunk_bytes(store, class_id) - CONTINUATION_HEADER_BYTES;
-}
-
-static struct shard *
-shard_of_ref(const struct store *store, struct ref ref)
-{
-    const struct page *page = page_entry(store->segment, page_of_ref(store, ref));
-    uint32_t owner = atomic_load_explicit(&page->owner, memory_order_relaxed);
-    return &store->shards[page_owner_shard(owner)];
-}
-
-/* ---- the share of memory -------------------------------------------------------------------- */
-
-static uint64_t
-held_bytes(const struct store *store)
-{
-    uint64_t sum = 0;
-    unsigned slot_count = SLOT_WORKER_FIRST + store->superblock->settings.worker_count;
-    for (unsigned i = 0; i < slot_count; i++) {
-        sum += atomic_load_explicit(&store->segment->slots[i].held_bytes, memory_order_relaxed);
-    }
-    return sum;
-}
-
-/* One value is always let in, however large. */
-static bool
-may_hold(const struct store *store, uint64_t bytes)
-{
-    uint64_t held = held_bytes(store);
-    return held == 0 || held + bytes <= store->superblock->settings.memory_limit_bytes / HELD_PART;
-}
-
-static void
-hold(struct process_slot *slot, struct held_ref *entry, uint32_t bytes)
-{
-    entry->bytes = bytes;
-    atomic_fetch_add_explicit(&slot->held_bytes, bytes, memory_order_relaxed);
-}
-
-static void
-hold_no_more(struct process_slot *slot, struct held_ref *entry)
-{
-    atomic_fetch_sub_explicit(&slot->held_bytes, entry->bytes, memory_order_relaxed);
-    entry->bytes = 0;
-}
-
-/* A free entry of a table of the slot; -1 if all are taken. */
-static int
-free_entry(struct held_ref *entries, _Atomic uint32_t *high, unsigned count)
-{
-    uint32_t used = atomic_load_explicit(high, memory_order_relaxed);
-    for (uint32_t i = 0; i < used; i++) {
-        if (atomic_load_explicit(&entries[i].head_ref, memory_order_relaxed) == 0) {
-            return (int)i;
-        }
-    }
-    if (used == count) {
-        return -1;
-    }
-    atomic_store_explicit(high, used + 1, memory_order_release);
-    return (int)used;
 }
 
 /* ---- uploads -------------------------------------------------------------------------------- */
@@ -452,9 +391,6 @@ struct old_value {
     uint8_t *copy;
 };
 
-static void pin_take(struct store *store, struct item *item, struct ref ref, unsigned index,
-                     struct pin *pin);
-
 /* PUT_STORED: held, release with old_release(). */
 static enum put_result
 old_hold(struct store *store, const struct put *put, struct old_value *old)
@@ -537,14 +473,6 @@ concat_once(struct store *store, struct put *put, const struct source *added)
     return result;
 }
 
-static void
-pin_rewind(struct pin *pin)
-{
-    pin->cursor_ref = pin->head_ref;
-    pin->cursor_offset = 0;
-    pin->consumed = 0;
-}
-
 static enum put_result
 concat(struct store *store, struct put *put, struct source *added)
 {
@@ -610,156 +538,4 @@ store_waiters(struct store *store)
         sum += atomic_load_explicit(&store->segment->slots[i].waiters, memory_order_relaxed);
     }
     return sum;
-}
-
-/* ---- pins ----------------------------------------------------------------------------------- */
-
-/* Under the lock. */
-static void
-pin_take(struct store *store, struct item *item, struct ref ref, unsigned index, struct pin *pin)
-{
-    item->bits |= ITEM_PINNED;
-    struct held_ref *entry = &store->slot->pins[index];
-    hold(store->slot, entry, item->value_len);
-    STORES_IN_ORDER();
-    atomic_store_explicit(&entry->head_ref, ref.units, memory_order_release);
-    *pin = (struct pin){.value_len = item->value_len,
-                        .client_flags = item_client_flags(item, item->bits),
-                        .cas = item->cas,
-                        .head_ref = ref.units,
-                        .index = (uint16_t)index,
-                        .held = true};
-    pin_rewind(pin);
-}
-
-enum pin_result
-store_pin(struct store *store, const struct key *key, struct pin *pin)
-{
-    struct shard *shard = shard_of_hash(store, key->hash);
-    int index = free_entry(store->slot->pins, &store->slot->pin_high, PIN_COUNT_MAX);
-    if (index < 0) {
-        return PIN_WAIT;
-    }
-    if (!shard_lock(store, shard)) {
-        return PIN_BUSY;
-    }
-    struct table_place place;
-    table_find(store, shard, key->bytes, key->len, key->hash, &place);
-    struct item *item = place_live(store, &place);
-    enum pin_result result = PIN_OK;
-    if (item == NULL) {
-        result = PIN_GONE;
-    } else if (!(item->bits & ITEM_CHAINED)) {
-        result = PIN_SMALL;
-    } else if (!may_hold(store, item->value_len)) {
-        result = PIN_WAIT;
-    } else {
-        item_hit_locked(store, item);
-        pin_take(store, item, place.ref, (unsigned)index, pin);
-    }
-    shard_unlock(store, shard);
-    return result;
-}
-
-/* The value bytes in the chunk at `ref`, which is the head or a continuation of the chain. */
-static uint8_t *
-chain_data(struct store *store, const struct pin *pin, struct ref ref, uint32_t *room)
-{
-    if (ref.units == pin->head_ref) {
-        struct item *item = ref_at(store, ref);
-        *room = chain_head_room(store, item);
-        return item_key(item, item->bits) + item->key_len;
-    }
-    *room = chain_cont_room(store, ref);
-    return ((struct continuation *)ref_at(store, ref))->data;
-}
-
-static struct ref
-chain_next(struct store *store, const struct pin *pin, struct ref ref)
-{
-    return (struct ref){ref.units == pin->head_ref
-                            ? *item_next(ref_at(store, ref))
-                            : ((struct continuation *)ref_at(store, ref))->next};
-}
-
-unsigned
-store_pin_pieces(struct store *store, const struct pin *pin, struct iovec *iov, unsigned count)
-{
-    uint32_t left = pin->value_len - pin->consumed;
-    uint32_t offset = pin->cursor_offset;
-    struct ref ref = {pin->cursor_ref};
-    unsigned filled = 0;
-    while (left > 0 && filled < count) {
-        uint32_t room;
-        uint8_t *data = chain_data(store, pin, ref, &room);
-        uint32_t len = room - offset < left ? room - offset : left;
-        if (len > 0) {
-            iov[filled].iov_base = data + offset;
-            iov[filled].iov_len = len;
-            filled++;
-        }
-        left -= len;
-        offset = 0;
-        ref = chain_next(store, pin, ref);
-    }
-    return filled;
-}
-
-void
-store_pin_advance(struct store *store, struct pin *pin, size_t bytes)
-{
-    while (bytes > 0) {
-        uint32_t room;
-        struct ref ref = {pin->cursor_ref};
-        chain_data(store, pin, ref, &room);
-        size_t step = room - pin->cursor_offset < bytes ? room - pin->cursor_offset : bytes;
-        pin->cursor_offset += (uint32_t)step;
-        pin->consumed += (uint32_t)step;
-        bytes -= step;
-        if (pin->cursor_offset == room && pin->consumed < pin->value_len) {
-            pin->cursor_ref = chain_next(store, pin, ref).units;
-            pin->cursor_offset = 0;
-        }
-    }
-}
-
-/* As upload_drop(). */
-static bool
-pin_drop(struct store *store, struct process_slot *slot, struct held_ref *entry)
-{
-    struct ref ref = {atomic_load_explicit(&entry->head_ref, memory_order_relaxed)};
-    if (!ref_is_none(ref)) {
-        struct shard *shard = shard_of_ref(store, ref);
-        if (!shard_lock(store, shard)) {
-            return false;
-        }
-        struct item *item = ref_at(store, ref);
-        LOG(store, shard, entry->head_ref);
-        if (state_kind(chunk_state(item)) == CHUNK_DETACHED && !item_is_pinned(store, ref, entry)) {
-            LOG(store, shard, shard->reclaiming);
-            shard->reclaiming = ref.units;
-        }
-        atomic_store_explicit(&entry->head_ref, 0, memory_order_release);
-        CRASH_POINT(pin_dropped);
-        journal_commit(shard);
-        reclaim_run(store, shard);
-        shard_unlock(store, shard);
-    }
-    hold_no_more(slot, entry);
-    return true;
-}
-
-void
-store_unpin(struct store *store, struct pin *pin)
-{
-    if (pin->held) {
-        pin->held = false;
-        pin_drop(store, store->slot, &store->slot->pins[pin->index]);
-    }
-}
-
-bool
-pin_recover(struct store *store, struct process_slot *slot, unsigned index)
-{
-    return pin_drop(store, slot, &slot->pins[index]);
 }

@@ -10,7 +10,6 @@ enum put_result chain_put(struct store *store, struct put *put);
 
 /* For a dead process: frees what its slot's entry holds. False: a stopped process is in the way. */
 bool upload_recover(struct store *store, struct process_slot *slot, unsigned index) MUST_CHECK;
-bool pin_recover(struct store *store, struct process_slot *slot, unsigned index) MUST_CHECK;
 
 /* Value bytes in the head of a chain, and in a continuation. */
 uint32_t chain_head_room(const struct store *store, const struct item *item);

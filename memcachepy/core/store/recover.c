@@ -2,6 +2,7 @@
 #include "store/recover.h"
 
 #include "store/chain.h"
+#include "store/pin.h"
 #include "store/shard.h"
 
 static void

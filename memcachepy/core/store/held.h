@@ -1,0 +1,21 @@
+/* What a process holds of the store: the entries of its slot for uploads and pins, and their share
+ * of memory. */
+#ifndef STORE_HELD_H
+#define STORE_HELD_H
+
+#include "store/shard.h"
+
+/* The shard that owns the chunk. */
+struct shard *shard_of_ref(const struct store *store, struct ref ref);
+
+/* Whether the share has room. One value is always let in, however large. */
+bool may_hold(const struct store *store, uint64_t bytes);
+
+/* Counts the entry's bytes in and out of the share. */
+void hold(struct process_slot *slot, struct held_ref *entry, uint32_t bytes);
+void hold_no_more(struct process_slot *slot, struct held_ref *entry);
+
+/* A free entry of a table of the slot; -1 if all are taken. */
+int free_entry(struct held_ref *entries, _Atomic uint32_t *high, unsigned count);
+
+#endif

@@ -1,0 +1,167 @@
+/* See pin.h and store.h. Under the shard's lock a pin is one word of the reader's slot; ITEM_PINNED
+ * only says that the slots are worth a look. */
+#include "store/pin.h"
+
+#include "base/crash.h"
+#include "store/chain.h"
+#include "store/hashtable.h"
+#include "store/held.h"
+#include "store/slab.h"
+#include "store/write.h"
+
+void
+pin_rewind(struct pin *pin)
+{
+    pin->cursor_ref = pin->head_ref;
+    pin->cursor_offset = 0;
+    pin->consumed = 0;
+}
+
+void
+pin_take(struct store *store, struct item *item, struct ref ref, unsigned index, struct pin *pin)
+{
+    item->bits |= ITEM_PINNED;
+    struct held_ref *entry = &store->slot->pins[index];
+    hold(store->slot, entry, item->value_len);
+    STORES_IN_ORDER();
+    atomic_store_explicit(&entry->head_ref, ref.units, memory_order_release);
+    *pin = (struct pin){.value_len = item->value_len,
+                        .client_flags = item_client_flags(item, item->bits),
+                        .cas = item->cas,
+                        .head_ref = ref.units,
+                        .index = (uint16_t)index,
+                        .held = true};
+    pin_rewind(pin);
+}
+
+enum pin_result
+store_pin(struct store *store, const struct key *key, struct pin *pin)
+{
+    struct shard *shard = shard_of_hash(store, key->hash);
+    int index = free_entry(store->slot->pins, &store->slot->pin_high, PIN_COUNT_MAX);
+    if (index < 0) {
+        return PIN_WAIT;
+    }
+    if (!shard_lock(store, shard)) {
+        return PIN_BUSY;
+    }
+    struct table_place place;
+    table_find(store, shard, key->bytes, key->len, key->hash, &place);
+    struct item *item = place_live(store, &place);
+    enum pin_result result = PIN_OK;
+    if (item == NULL) {
+        result = PIN_GONE;
+    } else if (!(item->bits & ITEM_CHAINED)) {
+        result = PIN_SMALL;
+    } else if (!may_hold(store, item->value_len)) {
+        result = PIN_WAIT;
+    } else {
+        item_hit_locked(store, item);
+        pin_take(store, item, place.ref, (unsigned)index, pin);
+    }
+    shard_unlock(store, shard);
+    return result;
+}
+
+/* The value bytes in the chunk at `ref`, which is the head or a continuation of the chain. */
+static uint8_t *
+chain_data(struct store *store, const struct pin *pin, struct ref ref, uint32_t *room)
+{
+    if (ref.units == pin->head_ref) {
+        struct item *item = ref_at(store, ref);
+        *room = chain_head_room(store, item);
+        return item_key(item, item->bits) + item->key_len;
+    }
+    *room = chain_cont_room(store, ref);
+    return ((struct continuation *)ref_at(store, ref))->data;
+}
+
+static struct ref
+chain_next(struct store *store, const struct pin *pin, struct ref ref)
+{
+    return (struct ref){ref.units == pin->head_ref
+                            ? *item_next(ref_at(store, ref))
+                            : ((struct continuation *)ref_at(store, ref))->next};
+}
+
+unsigned
+store_pin_pieces(struct store *store, const struct pin *pin, struct iovec *iov, unsigned count)
+{
+    uint32_t left = pin->value_len - pin->consumed;
+    uint32_t offset = pin->cursor_offset;
+    struct ref ref = {pin->cursor_ref};
+    unsigned filled = 0;
+    while (left > 0 && filled < count) {
+        uint32_t room;
+        uint8_t *data = chain_data(store, pin, ref, &room);
+        uint32_t len = room - offset < left ? room - offset : left;
+        if (len > 0) {
+            iov[filled].iov_base = data + offset;
+            iov[filled].iov_len = len;
+            filled++;
+        }
+        left -= len;
+        offset = 0;
+        ref = chain_next(store, pin, ref);
+    }
+    return filled;
+}
+
+void
+store_pin_advance(struct store *store, struct pin *pin, size_t bytes)
+{
+    while (bytes > 0) {
+        uint32_t room;
+        struct ref ref = {pin->cursor_ref};
+        chain_data(store, pin, ref, &room);
+        size_t step = room - pin->cursor_offset < bytes ? room - pin->cursor_offset : bytes;
+        pin->cursor_offset += (uint32_t)step;
+        pin->consumed += (uint32_t)step;
+        bytes -= step;
+        if (pin->cursor_offset == room && pin->consumed < pin->value_len) {
+            pin->cursor_ref = chain_next(store, pin, ref).units;
+            pin->cursor_offset = 0;
+        }
+    }
+}
+
+/* As upload_drop(). */
+static bool
+pin_drop(struct store *store, struct process_slot *slot, struct held_ref *entry)
+{
+    struct ref ref = {atomic_load_explicit(&entry->head_ref, memory_order_relaxed)};
+    if (!ref_is_none(ref)) {
+        struct shard *shard = shard_of_ref(store, ref);
+        if (!shard_lock(store, shard)) {
+            return false;
+        }
+        struct item *item = ref_at(store, ref);
+        LOG(store, shard, entry->head_ref);
+        if (state_kind(chunk_state(item)) == CHUNK_DETACHED && !item_is_pinned(store, ref, entry)) {
+            LOG(store, shard, shard->reclaiming);
+            shard->reclaiming = ref.units;
+        }
+        atomic_store_explicit(&entry->head_ref, 0, memory_order_release);
+        CRASH_POINT(pin_dropped);
+        journal_commit(shard);
+        reclaim_run(store, shard);
+        shard_unlock(store, shard);
+    }
+    hold_no_more(slot, entry);
+    return true;
+}
+
+void
+store_unpin(struct store *store, struct pin *pin)
+{
+    if (pin->held) {
+        pin->held = false;
+        pin_drop(store, store->slot, &store->slot->pins[pin->index]);
+    }
+}
+
+bool
+pin_recover(struct store *store, struct process_slot *slot, unsigned index)
+{
+    return pin_drop(store, slot, &slot->pins[index]);
+}

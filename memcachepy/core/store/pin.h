@@ -1,0 +1,19 @@
+/* Pins, beyond what store.h offers the protocol. */
+#ifndef STORE_PIN_H
+#define STORE_PIN_H
+
+#include "store/item.h"
+#include "store/store.h"
+
+/* Under the lock: pins the chain at `ref` in a free entry of the slot. */
+void pin_take(struct store *store, struct item *item, struct ref ref, unsigned index,
+              struct pin *pin);
+
+/* Puts the cursor at the value's beginning. */
+void pin_rewind(struct pin *pin);
+
+/* For a dead process: releases what its slot's entry pins. False: a stopped process is in the way.
+ */
+bool pin_recover(struct store *store, struct process_slot *slot, unsigned index) MUST_CHECK;
+
+#endif
