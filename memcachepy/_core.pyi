@@ -3,12 +3,22 @@
 from collections.abc import Mapping, Sequence
 from typing import Final, Self, final
 
+from typing_extensions import Buffer
+
 LAYOUT_VERSION: Final[int]
 PROTOCOL_VERSION: Final[str]
 """What `version` answers: the memcached release whose protocol is spoken."""
 MEMORY_BYTES_MAX: Final[int]
 """The largest memory limit that references can reach."""
 WORKERS_MAX: Final[int]
+EVICTION_POLICIES: Final[tuple[str, ...]]
+"""What goes when memory is full, by name; the default first."""
+
+SLOT_SUPERVISOR: Final[int]
+SLOT_ACCEPTOR: Final[int]
+SLOT_MAINTAINER: Final[int]
+SLOT_WORKER_FIRST: Final[int]
+"""Where the slots of workers begin; those of attached processes follow the last worker's."""
 
 RUNNING: Final[int]
 DRAINING: Final[int]
@@ -53,14 +63,14 @@ class Segment:
     @property
     def shard_count(self) -> int: ...
     def claim_slot(self, slot: int) -> None:
-        """Make this process the owner of a process slot: 0 supervisor, 1 acceptor, 2… workers."""
+        """Make this process the owner of a process slot (`SLOT_…`)."""
     def set_state(self, state: int) -> None:
         """RUNNING, DRAINING or STOPPING; write to each loop's wake descriptor afterwards."""
     def run_worker(self, slot: int, channel_fd: int, wake_fd: int, liveness_fd: int) -> int:
         """Serve connections that arrive on `channel_fd` until stopped. Releases the GIL.
 
         Args:
-            slot: the worker's process slot, 2 or more.
+            slot: the worker's process slot.
             channel_fd: receiving end of a stream socket pair; one byte with one descriptor each.
             wake_fd: an eventfd; readable after `set_state` changed.
             liveness_fd: reading end of a pipe whose writing end only the supervisor holds.
@@ -78,8 +88,8 @@ class Segment:
     ) -> int:
         """Accept on every listener and pass each connection to the least loaded worker.
 
-        `channel_fds[i]` is the sending end for the worker in slot 2 + i. Ends as soon as the
-        state is no longer RUNNING.
+        `channel_fds[i]` is the sending end for the worker in slot SLOT_WORKER_FIRST + i. Ends
+        as soon as the state is no longer RUNNING.
         """
     def is_serving(self, slot: int) -> bool:
         """Whether the process in the slot has entered its loop since it claimed the slot."""
@@ -102,6 +112,19 @@ class Segment:
         """Walk every shard under its lock and say what does not agree; empty when sound."""
     def rebuild(self) -> None:
         """Recompute every shard's table, free chunks and counters from its pages."""
+    def replay(
+        self, ids: Buffer, value_lens: int | Buffer, key_len: int = 16
+    ) -> tuple[int, int, int]:
+        """Replay a trace as a read-through client: get, and on a miss set. Releases the GIL.
+
+        Args:
+            ids: the requests' keys as native 64-bit numbers; `key_len` hexadecimal digits each.
+            value_lens: bytes of each request's value, or native 32-bit numbers, one per request.
+            key_len: bytes of every key.
+
+        Returns:
+            Hits, misses, and sets that were refused.
+        """
     def advance_clock(self, seconds: int) -> None:
         """Move the node's clock forward; for tests."""
     def step_system_clock(self, seconds: int) -> None:
@@ -115,15 +138,16 @@ SETTINGS: Final[Mapping[str, object]]
 
 memory_limit_bytes, item_size_max_bytes, growth_factor, item_size_min_bytes (key + value + client
 flags of the smallest slab class), conn_limit, worker_count, requests_per_event, backlog, verbosity,
-evictions_enabled, cas_enabled, flush_enabled, shutdown_enabled, tcp_port, unix_socket (str),
-unix_mask (int), listen (str: what `stats settings` shows as inter), supervisor_pid.
+eviction_policy (one of `EVICTION_POLICIES`), cas_enabled, flush_enabled, shutdown_enabled,
+tcp_port, unix_socket (str), unix_mask (int),
+listen (str: what `stats settings` shows as inter), supervisor_pid.
 """
 
 @final
 class Connection:
     """The protocol without a socket: bytes in, bytes out. For tests and tools."""
 
-    def __new__(cls, segment: Segment, slot: int = 2) -> Self: ...
+    def __new__(cls, segment: Segment, slot: int = ...) -> Self: ...
     def feed(self, data: bytes) -> bytes:
         """Give what arrived; returns all that would be sent. Empty after `closed`."""
     @property

@@ -161,6 +161,23 @@ class Switch:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """One word of several."""
+
+    words: tuple[str, ...]
+    metavar: str = "<name>"
+
+    @property
+    def range(self) -> str:
+        return f"must be one of {', '.join(self.words)}"
+
+    def read(self, raw: object) -> str:
+        if not isinstance(raw, str) or raw.strip().lower() not in self.words:
+            raise ValueError
+        return raw.strip().lower()
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
     """Any text but the empty one."""
 
@@ -223,6 +240,10 @@ class Setting:
     @property
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
+
+    @property
+    def short_flag(self) -> str:
+        return f"-{self.letter}" if self.letter else self.flag
 
     @property
     def variable(self) -> str:
@@ -308,7 +329,13 @@ class NodeConfig:
         cast(int, _core.SETTINGS["requests_per_event"]),
         "requests of one connection before another has its turn",
     )
-    disable_evictions: bool = _row("M", Switch(), False, "answer an error when memory is full")
+    eviction_policy: str = _row(
+        "",
+        Choice(_core.EVICTION_POLICIES),
+        _core.EVICTION_POLICIES[0],
+        "what goes when memory is full",
+    )
+    disable_evictions: bool = _row("M", Switch(), False, "the same as --eviction-policy noeviction")
     disable_cas: bool = _row("C", Switch(), False, "items carry no cas unique")
     disable_flush_all: bool = _row("F", Switch(), False, "refuse flush_all")
     enable_shutdown: bool = _row("A", Switch(), False, "allow the shutdown command")
@@ -327,6 +354,10 @@ class NodeConfig:
                 "max_item_size",
                 size_text(self.max_item_size),
                 f"must be at most half of memory_limit, which is {self.memory_limit} MB",
+            )
+        if self.disable_evictions and self.eviction_policy not in ("s3fifo", "noeviction"):
+            raise ConfigError(
+                "eviction_policy", self.eviction_policy, "must be noeviction with disable_evictions"
             )
         has_tcp = self.port != 0 or any(address.port for address in self.listen)
         if not has_tcp and self.unix_socket is None:
@@ -370,7 +401,7 @@ def resolve(
     sources: dict[str, str] = {}
     for name, setting in SETTINGS.items():
         candidates = (
-            (flags.get(name), f"-{setting.letter}"),
+            (flags.get(name), setting.short_flag),
             (environ.get(setting.variable) or None, setting.variable),
             (file_values.get(name), str(file)),
         )

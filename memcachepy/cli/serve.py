@@ -62,7 +62,7 @@ def _option(setting: Setting) -> click.Option:
     elif setting.letter == "v":
         how = {"count": True}
     shown = f" [{setting.default_text}]" if setting.default_text not in ("", "False") else ""
-    names = [f"-{setting.letter}", setting.flag, setting.name]
+    names = [*dict.fromkeys((setting.short_flag, setting.flag)), setting.name]
     return click.Option(names, help=setting.help + shown, **how)
 
 

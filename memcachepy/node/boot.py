@@ -76,7 +76,7 @@ def segment_settings(config: NodeConfig, listeners: Sequence[Listener]) -> dict[
         "requests_per_event": config.max_reqs_per_event,
         "backlog": config.listen_backlog,
         "verbosity": min(config.verbose, 2),
-        "evictions_enabled": not config.disable_evictions,
+        "eviction_policy": "noeviction" if config.disable_evictions else config.eviction_policy,
         "cas_enabled": not config.disable_cas,
         "flush_enabled": not config.disable_flush_all,
         "shutdown_enabled": config.enable_shutdown,

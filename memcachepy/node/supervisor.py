@@ -36,8 +36,6 @@ from memcachepy.node.listeners import Listener
 
 log = logging.getLogger("memcachepy.supervisor")
 
-ACCEPTOR_SLOT = 1
-FIRST_WORKER_SLOT = 2
 
 ENTER_LOOP_S = 0.001
 """At the start only: how long to sleep while the last child enters its loop."""
@@ -90,8 +88,9 @@ class Supervisor:
             self._report_fd, self._report_in_fd = _pipe(opening)
             self._liveness_fd, _ = _pipe(opening)
             self._channels = [_channel(opening) for _ in range(self._worker_count)]
-            for slot in range(ACCEPTOR_SLOT, FIRST_WORKER_SLOT + self._worker_count):
-                child = self._acceptor() if slot == ACCEPTOR_SLOT else self._worker(slot)
+            workers = range(_core.SLOT_WORKER_FIRST, _core.SLOT_WORKER_FIRST + self._worker_count)
+            for slot in (_core.SLOT_ACCEPTOR, *workers):
+                child = self._acceptor() if slot == _core.SLOT_ACCEPTOR else self._worker(slot)
                 opening.callback(os.close, child.wake_fd)
                 self._children[slot] = child
             self._selector.register(self._report_fd, selectors.EVENT_READ, self._on_reports)
@@ -126,13 +125,13 @@ class Supervisor:
         channel_fds = [sending.fileno() for sending, _ in self._channels]
 
         def run() -> int:
-            wake_fd = self._children[ACCEPTOR_SLOT].wake_fd
+            wake_fd = self._children[_core.SLOT_ACCEPTOR].wake_fd
             return self._segment.run_acceptor(
-                ACCEPTOR_SLOT, listener_fds, channel_fds, wake_fd, self._liveness_fd
+                _core.SLOT_ACCEPTOR, listener_fds, channel_fds, wake_fd, self._liveness_fd
             )
 
         keep_fds = [self._segment.fd, self._liveness_fd, *listener_fds, *channel_fds]
-        return Child(ACCEPTOR_SLOT, "acceptor", keep_fds, run)
+        return Child(_core.SLOT_ACCEPTOR, "acceptor", keep_fds, run)
 
     def _worker(self, slot: int) -> Child:
         channel_fd = self._channel_fd(slot)
@@ -142,11 +141,11 @@ class Supervisor:
             return self._segment.run_worker(slot, channel_fd, wake_fd, self._liveness_fd)
 
         keep_fds = [self._segment.fd, self._liveness_fd, channel_fd]
-        return Child(slot, f"worker-{slot - FIRST_WORKER_SLOT}", keep_fds, run)
+        return Child(slot, f"worker-{slot - _core.SLOT_WORKER_FIRST}", keep_fds, run)
 
     def _channel_fd(self, slot: int) -> int:
         """The receiving end of a worker's channel; -1 for other slots."""
-        index = slot - FIRST_WORKER_SLOT
+        index = slot - _core.SLOT_WORKER_FIRST
         return self._channels[index][1].fileno() if index >= 0 else -1
 
     def _alive(self) -> Iterator[Child]:
@@ -160,7 +159,7 @@ class Supervisor:
         """
         gc.collect()
         gc.freeze()  # What the children share with us is not touched by their collector.
-        self._segment.claim_slot(0)
+        self._segment.claim_slot(_core.SLOT_SUPERVISOR)
         self._segment.set_state(_core.RUNNING)
         for child in self._children.values():
             try:
@@ -295,7 +294,7 @@ class Supervisor:
 
     def _is_needed(self, child: Child) -> bool:
         """Whether an unexpected death calls for a new process: a drain ends accepting for good."""
-        is_draining = self._state == _core.DRAINING and child.slot != ACCEPTOR_SLOT
+        is_draining = self._state == _core.DRAINING and child.slot != _core.SLOT_ACCEPTOR
         return self._state == _core.RUNNING or is_draining
 
     def _respawn_delay_s(self) -> float:
@@ -314,7 +313,7 @@ class Supervisor:
             return
         log.info(fact("draining", signal="SIGUSR1", connections=self._segment.connection_count()))
         self._give_up_at_s = self._clock() + DRAIN_TIMEOUT_S
-        self._respawns.pop(ACCEPTOR_SLOT, None)
+        self._respawns.pop(_core.SLOT_ACCEPTOR, None)
         self._change_state(_core.DRAINING)
 
     def _stop(self, why: str) -> None:

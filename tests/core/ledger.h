@@ -296,7 +296,7 @@ segment_make(unsigned megabytes)
                                         .item_size_min_bytes = 8,
                                         .conn_limit = 10,
                                         .worker_count = 8,
-                                        .evictions_enabled = true,
+                                        .eviction_policy = POLICY_S3FIFO,
                                         .cas_enabled = true};
     struct segment *segment;
     char sentence[SEGMENT_SENTENCE_MAX];

@@ -70,7 +70,7 @@ main(int argc, char **argv)
                                         .item_size_min_bytes = 8,
                                         .conn_limit = 10,
                                         .worker_count = 8,
-                                        .evictions_enabled = true,
+                                        .eviction_policy = POLICY_S3FIFO,
                                         .cas_enabled = true};
     unsigned children = (unsigned)atoi(argv[2]);
     struct segment *segment;

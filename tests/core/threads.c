@@ -123,7 +123,7 @@ main(int argc, char **argv)
                                         .item_size_min_bytes = 8,
                                         .conn_limit = 10,
                                         .worker_count = THREADS,
-                                        .evictions_enabled = true,
+                                        .eviction_policy = POLICY_S3FIFO,
                                         .cas_enabled = true};
     char sentence[SEGMENT_SENTENCE_MAX];
     struct worker workers[THREADS];

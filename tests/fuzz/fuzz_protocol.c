@@ -66,7 +66,7 @@ bench_open(void)
         .worker_count = 1,
         .requests_per_event = 20,
         .backlog = 16,
-        .evictions_enabled = true,
+        .eviction_policy = POLICY_S3FIFO,
         .cas_enabled = true,
         .flush_enabled = true,
     };

@@ -64,9 +64,11 @@ class Model(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.segment = core.Segment({"memory_limit_bytes": self.memory_bytes})
-        for slot in range(2, 2 + CONNECTIONS):
+        for slot in range(core.SLOT_WORKER_FIRST, core.SLOT_WORKER_FIRST + CONNECTIONS):
             self.segment.claim_slot(slot)
-        self.connections = [core.Connection(self.segment, 2 + i) for i in range(CONNECTIONS)]
+        self.connections = [
+            core.Connection(self.segment, core.SLOT_WORKER_FIRST + i) for i in range(CONNECTIONS)
+        ]
         self.items: dict[bytes, Item] = {}
         self.now_s = 0
         self.flush_at_s: int | None = None
@@ -342,7 +344,7 @@ class Pressure(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.segment = core.Segment({"memory_limit_bytes": MEMORY_BYTES_TIGHT})
-        self.segment.claim_slot(2)
+        self.segment.claim_slot(core.SLOT_WORKER_FIRST)
         self.connection = core.Connection(self.segment, 2)
         self.newest: dict[bytes, tuple[int, bytes]] = {}
         self.stored = 0

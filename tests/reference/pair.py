@@ -46,12 +46,12 @@ class Pair:
     def restart(self) -> None:
         self._stack.close()
         self._segment = self._core.Segment({"memory_limit_bytes": 64 << 20})
-        self._segment.claim_slot(2)
+        self._segment.claim_slot(self._core.SLOT_WORKER_FIRST)
         self._stack.callback(self._segment.close)
         self._server = self._stack.enter_context(memcached(*self._flags))
 
     def ours(self, requests: Sequence[bytes]) -> list[Exchange]:
-        connection = self._core.Connection(self._segment, 2)
+        connection = self._core.Connection(self._segment)
         exchanges = [Exchange(request, connection.feed(request)) for request in requests]
         connection.close()
         return exchanges

@@ -16,7 +16,7 @@ _SWITCHES: dict[str, tuple[str, object]] = {
     "-A": ("shutdown_enabled", True),
     "-C": ("cas_enabled", False),
     "-F": ("flush_enabled", False),
-    "-M": ("evictions_enabled", False),
+    "-M": ("eviction_policy", "noeviction"),
 }
 KEY_BYTES_MAX = 250
 # The head of a request in which keys are looked for; what comes later is a value.
@@ -77,10 +77,10 @@ class InProcessPeer:
         self._core = core
         self.version: str = core.PROTOCOL_VERSION
         self.segment = core.Segment(settings_of(flags, memory_mb))
-        self.segment.claim_slot(2)
+        self.segment.claim_slot(self._core.SLOT_WORKER_FIRST)
 
     def connect(self) -> Link:
-        return InProcessLink(self._core.Connection(self.segment, 2))
+        return InProcessLink(self._core.Connection(self.segment))
 
     def counters(self) -> dict[str, int]:
         return dict(self.segment.counters())

@@ -39,10 +39,11 @@ def test_letter_and_long_name_mean_the_same(name: str, run: Run) -> None:
     setting = SETTINGS[name]
     values = {"udp_port": "0", "max_item_size": "2k", "slab_growth_factor": "2"}
     values |= {"listen": "::1", "unix_socket": "/s", "user": "nobody", "verbose": ""}
+    values |= {"eviction_policy": "allkeys-lru"}
     value = "" if isinstance(setting.kind, Switch) else values.get(name, "5")
     short, long = (
         run("serve", flag, *([value] if value else []))
-        for flag in (f"-{setting.letter}", setting.flag)
+        for flag in (setting.short_flag, setting.flag)
     )
     assert short[0] == 0
     assert short == long
@@ -85,4 +86,7 @@ def test_version(words: list[str], run: Run, capsys: pytest.CaptureFixture[str])
 def test_help_names_every_setting(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("serve", "-h") == (0, None)
     text = capsys.readouterr().out
-    assert all(f"-{s.letter}, {s.flag}" in text for s in SETTINGS.values())
+    assert all(
+        f"{s.short_flag}, {s.flag}" in text or (not s.letter and s.flag in text)
+        for s in SETTINGS.values()
+    )

@@ -86,7 +86,7 @@ pool_recover(struct segment *segment, struct process_slot *slot)
     uint32_t owner = atomic_load(&page->owner);
     /* Another process may have this very page in hand if ours died before its compare-and-swap. */
     bool elsewhere = false;
-    unsigned slot_count = SLOT_WORKER_FIRST + segment->superblock->settings.worker_count;
+    unsigned slot_count = segment_slot_count(segment);
     for (unsigned i = 0; i < slot_count; i++) {
         struct process_slot *other = &segment->slots[i];
         elsewhere |= other != slot && atomic_load(&other->page_in_flight) == in_flight;

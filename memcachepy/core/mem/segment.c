@@ -40,6 +40,18 @@
 #define F_SEAL_FUTURE_WRITE 0x0010
 #endif
 
+const char *const policy_names[POLICY_COUNT] = {
+    [POLICY_S3FIFO] = "s3fifo",
+    [POLICY_NOEVICTION] = "noeviction",
+    [POLICY_ALLKEYS_LRU] = "allkeys-lru",
+    [POLICY_ALLKEYS_LFU] = "allkeys-lfu",
+    [POLICY_ALLKEYS_RANDOM] = "allkeys-random",
+    [POLICY_VOLATILE_LRU] = "volatile-lru",
+    [POLICY_VOLATILE_LFU] = "volatile-lfu",
+    [POLICY_VOLATILE_RANDOM] = "volatile-random",
+    [POLICY_VOLATILE_TTL] = "volatile-ttl",
+};
+
 struct plan {
     struct superblock superblock; /* the const fields */
     uint64_t reserve_bytes;
@@ -281,7 +293,7 @@ segment_close(struct segment *segment)
 void
 segment_claim_slot(struct segment *segment, unsigned slot_index)
 {
-    CHECK(slot_index < SLOT_WORKER_FIRST + segment->superblock->settings.worker_count);
+    CHECK(slot_index < segment_slot_count(segment));
     struct process_slot *slot = &segment->slots[slot_index];
     atomic_store(&slot->serving, 0);
     atomic_store(&slot->locked_shard, 0);

@@ -20,16 +20,34 @@
 #include "mem/lock.h"
 
 #define SEGMENT_MAGIC "MCPYSEG"
-#define SEGMENT_LAYOUT_VERSION 1
+#define SEGMENT_LAYOUT_VERSION 2
 #define WORKERS_MAX 64
 #define SLOT_SUPERVISOR 0
 #define SLOT_ACCEPTOR 1
-#define SLOT_WORKER_FIRST 2
-#define SLOT_COUNT (SLOT_WORKER_FIRST + WORKERS_MAX)
+#define SLOT_MAINTAINER 2
+#define SLOT_WORKER_FIRST 3
+#define ATTACHED_MAX 256 /* processes outside the node; their slots follow the last worker's */
+#define SLOT_COUNT (SLOT_WORKER_FIRST + WORKERS_MAX + ATTACHED_MAX)
 #define SLAB_CLASS_COUNT_MAX 64
 #define PIN_COUNT_MAX 1024
 #define UPLOAD_COUNT_MAX 1024
 #define SETTING_TEXT_MAX 512
+
+/* What goes when memory is full; store/policy.h says how. */
+enum eviction_policy {
+    POLICY_S3FIFO,
+    POLICY_NOEVICTION,
+    POLICY_ALLKEYS_LRU,
+    POLICY_ALLKEYS_LFU,
+    POLICY_ALLKEYS_RANDOM,
+    POLICY_VOLATILE_LRU,
+    POLICY_VOLATILE_LFU,
+    POLICY_VOLATILE_RANDOM,
+    POLICY_VOLATILE_TTL,
+    POLICY_COUNT
+};
+
+extern const char *const policy_names[POLICY_COUNT];
 
 enum node_state { NODE_RUNNING, NODE_DRAINING, NODE_STOPPING };
 
@@ -44,7 +62,7 @@ struct segment_settings {
     uint32_t requests_per_event;
     uint32_t backlog;
     _Atomic uint32_t verbosity; /* [atomic] */
-    bool evictions_enabled;
+    uint32_t eviction_policy;   /* enum eviction_policy */
     bool cas_enabled;
     bool flush_enabled;
     bool shutdown_enabled;
@@ -67,6 +85,7 @@ struct process_slot {
     alignas(CACHE_LINE_BYTES) _Atomic int32_t pid; /* [own][sup] 0: nobody */
     _Atomic uint32_t serving;                      /* [own] 1 once in its loop */
     _Atomic uint32_t locked_shard;                 /* [own] shard index + 1 while it holds a lock */
+    _Atomic uint32_t lock_count; /* [own] locks taken; who holds one for long does not count on */
     _Atomic uint32_t page_in_flight;        /* [own] page number + 1 between pool and owner */
     _Atomic uint64_t held_bytes;            /* [own] by uploads and pins */
     _Atomic uint32_t waiters;               /* [own] connections that wait for held_bytes */
@@ -108,8 +127,9 @@ struct superblock {
     uint64_t hash_seed;
     /* Clocks; see store.c. [const] but the test offsets. */
     uint64_t wall_base_s, boot_base_ns;
-    _Atomic int64_t advance_s, wall_step_s;              /* [atomic] tests only */
-    _Atomic uint32_t node_state;                         /* [atomic] enum node_state */
+    _Atomic int64_t advance_s, wall_step_s; /* [atomic] tests only */
+    _Atomic uint32_t node_state;            /* [atomic] enum node_state */
+    _Atomic uint32_t attached_high;         /* [sup] slots of attached processes ever used */
     _Atomic uint64_t child_user_us, child_system_us;     /* [sup] of reaped children */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t last_cas; /* [atomic] */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t flush;    /* [atomic] epoch and pending moment */
@@ -149,6 +169,15 @@ static inline void *
 segment_at(const struct segment *segment, uint64_t offset)
 {
     return segment->base + offset;
+}
+
+/* Slots in use or used before, those of attached processes last. */
+static inline unsigned
+segment_slot_count(const struct segment *segment)
+{
+    const struct superblock *superblock = segment->superblock;
+    return SLOT_WORKER_FIRST + superblock->settings.worker_count +
+           atomic_load_explicit(&superblock->attached_high, memory_order_acquire);
 }
 
 /* Claims a slot for this process: pid, no lock, no pins, not serving. Counters stay. */

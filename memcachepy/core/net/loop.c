@@ -11,8 +11,10 @@ static void
 name_process(unsigned slot_index)
 {
     char name[16];
-    if (slot_index < SLOT_WORKER_FIRST) {
+    if (slot_index == SLOT_ACCEPTOR) {
         snprintf(name, sizeof(name), "mcpy-acceptor");
+    } else if (slot_index == SLOT_MAINTAINER) {
+        snprintf(name, sizeof(name), "mcpy-maintainer");
     } else {
         snprintf(name, sizeof(name), "mcpy-worker-%u", (slot_index - SLOT_WORKER_FIRST) % 1000);
     }

@@ -95,7 +95,7 @@ node_cpu(struct store *store)
             atomic_load_explicit(&superblock->child_system_us, memory_order_relaxed),
     };
     int32_t own_pid = (int32_t)getpid();
-    for (unsigned i = 0; i < SLOT_COUNT; i++) {
+    for (unsigned i = 0; i < segment_slot_count(segment); i++) {
         int32_t pid = atomic_load_explicit(&segment->slots[i].pid, memory_order_relaxed);
         if (pid > 0 && pid != own_pid) {
             add_process_cpu(&cpu, pid);
@@ -254,7 +254,7 @@ stats_general_count(void)
     X(inter, "%s", TEXT_OR(s->listen, "NULL"))                                                     \
     X(verbosity, "%u", atomic_load_explicit(&s->verbosity, memory_order_relaxed))                  \
     X(oldest, "0")                                                                                 \
-    X(evictions, "%s", s->evictions_enabled ? "on" : "off")                                        \
+    X(evictions, "%s", s->eviction_policy != POLICY_NOEVICTION ? "on" : "off")                     \
     X(domain_socket, "%s", TEXT_OR(s->unix_socket, "NULL"))                                        \
     X(umask, "%o", s->unix_mask)                                                                   \
     X(shutdown_command, "%s", YES_NO(s->shutdown_enabled))                                         \
@@ -301,7 +301,9 @@ stats_general_count(void)
     X(inline_ascii_response, "no")                                                                 \
     X(num_napi_ids, "0")                                                                           \
     X(memory_file, "(null)")                                                                       \
-    X(client_flags_size, "4")
+    X(client_flags_size, "4")                                                                      \
+    /* Ours. */                                                                                    \
+    X(eviction_policy, "%s", policy_names[s->eviction_policy])
 
 void
 stats_settings(struct output *output, struct store *store)

@@ -41,7 +41,7 @@ connection_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         segment_store(owner) == NULL) {
         return NULL;
     }
-    unsigned slot_count = SLOT_WORKER_FIRST + owner->segment->superblock->settings.worker_count;
+    unsigned slot_count = segment_slot_count(owner->segment);
     if (slot >= slot_count) {
         return PyErr_Format(PyExc_ValueError, "slot: %u is out of range; the range is 0 to %u",
                             slot, slot_count - 1);

@@ -41,6 +41,10 @@ add_constants(PyObject *module)
     } constants[] = {
         {"LAYOUT_VERSION", SEGMENT_LAYOUT_VERSION},
         {"WORKERS_MAX", WORKERS_MAX},
+        {"SLOT_SUPERVISOR", SLOT_SUPERVISOR},
+        {"SLOT_ACCEPTOR", SLOT_ACCEPTOR},
+        {"SLOT_MAINTAINER", SLOT_MAINTAINER},
+        {"SLOT_WORKER_FIRST", SLOT_WORKER_FIRST},
         {"RUNNING", NODE_RUNNING},
         {"DRAINING", NODE_DRAINING},
         {"STOPPING", NODE_STOPPING},
@@ -64,6 +68,13 @@ add_constants(PyObject *module)
                  PyModule_AddStringConstant(module, "PROTOCOL_VERSION", PROTOCOL_VERSION) != 0;
     Py_XDECREF(bytes_max);
     Py_XDECREF(settings);
+    PyObject *policies = PyTuple_New(POLICY_COUNT);
+    for (Py_ssize_t i = 0; policies != NULL && i < POLICY_COUNT; i++) {
+        PyTuple_SET_ITEM(policies, i, PyUnicode_FromString(policy_names[i]));
+    }
+    failed = failed || policies == NULL ||
+             PyModule_AddObjectRef(module, "EVICTION_POLICIES", policies) != 0;
+    Py_XDECREF(policies);
     return failed ? -1 : 0;
 }
 

@@ -28,6 +28,9 @@ struct segment_object {
 /* The store of an open segment; NULL with an exception if it is closed. */
 struct store *segment_store(struct segment_object *self);
 
+/* Segment.replay(): replay.c. */
+PyObject *segment_replay(struct segment_object *self, PyObject *args, PyObject *kwargs);
+
 extern PyType_Spec segment_spec;
 extern PyType_Spec connection_spec;
 

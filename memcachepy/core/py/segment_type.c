@@ -38,7 +38,7 @@ segment_store(struct segment_object *self)
 static bool
 slot_in_range(struct segment_object *self, unsigned slot)
 {
-    unsigned count = SLOT_WORKER_FIRST + self->segment->superblock->settings.worker_count;
+    unsigned count = segment_slot_count(self->segment);
     if (slot >= count) {
         PyErr_Format(PyExc_ValueError, "slot: %u is out of range; the range is 0 to %u", slot,
                      count - 1);
@@ -507,6 +507,7 @@ static PyMethodDef segment_methods[] = {
     METHOD("counters", segment_counters, METH_NOARGS),
     METHOD("check", segment_check, METH_NOARGS),
     METHOD("rebuild", segment_rebuild, METH_NOARGS),
+    METHOD("replay", segment_replay, METH_VARARGS | METH_KEYWORDS),
     METHOD("advance_clock", segment_advance_clock, METH_VARARGS),
     METHOD("step_system_clock", segment_step_system_clock, METH_VARARGS),
     METHOD("take_shortage", segment_take_shortage, METH_NOARGS),

@@ -10,7 +10,8 @@ enum setting_kind {
     SETTING_I32,
     SETTING_BOOL,
     SETTING_FLOAT,
-    SETTING_TEXT
+    SETTING_TEXT,
+    SETTING_POLICY,
 };
 
 struct setting {
@@ -36,7 +37,7 @@ static const struct setting settings_table[] = {
     SETTING(requests_per_event, SETTING_U32, 1, 1000000000),
     SETTING(backlog, SETTING_U32, 1, 1000000000),
     SETTING(verbosity, SETTING_U32, 0, 3),
-    SETTING(evictions_enabled, SETTING_BOOL, 0, 1),
+    SETTING(eviction_policy, SETTING_POLICY, 0, 0),
     SETTING(cas_enabled, SETTING_BOOL, 0, 1),
     SETTING(flush_enabled, SETTING_BOOL, 0, 1),
     SETTING(shutdown_enabled, SETTING_BOOL, 0, 1),
@@ -61,7 +62,6 @@ settings_defaults(struct segment_settings *settings)
         .worker_count = 4,
         .requests_per_event = 20,
         .backlog = 1024,
-        .evictions_enabled = true,
         .cas_enabled = true,
         .flush_enabled = true,
         .tcp_port = 11211,
@@ -87,6 +87,8 @@ setting_get(const struct setting *setting, const struct segment_settings *settin
         return PyFloat_FromDouble(*(const double *)at);
     case SETTING_TEXT:
         return PyUnicode_DecodeFSDefault((const char *)at);
+    case SETTING_POLICY:
+        return PyUnicode_FromString(policy_names[*(const uint32_t *)at]);
     }
     Py_UNREACHABLE();
 }
@@ -122,6 +124,20 @@ set_text(const struct setting *setting, PyObject *value, char *at)
 }
 
 static bool
+set_policy(const struct setting *setting, PyObject *value, uint32_t *policy)
+{
+    const char *text = PyUnicode_Check(value) ? PyUnicode_AsUTF8(value) : NULL;
+    for (*policy = 0; text != NULL && *policy < POLICY_COUNT; ++*policy) {
+        if (strcmp(policy_names[*policy], text) == 0) {
+            return true;
+        }
+    }
+    PyErr_Clear();
+    PyErr_Format(PyExc_ValueError, "%s: %R is not a policy", setting->name, value);
+    return false;
+}
+
+static bool
 refuse_range(const struct setting *setting, PyObject *value)
 {
     char range[96];
@@ -138,6 +154,9 @@ setting_set(const struct setting *setting, PyObject *value, struct segment_setti
     uint8_t *at = (uint8_t *)settings + setting->offset;
     if (setting->kind == SETTING_TEXT) {
         return set_text(setting, value, (char *)at);
+    }
+    if (setting->kind == SETTING_POLICY) {
+        return set_policy(setting, value, (uint32_t *)at);
     }
     double number = PyFloat_AsDouble(value);
     if ((number == -1.0 && PyErr_Occurred()) ||
@@ -162,6 +181,7 @@ setting_set(const struct setting *setting, PyObject *value, struct segment_setti
         *(double *)at = number;
         break;
     case SETTING_TEXT:
+    case SETTING_POLICY:
         break;
     }
     return !PyErr_Occurred();

@@ -533,7 +533,7 @@ uint32_t
 store_waiters(struct store *store)
 {
     uint32_t sum = 0;
-    unsigned slot_count = SLOT_WORKER_FIRST + store->superblock->settings.worker_count;
+    unsigned slot_count = segment_slot_count(store->segment);
     for (unsigned i = 0; i < slot_count; i++) {
         sum += atomic_load_explicit(&store->segment->slots[i].waiters, memory_order_relaxed);
     }

@@ -47,7 +47,7 @@ sums_remove(struct store *store, struct shard *shard, struct item *item, enum un
 bool
 item_is_pinned(const struct store *store, struct ref ref, const struct held_ref *except)
 {
-    unsigned slot_count = SLOT_WORKER_FIRST + store->superblock->settings.worker_count;
+    unsigned slot_count = segment_slot_count(store->segment);
     for (unsigned i = 0; i < slot_count; i++) {
         const struct process_slot *slot = &store->segment->slots[i];
         uint32_t high = atomic_load_explicit(&slot->pin_high, memory_order_acquire);

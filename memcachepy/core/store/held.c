@@ -16,7 +16,7 @@ static uint64_t
 held_bytes(const struct store *store)
 {
     uint64_t sum = 0;
-    unsigned slot_count = SLOT_WORKER_FIRST + store->superblock->settings.worker_count;
+    unsigned slot_count = segment_slot_count(store->segment);
     for (unsigned i = 0; i < slot_count; i++) {
         sum += atomic_load_explicit(&store->segment->slots[i].held_bytes, memory_order_relaxed);
     }

@@ -85,7 +85,10 @@ shard_repair(struct store *store, struct shard *shard)
 static void
 note_holder(struct store *store, struct shard *shard)
 {
-    atomic_store_explicit(&store->slot->locked_shard, shard->index + 1, memory_order_relaxed);
+    struct process_slot *slot = store->slot;
+    uint32_t count = atomic_load_explicit(&slot->lock_count, memory_order_relaxed);
+    atomic_store_explicit(&slot->lock_count, count + 1, memory_order_relaxed);
+    atomic_store_explicit(&slot->locked_shard, shard->index + 1, memory_order_relaxed);
 }
 
 static bool

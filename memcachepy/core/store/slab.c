@@ -348,7 +348,7 @@ steal_page(struct store *store, struct shard *shard, uint32_t except_class, bool
 static bool
 may_evict(const struct store *store, const struct shard *shard)
 {
-    return store->superblock->settings.evictions_enabled &&
+    return store->superblock->settings.eviction_policy != POLICY_NOEVICTION &&
            !(atomic_load_explicit(table_word_at(store, shard), memory_order_relaxed) &
              TABLE_WORD_REBUILDING);
 }

@@ -254,7 +254,7 @@ store_sum(struct store *store, struct store_sums *sums)
     while (UINT64_C(1) << (sums->hash_power + 1) <= sums->table_buckets) {
         sums->hash_power++;
     }
-    unsigned slot_count = SLOT_WORKER_FIRST + store->superblock->settings.worker_count;
+    unsigned slot_count = segment_slot_count(store->segment);
     for (unsigned i = 0; i < slot_count; i++) {
         sums->held_bytes += atomic_load(&store->segment->slots[i].held_bytes);
     }
@@ -264,7 +264,7 @@ static void
 sum_counters(struct store *store, uint64_t sums[COUNTER_COUNT])
 {
     memset(sums, 0, COUNTER_COUNT * sizeof(sums[0]));
-    unsigned slot_count = SLOT_WORKER_FIRST + store->superblock->settings.worker_count;
+    unsigned slot_count = segment_slot_count(store->segment);
     for (unsigned i = 0; i < slot_count; i++) {
         for (unsigned j = 0; j < COUNTER_COUNT; j++) {
             sums[j] += atomic_load_explicit(&store->segment->slots[i].counters.value[j],

@@ -29,7 +29,7 @@ chunk_ref(const struct store *store, uint32_t number, uint32_t class_id, uint32_
 bool
 slot_refers(const struct store *store, struct ref head)
 {
-    unsigned slot_count = SLOT_WORKER_FIRST + store->superblock->settings.worker_count;
+    unsigned slot_count = segment_slot_count(store->segment);
     for (unsigned i = 0; i < slot_count; i++) {
         const struct process_slot *slot = &store->segment->slots[i];
         uint32_t high = atomic_load(&slot->upload_high);
