@@ -91,6 +91,8 @@ class Segment:
         `channel_fds[i]` is the sending end for the worker in slot SLOT_WORKER_FIRST + i. Ends
         as soon as the state is no longer RUNNING.
         """
+    def run_maintainer(self, slot: int, wake_fd: int, liveness_fd: int) -> int:
+        """Do the store's background work until the state is no longer RUNNING. Releases the GIL."""
     def is_serving(self, slot: int) -> bool:
         """Whether the process in the slot has entered its loop since it claimed the slot."""
     def recover(self, slot: int, channel_fd: int = -1) -> dict[str, int]:

@@ -89,10 +89,9 @@ class Supervisor:
             self._liveness_fd, _ = _pipe(opening)
             self._channels = [_channel(opening) for _ in range(self._worker_count)]
             workers = range(_core.SLOT_WORKER_FIRST, _core.SLOT_WORKER_FIRST + self._worker_count)
-            for slot in (_core.SLOT_ACCEPTOR, *workers):
-                child = self._acceptor() if slot == _core.SLOT_ACCEPTOR else self._worker(slot)
+            for child in (self._acceptor(), self._maintainer(), *map(self._worker, workers)):
                 opening.callback(os.close, child.wake_fd)
-                self._children[slot] = child
+                self._children[child.slot] = child
             self._selector.register(self._report_fd, selectors.EVENT_READ, self._on_reports)
             self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
             self._resources = opening.pop_all()
@@ -132,6 +131,14 @@ class Supervisor:
 
         keep_fds = [self._segment.fd, self._liveness_fd, *listener_fds, *channel_fds]
         return Child(_core.SLOT_ACCEPTOR, "acceptor", keep_fds, run)
+
+    def _maintainer(self) -> Child:
+        def run() -> int:
+            wake_fd = self._children[_core.SLOT_MAINTAINER].wake_fd
+            return self._segment.run_maintainer(_core.SLOT_MAINTAINER, wake_fd, self._liveness_fd)
+
+        keep_fds = [self._segment.fd, self._liveness_fd]
+        return Child(_core.SLOT_MAINTAINER, "maintainer", keep_fds, run)
 
     def _worker(self, slot: int) -> Child:
         channel_fd = self._channel_fd(slot)
@@ -289,12 +296,13 @@ class Supervisor:
             self._stop("a child never served")
         else:
             log.warning(fact("child exited", **facts))
-        if self._state == _core.DRAINING and not self._respawns and not any(self._alive()):
+        serving = any(map(_is_worker, (*self._respawns, *(child.slot for child in self._alive()))))
+        if self._state == _core.DRAINING and not serving:
             self._stop("drained")
 
     def _is_needed(self, child: Child) -> bool:
-        """Whether an unexpected death calls for a new process: a drain ends accepting for good."""
-        is_draining = self._state == _core.DRAINING and child.slot != _core.SLOT_ACCEPTOR
+        """Whether an unexpected death calls for a new process: only workers go on in a drain."""
+        is_draining = self._state == _core.DRAINING and _is_worker(child.slot)
         return self._state == _core.RUNNING or is_draining
 
     def _respawn_delay_s(self) -> float:
@@ -313,7 +321,8 @@ class Supervisor:
             return
         log.info(fact("draining", signal="SIGUSR1", connections=self._segment.connection_count()))
         self._give_up_at_s = self._clock() + DRAIN_TIMEOUT_S
-        self._respawns.pop(_core.SLOT_ACCEPTOR, None)
+        for slot in (_core.SLOT_ACCEPTOR, _core.SLOT_MAINTAINER):
+            self._respawns.pop(slot, None)
         self._change_state(_core.DRAINING)
 
     def _stop(self, why: str) -> None:
@@ -343,6 +352,10 @@ class Supervisor:
     def _report_shortage(self) -> None:
         if shortage := self._segment.take_shortage():
             log.warning(fact("memory is short", reason=shortage))
+
+
+def _is_worker(slot: int) -> bool:
+    return slot >= _core.SLOT_WORKER_FIRST
 
 
 def _signal_name(number: int) -> str:

@@ -94,6 +94,10 @@ class Node:
         (found,) = self.children("acceptor")
         return found
 
+    def maintainer(self) -> psutil.Process:
+        (found,) = self.children("maintainer")
+        return found
+
     def wait_for_other(self, name: str, old: list[psutil.Process]) -> list[psutil.Process]:
         """As many processes of this name as before, none of them killed ones."""
         dead = {process.pid for process in old}

@@ -35,7 +35,7 @@ def test_stop_leaves_nothing(number: int, start: Start, tmp_path: Path) -> None:
     client = node.client()
     client.ask(b"set k 0 0 1\r\nv\r\n", b"STORED\r\n")
     address, family = node.address, node.children()
-    assert len(family) == 3
+    assert len(family) == 4
     assert node.stop(number) == 0
     client.expect_close()
     assert not any(map(is_alive, family))

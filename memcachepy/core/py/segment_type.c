@@ -3,6 +3,7 @@
 
 #include "mem/page.h"
 #include "net/acceptor.h"
+#include "net/maintainer.h"
 #include "net/reactor.h"
 #include "store/check.h"
 #include "store/rebuild.h"
@@ -216,6 +217,23 @@ segment_run_acceptor(struct segment_object *self, PyObject *args)
     Py_BEGIN_ALLOW_THREADS;
     end = acceptor_run(segment, slot, listener_fds, (unsigned)listener_count, channel_fds,
                        (unsigned)channel_count, wake_fd, liveness_fd);
+    Py_END_ALLOW_THREADS;
+    return loop_result(end);
+}
+
+static PyObject *
+segment_run_maintainer(struct segment_object *self, PyObject *args)
+{
+    unsigned slot;
+    int wake_fd, liveness_fd;
+    if (!PyArg_ParseTuple(args, "Iii", &slot, &wake_fd, &liveness_fd) ||
+        open_segment(self) == NULL || !slot_in_range(self, slot)) {
+        return NULL;
+    }
+    struct segment *segment = self->segment;
+    enum loop_end end;
+    Py_BEGIN_ALLOW_THREADS;
+    end = maintainer_run(segment, slot, wake_fd, liveness_fd);
     Py_END_ALLOW_THREADS;
     return loop_result(end);
 }
@@ -500,6 +518,7 @@ static PyMethodDef segment_methods[] = {
     METHOD("set_state", segment_set_state, METH_VARARGS),
     METHOD("run_worker", segment_run_worker, METH_VARARGS),
     METHOD("run_acceptor", segment_run_acceptor, METH_VARARGS),
+    METHOD("run_maintainer", segment_run_maintainer, METH_VARARGS),
     METHOD("is_serving", segment_is_serving, METH_VARARGS),
     METHOD("recover", segment_recover, METH_VARARGS | METH_KEYWORDS),
     METHOD("add_child_rusage", segment_add_child_rusage, METH_VARARGS),

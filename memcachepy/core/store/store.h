@@ -57,6 +57,10 @@ store_superblock(struct store *store)
  * at least once a second while there are requests. */
 void store_tick(struct store *store);
 
+/* One bounded step of the work that no request waits for; the maintainer's process calls it. True:
+ * more is left, call again soon. */
+bool store_maintain(struct store *store) MUST_CHECK;
+
 /* Seconds of the node's clock since it started, as of the last tick (what `stats` calls uptime). */
 uint32_t store_uptime_s(const struct store *store);
 
