@@ -1,0 +1,132 @@
+"""Replaying streams of keys: against our store in this process, and against a server.
+
+Both are read-through: get, and on a miss set. Our store is `_core.Segment.replay`, the same code
+and the same eviction as below a node's sockets; a server is driven over a UNIX socket by
+`readthrough/readthrough.c`.
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from array import array
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from servers import BenchError, Server, server_command
+from workloads import windows
+
+from memcachepy import _core
+
+CLIENT_SOURCE = Path(__file__).parent / "readthrough" / "readthrough.c"
+MEGABYTE = 1 << 20
+CLIENT_DEPTH = 16
+_CLIENT_TIMEOUT_S = 1800.0
+
+
+def build_client(folder: Path) -> Path:
+    """Compile the read-through client into a folder."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        raise BenchError("no C compiler for the read-through client; install gcc")
+    binary = folder / "readthrough"
+    flags = ["-std=c11", "-D_GNU_SOURCE", "-O2"]
+    subprocess.run([compiler, *flags, "-o", str(binary), str(CLIENT_SOURCE)], check=True)
+    return binary
+
+
+class OurStore:
+    """A segment of this process."""
+
+    kind = "memcachepy"
+
+    def __init__(self, memory_mb: int, policy: str, settings: Mapping[str, object] | None = None):
+        values = {
+            "memory_limit_bytes": memory_mb * MEGABYTE,
+            "eviction_policy": policy,
+            **(settings or {}),
+        }
+        self.segment = _core.Segment(values)
+        self.segment.claim_slot(_core.SLOT_WORKER_FIRST)
+
+    def replay(self, stream: "array[int]", value_len: int, key_len: int, window: int) -> list[int]:
+        """Misses in each window of the stream."""
+        return [
+            self.segment.replay(part, value_len, key_len=key_len)[1]
+            for part in windows(stream, window)
+        ]
+
+    def stats(self) -> Mapping[str, int]:
+        """Evictions and curr_items, by memcached's names."""
+        return self.segment.counters()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.segment.close()
+
+
+class ServerStore:
+    """A server with a UNIX socket: memcached, or a node of ours."""
+
+    def __init__(self, server: Server, client: Path, depth: int = CLIENT_DEPTH):
+        self.kind = server.kind
+        self._server = server
+        self._client = client
+        self._depth = depth
+
+    def replay(self, stream: "array[int]", value_len: int, key_len: int, window: int) -> list[int]:
+        """Misses in each window of the stream."""
+        with tempfile.NamedTemporaryFile(prefix="bench-ids-") as ids:
+            stream.tofile(ids)
+            ids.flush()
+            arguments = [key_len, value_len, window, self._depth]
+            done = subprocess.run(
+                [str(self._client), self._server.address, ids.name, *map(str, arguments)],
+                capture_output=True,
+                text=True,
+                timeout=_CLIENT_TIMEOUT_S,
+                check=False,
+            )
+        if done.returncode != 0:
+            raise BenchError(f"{self.kind}: {done.stderr.strip()}; it wrote: {self._server.log()}")
+        return [int(line) for line in done.stdout.split()]
+
+    def stats(self, what: str = "") -> dict[str, Any]:
+        """What `stats` answers; numbers as numbers."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(self._server.address)
+            connection.sendall(b"stats %s\r\n" % what.encode() if what else b"stats\r\n")
+            reply = b""
+            while not reply.endswith(b"END\r\n"):
+                received = connection.recv(1 << 16)
+                if not received:
+                    raise BenchError(f"{self.kind} closed the connection: {self._server.log()}")
+                reply += received
+        pairs = (line.split(" ", 2)[1:] for line in reply.decode().split("\r\n")[:-2])
+        return {name: int(value) if value.isdigit() else value for name, value in pairs}
+
+
+@contextlib.contextmanager
+def server_store(
+    kind: str, memory_mb: int, client: Path, depth: int = CLIENT_DEPTH, policy: str | None = None
+) -> Iterator[ServerStore]:
+    """A server of one worker that ends with the block."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        address = f"{folder}/{kind}.sock"
+        command = server_command(kind, address, memory_mb, Path())
+        if policy is not None:
+            command += ["--eviction-policy", policy]
+        cpu = min(os.sched_getaffinity(0))
+        with Server(kind, command, address, cpu) as server:
+            yield ServerStore(server, client, depth)
+
+
+def say(text: str) -> None:
+    """A line of progress."""
+    print(text, file=sys.stderr, flush=True)
