@@ -53,6 +53,16 @@ class Segment:
             ValueError: an unknown setting or a value out of range; names both.
             MemoryShortage: the limits of the host or of a cgroup are too small.
         """
+    @classmethod
+    def attach(cls, fd: int) -> Self:
+        """Map a segment that another process created; `fd` is duplicated.
+
+        Only to look at: what takes locks (`counters` and `check` among them) works in the
+        supervisor's slot until `claim_slot` chose another.
+
+        Raises:
+            CoreError: it is no segment, or one of another build.
+        """
     @property
     def fd(self) -> int: ...
     @property
@@ -105,6 +115,15 @@ class Segment:
         Returns:
             shards_repaired, shards_rebuilt, uploads_freed, pins_released, connections_lost.
         """
+    def lock_holders(self) -> list[tuple[int, int, int, int]]:
+        """Processes that hold a shard's lock just now.
+
+        Returns:
+            Slot, pid, shard, and how many locks the process has taken so far: who holds one for
+            long does not count on.
+        """
+    def set_stuck(self, slot: int, stuck: bool) -> None:
+        """What `stats memcachepy` says of the slot's process, until it is recovered."""
     def add_child_rusage(self, user_s: float, system_s: float) -> None:
         """Add a reaped child's CPU time to what `stats` reports."""
     def connection_count(self) -> int: ...

@@ -2,10 +2,12 @@
 
     signals ──► wake-up socket ─┐
     children ──► report pipe ───┼─► one loop ──► one method per event
-    deadlines (respawn, stop) ──┘
+    deadlines (respawn, stop, ──┘
+      a look at who holds a lock)
 
 Handlers only record: the interpreter writes each signal's number into a socket, and the loop acts.
-The loop sleeps until something comes or a deadline is due. There is no second thread, so that
+The loop sleeps until something comes or a deadline is due; once a second it looks whether a process
+holds a lock without running (`watch`). There is no second thread, so that
 forking is safe at any time.
 
 Descriptors that must survive a child belong to the supervisor: the listening sockets, both ends of
@@ -33,6 +35,7 @@ from memcachepy.errors import BootError
 from memcachepy.log import fact
 from memcachepy.node.child import READY, SIGNALS, Child
 from memcachepy.node.listeners import Listener
+from memcachepy.node.watch import Holder, Watch
 
 log = logging.getLogger("memcachepy.supervisor")
 
@@ -75,6 +78,7 @@ class Supervisor:
         self._children: dict[int, Child] = {}
         self._deaths: deque[float] = deque(maxlen=DEATHS_MAX)
         self._respawns: dict[int, float] = {}
+        self._watch = Watch(clock())
         self._give_up_at_s: float | None = None
         self._failure: str | None = None
         self._is_ready = False
@@ -197,13 +201,13 @@ class Supervisor:
             self._is_ready = True
             self._on_ready()
 
-    def _seconds_to_deadline(self) -> float | None:
+    def _seconds_to_deadline(self) -> float:
         if self._is_starting and all(child.is_ready for child in self._children.values()):
             return ENTER_LOOP_S
-        deadlines = [*self._respawns.values()]
+        deadlines = [self._watch.due_at_s, *self._respawns.values()]
         if self._give_up_at_s is not None:
             deadlines.append(self._give_up_at_s)
-        return max(0.0, min(deadlines) - self._clock()) if deadlines else None
+        return max(0.0, min(deadlines) - self._clock())
 
     def _on_deadlines(self) -> None:
         now_s = self._clock()
@@ -211,11 +215,31 @@ class Supervisor:
             if at_s <= now_s:
                 del self._respawns[slot]
                 self._respawn(self._children[slot])
+        if self._watch.due_at_s <= now_s:
+            self._look_who_is_stuck(now_s)
         if self._give_up_at_s is not None and self._give_up_at_s <= now_s:
             if self._state == _core.DRAINING:
                 self._stop("drain timeout")
             else:
                 self._kill("stop timeout")
+
+    def _look_who_is_stuck(self, now_s: float) -> None:
+        holders = [Holder(*found) for found in self._segment.lock_holders()]
+        stuck, freed = self._watch.tick(now_s, holders)
+        for holder in freed:
+            self._on_stuck(holder, False)
+        for holder in stuck:
+            self._on_stuck(holder, True)
+
+    def _on_stuck(self, holder: Holder, is_stuck: bool) -> None:
+        """Only the holder pays: whoever gets its lock next undoes what it had begun."""
+        child = self._children.get(holder.slot)
+        if child is None or child.pid != holder.pid:
+            return
+        if is_stuck:
+            facts = {"name": child.name, "pid": child.pid, "shard": holder.shard}
+            log.warning(fact("child killed", **facts, reason="it holds a lock and does not run"))
+            child.kill()
 
     def _respawn(self, child: Child) -> None:
         try:

@@ -1,5 +1,6 @@
 """A node in real processes, and how to look at it from outside."""
 
+import os
 import re
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 import psutil
 from support.client import Address, RawClient
 from support.waiting import wait_until
+
+from memcachepy import _core
 
 SERVE = [sys.executable, "-m", "memcachepy", "serve"]
 ROOM_FOR_STOP_S = 15.0
@@ -97,6 +100,17 @@ class Node:
     def maintainer(self) -> psutil.Process:
         (found,) = self.children("maintainer")
         return found
+
+    def segment(self) -> _core.Segment:
+        """The node's shared memory, to look at. Needs the node's user."""
+        for link in Path(f"/proc/{self.pid}/fd").iterdir():
+            if "memfd:memcachepy" in str(link.readlink()):
+                fd = os.open(link, os.O_RDWR)
+                try:
+                    return _core.Segment.attach(fd)
+                finally:
+                    os.close(fd)
+        raise AssertionError("the node has no segment")
 
     def wait_for_other(self, name: str, old: list[psutil.Process]) -> list[psutil.Process]:
         """As many processes of this name as before, none of them killed ones."""

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* A shard covers 8 to 16 MiB of the limit: enough locks for several writers, enough items for a
@@ -282,6 +283,74 @@ segment_create(const struct segment_settings *settings, size_t shard_bytes, stru
     return SEGMENT_OK;
 }
 
+/* Why the mapped file must not be used; false if it may. */
+static bool
+refuse_superblock(const struct superblock *superblock, uint64_t bytes, size_t shard_bytes,
+                  char *sentence)
+{
+    if (memcmp(superblock->magic, SEGMENT_MAGIC, sizeof(SEGMENT_MAGIC)) != 0) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX, "this is no segment of a node");
+    } else if (superblock->layout_version != SEGMENT_LAYOUT_VERSION) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX,
+                 "the node's segment has layout version %u and this memcachepy reads %u: use the "
+                 "same release as the node",
+                 superblock->layout_version, SEGMENT_LAYOUT_VERSION);
+    } else if (superblock->fingerprint != fingerprint(shard_bytes)) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX,
+                 "the node's segment was made by another build (%08x) than this memcachepy (%08x): "
+                 "its sizes or its libc differ; use the node's own environment",
+                 superblock->fingerprint, fingerprint(shard_bytes));
+    } else if (superblock->reserve_bytes != bytes) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX,
+                 "the node's segment says it has %llu bytes and has %llu",
+                 (unsigned long long)superblock->reserve_bytes, (unsigned long long)bytes);
+    } else {
+        return false;
+    }
+    return true;
+}
+
+enum segment_status
+segment_attach(int fd, size_t shard_bytes, struct segment **out, char *sentence)
+{
+    const int seals = F_SEAL_SHRINK | F_SEAL_GROW;
+    struct stat file;
+    if (fstat(fd, &file) != 0) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX, "cannot attach: %s", strerror(errno));
+        return SEGMENT_FAILED;
+    }
+    /* Sealed, for otherwise the file could shrink under the mapping. */
+    if ((fcntl(fd, F_GET_SEALS) & seals) != seals || fcntl(fd, F_GET_SEALS) < 0 ||
+        file.st_size < (off_t)sizeof(struct superblock)) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX, "this is no segment of a node");
+        return SEGMENT_FAILED;
+    }
+    uint64_t bytes = (uint64_t)file.st_size;
+    int own_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    if (own_fd < 0 || base == MAP_FAILED) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX, "cannot map the node's segment: %s",
+                 strerror(errno));
+        if (base != MAP_FAILED) {
+            munmap(base, bytes);
+        }
+        if (own_fd >= 0) {
+            close(own_fd);
+        }
+        return SEGMENT_FAILED;
+    }
+    struct segment *segment = calloc(1, sizeof(*segment));
+    CHECK(segment != NULL);
+    *segment = (struct segment){.base = base, .bytes = bytes, .fd = own_fd, .superblock = base};
+    if (refuse_superblock(segment->superblock, bytes, shard_bytes, sentence)) {
+        segment_close(segment);
+        return SEGMENT_FAILED;
+    }
+    segment->slots = (struct process_slot *)(void *)(segment->base + segment->superblock->slots_at);
+    *out = segment;
+    return SEGMENT_OK;
+}
+
 void
 segment_close(struct segment *segment)
 {
@@ -298,6 +367,7 @@ segment_claim_slot(struct segment *segment, unsigned slot_index)
     atomic_store(&slot->serving, 0);
     atomic_store(&slot->locked_shard, 0);
     atomic_store(&slot->waiters, 0);
+    atomic_store(&slot->stuck, 0);
     atomic_store(&slot->pid, (int32_t)getpid());
 }
 

@@ -90,6 +90,7 @@ struct process_slot {
     _Atomic uint64_t held_bytes;            /* [own] by uploads and pins */
     _Atomic uint32_t waiters;               /* [own] connections that wait for held_bytes */
     _Atomic uint32_t pin_high, upload_high; /* [own] entries of the tables ever used */
+    _Atomic uint32_t stuck;                 /* [sup] 1: found holding a lock without running */
     /* Connections of a worker: passed and closed make the load; see net/acceptor.c. */
     _Atomic uint64_t conns_assigned; /* [acceptor] before the descriptor is sent */
     _Atomic uint64_t conns_sent;     /* [acceptor] after */
@@ -163,6 +164,12 @@ enum segment_status {
  * is untouched and `sentence` (SEGMENT_SENTENCE_MAX bytes) says why. */
 enum segment_status segment_create(const struct segment_settings *settings, size_t shard_bytes,
                                    struct segment **segment, char *sentence) MUST_CHECK;
+
+/* Maps a segment that another process has created, of which fd is a descriptor; it stays the
+ * caller's. Whatever is not a segment of this very build's layout is refused before anything in it
+ * is used. */
+enum segment_status segment_attach(int fd, size_t shard_bytes, struct segment **segment,
+                                   char *sentence) MUST_CHECK;
 void segment_close(struct segment *segment);
 
 static inline void *

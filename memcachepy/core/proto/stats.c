@@ -334,6 +334,7 @@ stats_settings(struct output *output, struct store *store)
     X(repairs, SUM(repairs))                                                                       \
     X(rebuilds, SUM(rebuilds))                                                                     \
     X(held_bytes, SUM(held_bytes))                                                                 \
+    X(stuck_processes, "%u", g->stuck_count)                                                       \
     X(waiters, "%u", g->waiters)                                                                   \
     X(accept_failures, COUNTER(accept_failures))                                                   \
     X(read_retries, COUNTER(read_retries))                                                         \
@@ -347,7 +348,25 @@ struct own {
     uint64_t counters[COUNTER_COUNT];
     struct store_sums sums;
     uint32_t waiters;
+    uint32_t stuck_count;
 };
+
+/* Whether the supervisor found that the process holds a lock and does not run. */
+static bool
+is_stuck(const struct process_slot *slot)
+{
+    return atomic_load_explicit(&slot->stuck, memory_order_relaxed) != 0;
+}
+
+static uint32_t
+count_stuck(const struct segment *segment)
+{
+    uint32_t count = 0;
+    for (unsigned i = 0; i < segment_slot_count(segment); i++) {
+        count += is_stuck(&segment->slots[i]);
+    }
+    return count;
+}
 
 static void
 stats_worker(struct output *output, const struct process_slot *slot, unsigned worker_index)
@@ -366,7 +385,9 @@ stats_own(struct output *output, struct store *store)
 {
     const struct segment *segment = store_segment(store);
     const struct superblock *superblock = segment->superblock;
-    struct own own = {.superblock = superblock, .waiters = store_waiters(store)};
+    struct own own = {.superblock = superblock,
+                      .waiters = store_waiters(store),
+                      .stuck_count = count_stuck(segment)};
     const struct own *g = &own;
     store_counters_sum(store, own.counters);
     store_sum(store, &own.sums);

@@ -25,8 +25,19 @@ struct segment_object {
     uint32_t shortages_seen;
 };
 
-/* The store of an open segment; NULL with an exception if it is closed. */
+/* An open segment, or its store; NULL with an exception if it is closed. */
+struct segment *segment_opened(struct segment_object *self);
 struct store *segment_store(struct segment_object *self);
+
+/* False with ValueError if there is no such slot. */
+bool segment_has_slot(struct segment_object *self, unsigned slot);
+
+bool dict_add(PyObject *dict, const char *name, uint64_t number);
+
+/* Methods of Segment about process slots: slots.c. */
+PyObject *segment_recover(struct segment_object *self, PyObject *args, PyObject *kwargs);
+PyObject *segment_lock_holders(struct segment_object *self, PyObject *unused);
+PyObject *segment_set_stuck(struct segment_object *self, PyObject *args);
 
 /* Segment.replay(): replay.c. */
 PyObject *segment_replay(struct segment_object *self, PyObject *args, PyObject *kwargs);

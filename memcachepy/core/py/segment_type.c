@@ -7,15 +7,12 @@
 #include "net/reactor.h"
 #include "store/check.h"
 #include "store/rebuild.h"
-#include "store/recover.h"
 
 #include <errno.h>
-#include <sys/ioctl.h>
-#include <time.h>
 #include <unistd.h>
 
-static struct segment *
-open_segment(struct segment_object *self)
+struct segment *
+segment_opened(struct segment_object *self)
 {
     if (self->segment == NULL) {
         PyErr_SetString(PyExc_ValueError, "the segment is closed");
@@ -26,7 +23,7 @@ open_segment(struct segment_object *self)
 struct store *
 segment_store(struct segment_object *self)
 {
-    if (open_segment(self) == NULL) {
+    if (segment_opened(self) == NULL) {
         return NULL;
     }
     if (self->store == NULL) {
@@ -36,8 +33,8 @@ segment_store(struct segment_object *self)
     return self->store;
 }
 
-static bool
-slot_in_range(struct segment_object *self, unsigned slot)
+bool
+segment_has_slot(struct segment_object *self, unsigned slot)
 {
     unsigned count = segment_slot_count(self->segment);
     if (slot >= count) {
@@ -46,6 +43,15 @@ slot_in_range(struct segment_object *self, unsigned slot)
         return false;
     }
     return true;
+}
+
+bool
+dict_add(PyObject *dict, const char *name, uint64_t number)
+{
+    PyObject *value = PyLong_FromUnsignedLongLong(number);
+    bool added = value != NULL && PyDict_SetItemString(dict, name, value) == 0;
+    Py_XDECREF(value);
+    return added;
 }
 
 /* ---- life ----------------------------------------------------------------------------------- */
@@ -88,6 +94,22 @@ segment_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 }
 
 static PyObject *
+segment_attach_method(PyTypeObject *type, PyObject *args)
+{
+    int fd;
+    char sentence[SEGMENT_SENTENCE_MAX];
+    if (!PyArg_ParseTuple(args, "i", &fd)) {
+        return NULL;
+    }
+    struct segment_object *self = (struct segment_object *)type->tp_alloc(type, 0);
+    if (self != NULL && store_attach(fd, &self->segment, sentence) != SEGMENT_OK) {
+        PyErr_SetString(state_of_type(type)->core_error, sentence);
+        Py_CLEAR(self);
+    }
+    return (PyObject *)self;
+}
+
+static PyObject *
 segment_close_method(struct segment_object *self, PyObject *unused)
 {
     (void)unused;
@@ -115,8 +137,8 @@ static PyObject *
 segment_claim_slot_method(struct segment_object *self, PyObject *args)
 {
     unsigned slot;
-    if (!PyArg_ParseTuple(args, "I", &slot) || open_segment(self) == NULL ||
-        !slot_in_range(self, slot)) {
+    if (!PyArg_ParseTuple(args, "I", &slot) || segment_opened(self) == NULL ||
+        !segment_has_slot(self, slot)) {
         return NULL;
     }
     if (self->store != NULL) {
@@ -143,7 +165,7 @@ static PyObject *
 segment_set_state(struct segment_object *self, PyObject *args)
 {
     unsigned state;
-    if (!PyArg_ParseTuple(args, "I", &state) || open_segment(self) == NULL) {
+    if (!PyArg_ParseTuple(args, "I", &state) || segment_opened(self) == NULL) {
         return NULL;
     }
     if (state > NODE_STOPPING) {
@@ -160,7 +182,7 @@ segment_run_worker(struct segment_object *self, PyObject *args)
     unsigned slot;
     int channel_fd, wake_fd, liveness_fd;
     if (!PyArg_ParseTuple(args, "Iiii", &slot, &channel_fd, &wake_fd, &liveness_fd) ||
-        open_segment(self) == NULL || !slot_in_range(self, slot)) {
+        segment_opened(self) == NULL || !segment_has_slot(self, slot)) {
         return NULL;
     }
     struct segment *segment = self->segment;
@@ -204,7 +226,7 @@ segment_run_acceptor(struct segment_object *self, PyObject *args)
     PyObject *listeners, *channels;
     int listener_fds[LISTENERS_MAX], channel_fds[WORKERS_MAX];
     if (!PyArg_ParseTuple(args, "IOOii", &slot, &listeners, &channels, &wake_fd, &liveness_fd) ||
-        open_segment(self) == NULL || !slot_in_range(self, slot)) {
+        segment_opened(self) == NULL || !segment_has_slot(self, slot)) {
         return NULL;
     }
     int listener_count = take_fds(listeners, listener_fds, LISTENERS_MAX);
@@ -227,7 +249,7 @@ segment_run_maintainer(struct segment_object *self, PyObject *args)
     unsigned slot;
     int wake_fd, liveness_fd;
     if (!PyArg_ParseTuple(args, "Iii", &slot, &wake_fd, &liveness_fd) ||
-        open_segment(self) == NULL || !slot_in_range(self, slot)) {
+        segment_opened(self) == NULL || !segment_has_slot(self, slot)) {
         return NULL;
     }
     struct segment *segment = self->segment;
@@ -242,123 +264,21 @@ static PyObject *
 segment_is_serving(struct segment_object *self, PyObject *args)
 {
     unsigned slot;
-    if (!PyArg_ParseTuple(args, "I", &slot) || open_segment(self) == NULL ||
-        !slot_in_range(self, slot)) {
+    if (!PyArg_ParseTuple(args, "I", &slot) || segment_opened(self) == NULL ||
+        !segment_has_slot(self, slot)) {
         return NULL;
     }
     return PyBool_FromLong(atomic_load(&self->segment->slots[slot].serving) != 0);
 }
 
-/* ---- recovery ------------------------------------------------------------------------------- */
-
-#define SETTLE_TRIES_MAX 20
-
-static void
-sleep_ms(long ms)
-{
-    struct timespec span = {.tv_nsec = ms * 1000000};
-    nanosleep(&span, NULL);
-}
-
-/* The connections of a dead worker are gone but for those that still wait in its channel, one byte
- * each. The acceptor may be in the middle of passing one: then assigned and sent differ for a
- * moment. */
-static uint64_t
-settle_worker(struct process_slot *slot, int channel_fd)
-{
-    uint64_t assigned = 0;
-    int queued = 0;
-    for (unsigned i = 0; i < SETTLE_TRIES_MAX; i++) {
-        assigned = atomic_load(&slot->conns_assigned);
-        uint64_t sent = atomic_load(&slot->conns_sent);
-        if (ioctl(channel_fd, FIONREAD, &queued) != 0) {
-            queued = 0;
-        }
-        if (sent == assigned && atomic_load(&slot->conns_assigned) == assigned) {
-            break;
-        }
-        sleep_ms(1);
-    }
-    uint64_t closed = assigned - (uint64_t)queued;
-    uint64_t lost = closed - atomic_load(&slot->conns_closed);
-    atomic_store(&slot->conns_received, closed);
-    atomic_store(&slot->conns_closed, closed);
-    return lost;
-}
-
-#define ARRIVAL_MS_MAX 20
-
-/* A dead acceptor may have counted a connection that it never passed on: it arrives soon or not at
- * all. */
-static void
-settle_acceptor(struct segment *segment)
-{
-    for (unsigned i = 0; i < segment->superblock->settings.worker_count; i++) {
-        struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST + i];
-        uint64_t assigned = atomic_load(&slot->conns_assigned);
-        if (assigned == atomic_load(&slot->conns_sent)) {
-            continue;
-        }
-        for (unsigned j = 0; j < ARRIVAL_MS_MAX; j++) {
-            if (atomic_load(&slot->conns_received) >= assigned) {
-                atomic_store(&slot->conns_sent, assigned);
-                break;
-            }
-            sleep_ms(1);
-        }
-        atomic_store(&slot->conns_assigned, atomic_load(&slot->conns_sent));
-    }
-}
-
-static bool
-dict_add(PyObject *dict, const char *name, uint64_t number)
-{
-    PyObject *value = PyLong_FromUnsignedLongLong(number);
-    bool added = value != NULL && PyDict_SetItemString(dict, name, value) == 0;
-    Py_XDECREF(value);
-    return added;
-}
-
-static PyObject *
-segment_recover(struct segment_object *self, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"slot", "channel_fd", NULL};
-    unsigned slot;
-    int channel_fd = -1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|i", names, &slot, &channel_fd)) {
-        return NULL;
-    }
-    struct store *store = segment_store(self);
-    if (store == NULL || !slot_in_range(self, slot)) {
-        return NULL;
-    }
-    struct recovery recovery;
-    uint64_t lost = 0;
-    Py_BEGIN_ALLOW_THREADS;
-    store_recover(store, slot, &recovery);
-    if (slot == SLOT_ACCEPTOR) {
-        settle_acceptor(self->segment);
-    } else if (channel_fd >= 0) {
-        lost = settle_worker(&self->segment->slots[slot], channel_fd);
-    }
-    Py_END_ALLOW_THREADS;
-    PyObject *dict = PyDict_New();
-    if (dict == NULL || !dict_add(dict, "shards_repaired", recovery.shards_repaired) ||
-        !dict_add(dict, "shards_rebuilt", recovery.shards_rebuilt) ||
-        !dict_add(dict, "uploads_freed", recovery.uploads_freed) ||
-        !dict_add(dict, "pins_released", recovery.pins_released) ||
-        !dict_add(dict, "connections_lost", lost)) {
-        Py_XDECREF(dict);
-        return NULL;
-    }
-    return dict;
-}
+/* ---- looking at it -----------------------------------------------------------------------------
+ */
 
 static PyObject *
 segment_add_child_rusage(struct segment_object *self, PyObject *args)
 {
     double user_s, system_s;
-    if (!PyArg_ParseTuple(args, "dd", &user_s, &system_s) || open_segment(self) == NULL) {
+    if (!PyArg_ParseTuple(args, "dd", &user_s, &system_s) || segment_opened(self) == NULL) {
         return NULL;
     }
     struct superblock *superblock = self->segment->superblock;
@@ -367,13 +287,11 @@ segment_add_child_rusage(struct segment_object *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* ---- looking at it -------------------------------------------------------------------------- */
-
 static PyObject *
 segment_connection_count_method(struct segment_object *self, PyObject *unused)
 {
     (void)unused;
-    struct segment *segment = open_segment(self);
+    struct segment *segment = segment_opened(self);
     return segment == NULL ? NULL : PyLong_FromUnsignedLongLong(segment_connection_count(segment));
 }
 
@@ -445,7 +363,7 @@ static PyObject *
 segment_advance_clock(struct segment_object *self, PyObject *args)
 {
     long long seconds;
-    if (!PyArg_ParseTuple(args, "L", &seconds) || open_segment(self) == NULL) {
+    if (!PyArg_ParseTuple(args, "L", &seconds) || segment_opened(self) == NULL) {
         return NULL;
     }
     atomic_fetch_add(&self->segment->superblock->advance_s, seconds);
@@ -456,7 +374,7 @@ static PyObject *
 segment_step_system_clock(struct segment_object *self, PyObject *args)
 {
     long long seconds;
-    if (!PyArg_ParseTuple(args, "L", &seconds) || open_segment(self) == NULL) {
+    if (!PyArg_ParseTuple(args, "L", &seconds) || segment_opened(self) == NULL) {
         return NULL;
     }
     atomic_fetch_add(&self->segment->superblock->wall_step_s, seconds);
@@ -467,7 +385,7 @@ static PyObject *
 segment_take_shortage(struct segment_object *self, PyObject *unused)
 {
     (void)unused;
-    if (open_segment(self) == NULL) {
+    if (segment_opened(self) == NULL) {
         return NULL;
     }
     struct page_pool *pool = &self->segment->superblock->pool;
@@ -483,21 +401,21 @@ static PyObject *
 get_fd(struct segment_object *self, void *unused)
 {
     (void)unused;
-    return open_segment(self) == NULL ? NULL : PyLong_FromLong(self->segment->fd);
+    return segment_opened(self) == NULL ? NULL : PyLong_FromLong(self->segment->fd);
 }
 
 static PyObject *
 get_reserve_bytes(struct segment_object *self, void *unused)
 {
     (void)unused;
-    return open_segment(self) == NULL ? NULL : PyLong_FromUnsignedLongLong(self->segment->bytes);
+    return segment_opened(self) == NULL ? NULL : PyLong_FromUnsignedLongLong(self->segment->bytes);
 }
 
 static PyObject *
 get_page_bytes(struct segment_object *self, void *unused)
 {
     (void)unused;
-    return open_segment(self) == NULL
+    return segment_opened(self) == NULL
                ? NULL
                : PyLong_FromUnsignedLong(self->segment->superblock->page_bytes);
 }
@@ -506,7 +424,7 @@ static PyObject *
 get_shard_count(struct segment_object *self, void *unused)
 {
     (void)unused;
-    return open_segment(self) == NULL
+    return segment_opened(self) == NULL
                ? NULL
                : PyLong_FromUnsignedLong(self->segment->superblock->shard_count);
 }
@@ -514,6 +432,7 @@ get_shard_count(struct segment_object *self, void *unused)
 #define METHOD(name, function, flags) {name, (PyCFunction)(void (*)(void))(function), flags, NULL}
 
 static PyMethodDef segment_methods[] = {
+    METHOD("attach", segment_attach_method, METH_VARARGS | METH_CLASS),
     METHOD("claim_slot", segment_claim_slot_method, METH_VARARGS),
     METHOD("set_state", segment_set_state, METH_VARARGS),
     METHOD("run_worker", segment_run_worker, METH_VARARGS),
@@ -521,6 +440,8 @@ static PyMethodDef segment_methods[] = {
     METHOD("run_maintainer", segment_run_maintainer, METH_VARARGS),
     METHOD("is_serving", segment_is_serving, METH_VARARGS),
     METHOD("recover", segment_recover, METH_VARARGS | METH_KEYWORDS),
+    METHOD("lock_holders", segment_lock_holders, METH_NOARGS),
+    METHOD("set_stuck", segment_set_stuck, METH_VARARGS),
     METHOD("add_child_rusage", segment_add_child_rusage, METH_VARARGS),
     METHOD("connection_count", segment_connection_count_method, METH_NOARGS),
     METHOD("counters", segment_counters, METH_NOARGS),

@@ -82,9 +82,19 @@ shard_repair(struct store *store, struct shard *shard)
     shard->sums.repairs++;
 }
 
+/* The holder has moved on, or is about to let go. Beside the lock, so the look costs nothing. */
+static void
+clear_stuck(struct shard *shard)
+{
+    if (UNLIKELY(atomic_load_explicit(&shard->stuck, memory_order_relaxed) != 0)) {
+        atomic_store_explicit(&shard->stuck, 0, memory_order_relaxed);
+    }
+}
+
 static void
 note_holder(struct store *store, struct shard *shard)
 {
+    clear_stuck(shard);
     struct process_slot *slot = store->slot;
     uint32_t count = atomic_load_explicit(&slot->lock_count, memory_order_relaxed);
     atomic_store_explicit(&slot->lock_count, count + 1, memory_order_relaxed);
@@ -115,13 +125,29 @@ shard_try_lock(struct store *store, struct shard *shard)
     return lock_result_held(store, shard, lock_try(&shard->lock));
 }
 
+/* A mark that comes late, when the holder has just moved on, costs those who meet the next holder
+ * an error; whoever gets the lock takes it away. */
+static enum lock_result
+wait_for_holder(struct store *store, struct shard *shard)
+{
+    enum lock_result result = LOCK_TIMEOUT;
+    for (unsigned i = 0; result == LOCK_TIMEOUT && i < LOCK_WAITS_MAX; i++) {
+        COUNT(&store->slot->counters, lock_waits);
+        result = lock_acquire(&shard->lock, LOCK_WAIT_MS);
+    }
+    if (result == LOCK_TIMEOUT) {
+        atomic_store_explicit(&shard->stuck, 1, memory_order_relaxed);
+    }
+    return result;
+}
+
 bool
 shard_lock(struct store *store, struct shard *shard)
 {
     enum lock_result result = lock_try(&shard->lock);
-    for (unsigned i = 0; result == LOCK_TIMEOUT && i < LOCK_WAITS_MAX; i++) {
-        COUNT(&store->slot->counters, lock_waits);
-        result = lock_acquire(&shard->lock, LOCK_WAIT_MS);
+    if (UNLIKELY(result == LOCK_TIMEOUT) &&
+        atomic_load_explicit(&shard->stuck, memory_order_relaxed) == 0) {
+        result = wait_for_holder(store, shard);
     }
     return lock_result_held(store, shard, result);
 }
@@ -129,8 +155,11 @@ shard_lock(struct store *store, struct shard *shard)
 void
 shard_lock_surely(struct store *store, struct shard *shard)
 {
-    while (!shard_lock(store, shard)) {
+    enum lock_result result = lock_try(&shard->lock);
+    while (result == LOCK_TIMEOUT) {
+        result = wait_for_holder(store, shard);
     }
+    CHECK(lock_result_held(store, shard, result));
 }
 
 void
@@ -139,6 +168,7 @@ shard_unlock(struct store *store, struct shard *shard)
     DCHECK(atomic_load(&shard->journal.count) == 0);
     DCHECK(atomic_load(&shard->open_bucket) == 0);
     DCHECK(shard->reclaiming == 0);
+    clear_stuck(shard);
     atomic_store_explicit(&store->slot->locked_shard, 0, memory_order_relaxed);
     lock_release(&shard->lock);
 }

@@ -63,6 +63,7 @@ struct shard_sums {
 /* [shard] unless marked. */
 struct shard {
     alignas(CACHE_LINE_BYTES) struct shared_lock lock;
+    _Atomic uint32_t stuck; /* [atomic] 1: who holds the lock was waited for in vain */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t
         open_bucket;     /* offset of the bucket whose version is odd */
     uint32_t index;      /* [const] */
@@ -194,7 +195,8 @@ journal_commit(struct shard *shard)
 /* ---- locking (shard.c) ---------------------------------------------------------------------- */
 
 /* Takes the shard's lock, repairing it when its owner died. False: a process that is stopped holds
- * it; after about a second of waiting. */
+ * it; after about a second of waiting, or at once when somebody has waited for it that long already
+ * and it still holds it. */
 bool shard_lock(struct store *store, struct shard *shard) MUST_CHECK;
 bool shard_try_lock(struct store *store, struct shard *shard) MUST_CHECK;
 

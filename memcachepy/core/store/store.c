@@ -52,6 +52,12 @@ store_create(const struct segment_settings *settings, struct segment **segment, 
     return SEGMENT_OK;
 }
 
+enum segment_status
+store_attach(int fd, struct segment **segment, char *sentence)
+{
+    return segment_attach(fd, sizeof(struct shard), segment, sentence);
+}
+
 struct store *
 store_open(struct segment *segment, unsigned slot_index)
 {

@@ -39,6 +39,9 @@ struct key {
 enum segment_status store_create(const struct segment_settings *settings, struct segment **segment,
                                  char *sentence) MUST_CHECK;
 
+/* segment_attach(), for a build whose shards have the same size. */
+enum segment_status store_attach(int fd, struct segment **segment, char *sentence) MUST_CHECK;
+
 /* Segments are opened once per process; see mem/segment.h. The store keeps a borrowed pointer. */
 struct store *store_open(struct segment *segment, unsigned slot_index) MUST_CHECK;
 void store_close(struct store *store);
