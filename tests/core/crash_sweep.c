@@ -6,7 +6,26 @@
  * Prints a summary; exits 1 at the first thing wrong. */
 #include "ledger.h"
 
+#include "store/shrink.h"
+
+#define MEGABYTES 16
 #define OPERATIONS_MAX 4000
+
+/* Gives free pages to the host, evicting nothing, and lifts the limit again. */
+static void
+shrink_and_grow(struct segment *segment, struct store *store)
+{
+    struct store_sums sums;
+    store_sum(store, &sums);
+    uint64_t bytes = sums.pages << segment->superblock->page_shift;
+    if (store_set_memory_limit(store, bytes)) {
+        while (store_shrink(store)) {
+        }
+    }
+    if (!store_set_memory_limit(store, MEGABYTES << 20)) {
+        die_of("the limit was not lifted", -1);
+    }
+}
 
 static void
 child(struct segment *segment, unsigned slot, unsigned pass, const char *point, uint64_t seed)
@@ -17,6 +36,9 @@ child(struct segment *segment, unsigned slot, unsigned pass, const char *point, 
     struct store *store = store_open(segment, slot);
     crash_arm(point, pass);
     for (int i = 0; i < OPERATIONS_MAX; i++) {
+        if (i % 64 == 0) {
+            shrink_and_grow(segment, store);
+        }
         operate(store, buffer);
     }
     store_close(store);
@@ -33,7 +55,7 @@ main(int argc, char **argv)
     unsigned count = (unsigned)atoi(argv[3]), deaths = 0;
     uint64_t seed = strtoull(argv[4], NULL, 10);
     const char *point = argc > 5 ? argv[5] : "*";
-    struct segment *segment = segment_make(16);
+    struct segment *segment = segment_make(MEGABYTES);
     ledger = ledgers_make(1);
     struct store *store = store_open(segment, SLOT_SUPERVISOR);
     for (unsigned i = 0; i < count; i++) {

@@ -103,7 +103,7 @@ die_of(const char *what, int index)
 }
 
 /* One random operation; values are filled with one byte so that a tear shows. */
-static void
+static inline void
 operate(struct store *store, uint8_t *buffer)
 {
     int index = (int)draw(KEY_COUNT);
@@ -226,7 +226,7 @@ agrees(const struct belief *belief, bool exists, const struct belief *found, con
     return true;
 }
 
-static void
+static inline void
 verify(struct store *store)
 {
     static uint8_t bytes[VALUE_MAX];
@@ -253,20 +253,28 @@ print_problem(void *context, const char *sentence)
     printf("%s\n", sentence);
 }
 
-/* Pages that shards own and pages that are free make all that were populated. */
+/* Pages that shards own, free ones and absent ones make all that were populated. */
 static bool
 pages_add_up(struct segment *segment, struct store *store)
 {
     struct store_sums sums;
     store_sum(store, &sums);
-    uint32_t populated = atomic_load(&segment->superblock->pool.populated_count);
-    uint64_t free_pages = 0;
+    const struct page_pool *pool = &segment->superblock->pool;
+    uint32_t populated = atomic_load(&pool->populated_count);
+    uint64_t free_pages = 0, absent = 0;
     for (uint32_t i = 0; i < populated; i++) {
-        free_pages += atomic_load(&page_entry(segment, i)->owner) == PAGE_FREE;
+        uint32_t owner = atomic_load(&page_entry(segment, i)->owner);
+        free_pages += owner == PAGE_FREE;
+        absent += owner == PAGE_ABSENT;
     }
-    if (free_pages + sums.pages != populated) {
-        printf("%" PRIu64 " pages are free, %" PRIu64 " owned, of %u\n", free_pages, sums.pages,
-               populated);
+    if (free_pages + sums.pages + absent != populated) {
+        printf("%" PRIu64 " pages are free, %" PRIu64 " owned, %" PRIu64 " absent, of %u\n",
+               free_pages, sums.pages, absent, populated);
+        return false;
+    }
+    if (atomic_load(&pool->present_count) + absent != populated) {
+        printf("%u pages are counted as present, %" PRIu64 " are\n",
+               atomic_load(&pool->present_count), populated - absent);
         return false;
     }
     return true;

@@ -80,6 +80,28 @@ def test_processes_killed_at_random_lose_nothing_acknowledged(build: Build) -> N
     print(run(build("torture", "-O2"), 4, 150, seed), "seed", seed)
 
 
+# Each is passed in the sweep's traffic while memory goes to the host and comes back.
+@pytest.mark.parametrize(
+    "point",
+    [
+        "page_punched",
+        "page_absent_not_counted",
+        "page_present_not_counted",
+        "limit_set_not_in_force",
+        "pool_grown_not_counted",
+    ],
+)
+def test_a_death_while_memory_comes_or_goes_leaves_it_counted(build: Build, point: str) -> None:
+    said = run(build("crash_sweep", "-O1"), 1, 3, 12, 5, point)
+    assert not said.startswith("0 deaths")
+
+
+def test_a_moving_limit_and_deaths_leave_the_segment_within_it(build: Build) -> None:
+    seed = random.randrange(2**32)
+    print(run(build("shrink", *ADDRESS), 16, 3, 12, seed), "seed", seed)
+    print(run(build("shrink", "-O2"), 64, 3, 25, seed), "seed", seed)
+
+
 @pytest.mark.slow
 def test_a_thousand_deaths_at_crash_points_and_at_random(build: Build) -> None:
     seed = random.randrange(2**32)

@@ -265,7 +265,11 @@ def _others() -> Iterator[list[bytes]]:
         yield [b"shutdown" + tail + b"\r\n"]
     for tail in (b"", b" now", b" noreply"):
         yield [b"version\r\n", b"quit" + tail + b"\r\n"]
-    for line in (b"slabs", b"lru", b"lru_crawler", b"slabs x", b"watch x", b"cache_memlimit"):
+    for tail in (b"", b" x", b" 7", b" 7 noreply", b" noreply", b" -1", b" 1000000001"):
+        yield [b"cache_memlimit" + tail + b"\r\n"]
+    for tail in (b" 64", b" 64 noreply", b" 64 x", b" 64 a b", b" 64 a noreply"):
+        yield [b"cache_memlimit" + tail + b"\r\n"]
+    for line in (b"slabs", b"lru", b"lru_crawler", b"slabs x", b"watch x"):
         yield [line + b"\r\n"]
     for line in (
         b"mn",

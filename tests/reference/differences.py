@@ -15,13 +15,13 @@ INTENDED = "intended: "
 STORAGE = rb"(?:set|add|replace|append|prepend|cas)"
 KNOWN = (
     rb"(?:get|gets|gat|gats|set|add|replace|append|prepend|cas|delete|incr|decr|touch|flush_all"
-    rb"|version|verbosity|quit|shutdown|stats)"
+    rb"|version|verbosity|cache_memlimit|quit|shutdown|stats)"
 )
 FORMAT = rb"CLIENT_ERROR bad command line format\r\n"
 ERROR = rb"ERROR\r\n"
 # A `stats` of old is the longest excused reply.
 EXCUSED_LINES_MAX = 120
-LATER = rb"(?:slabs|lru|lru_crawler|watch|cache_memlimit|extstore|refresh_certs|mg|ms|md|ma|mn|me)"
+LATER = rb"(?:slabs|lru|lru_crawler|watch|extstore|refresh_certs|mg|ms|md|ma|mn|me)"
 
 
 @dataclass(frozen=True)

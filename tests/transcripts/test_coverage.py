@@ -8,14 +8,15 @@ from support.transcript import read_all
 
 COMMANDS = (
     b"get gets gat gats set add replace append prepend cas delete incr decr touch flush_all "
-    b"version verbosity quit shutdown stats"
+    b"version verbosity cache_memlimit quit shutdown stats"
 ).split()
 
 TABLE = Path(__file__).parent.parent.parent / "memcachepy" / "core" / "proto" / "command.h"
 
 WITH_NOREPLY = (
-    b"set add replace append prepend cas delete incr decr touch flush_all verbosity".split()
-)
+    b"set add replace append prepend cas delete incr decr touch flush_all verbosity "
+    b"cache_memlimit"
+).split()
 
 
 def _sent_lines() -> list[list[bytes]]:

@@ -13,6 +13,10 @@
 /* Left to the rest of the machine when memory gets short. */
 #define HEADROOM_BYTES (8u << 20)
 
+#define GROW_WAIT_MS 1000
+
+/* ---- taking and giving back ----------------------------------------------------------------- */
+
 static bool
 take_in_hand(struct segment *segment, struct process_slot *slot, uint32_t number)
 {
@@ -22,7 +26,8 @@ take_in_hand(struct segment *segment, struct process_slot *slot, uint32_t number
     }
     atomic_store_explicit(&slot->page_in_flight, number + 1, memory_order_seq_cst);
     uint32_t expected = PAGE_FREE;
-    if (atomic_compare_exchange_strong(&page->owner, &expected, PAGE_IN_HAND)) {
+    if (atomic_compare_exchange_strong(&page->owner, &expected,
+                                       page_owner_in_hand(segment, slot))) {
         CRASH_POINT(page_in_hand);
         return true;
     }
@@ -30,16 +35,14 @@ take_in_hand(struct segment *segment, struct process_slot *slot, uint32_t number
     return false;
 }
 
-uint32_t
-pool_take(struct segment *segment, struct process_slot *slot)
+static uint32_t
+take_free(struct segment *segment, struct process_slot *slot)
 {
     struct page_pool *pool = &segment->superblock->pool;
     if (atomic_load_explicit(&pool->free_hint, memory_order_relaxed) == 0) {
         return PAGE_NONE;
     }
     uint32_t count = atomic_load_explicit(&pool->populated_count, memory_order_acquire);
-    uint32_t limit = atomic_load_explicit(&pool->effective_count, memory_order_relaxed);
-    count = count < limit ? count : limit;
     uint32_t start = atomic_load_explicit(&pool->cursor, memory_order_relaxed);
     for (uint32_t i = 0; i < count; i++) {
         uint32_t number = start + i < count ? start + i : (start + i) % count;
@@ -57,6 +60,26 @@ pool_take(struct segment *segment, struct process_slot *slot)
     return PAGE_NONE;
 }
 
+bool
+pool_is_over(const struct segment *segment)
+{
+    const struct page_pool *pool = &segment->superblock->pool;
+    return atomic_load_explicit(&pool->present_count, memory_order_relaxed) >
+           atomic_load_explicit(&pool->effective_count, memory_order_relaxed);
+}
+
+uint32_t
+pool_take(struct segment *segment, struct process_slot *slot)
+{
+    return UNLIKELY(pool_is_over(segment)) ? PAGE_NONE : take_free(segment, slot);
+}
+
+uint32_t
+pool_take_surplus(struct segment *segment, struct process_slot *slot)
+{
+    return pool_is_over(segment) ? take_free(segment, slot) : PAGE_NONE;
+}
+
 void
 page_keep(struct process_slot *slot)
 {
@@ -67,44 +90,137 @@ void
 pool_give_back(struct segment *segment, struct process_slot *slot, uint32_t number)
 {
     struct page *page = page_entry(segment, number);
-    DCHECK(atomic_load(&page->owner) == PAGE_IN_HAND);
+    DCHECK(atomic_load(&page->owner) == page_owner_in_hand(segment, slot));
     /* Pairs with the compare-and-swap in take_in_hand(): the taker sees our last writes. */
     atomic_store_explicit(&page->owner, PAGE_FREE, memory_order_release);
     atomic_fetch_add_explicit(&segment->superblock->pool.free_hint, 1, memory_order_relaxed);
     atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
 }
 
+/* ---- the grow lock -------------------------------------------------------------------------- */
+
+static uint32_t
+limit_pages(const struct superblock *superblock)
+{
+    return (uint32_t)(atomic_load(&superblock->settings.memory_limit_bytes) >>
+                      superblock->page_shift);
+}
+
+/* Makes what the lock guards agree with the page directory. Memory without its count is populated
+ * again later, which is harmless; a free hint too high corrects itself. */
+static void
+pool_repair(struct segment *segment)
+{
+    struct page_pool *pool = &segment->superblock->pool;
+    uint32_t count = atomic_load(&pool->populated_count);
+    uint32_t present = 0;
+    for (uint32_t number = 0; number < count; number++) {
+        present += atomic_load(&page_entry(segment, number)->owner) != PAGE_ABSENT;
+    }
+    atomic_store(&pool->present_count, present);
+    pool->absent_from = 0;
+    /* A shortage that is still there shows itself again. */
+    atomic_store(&pool->effective_count, limit_pages(segment->superblock));
+    atomic_fetch_add(&pool->free_hint, EXTENT_BYTES >> segment->superblock->page_shift);
+}
+
+static bool
+pool_lock(struct segment *segment)
+{
+    struct page_pool *pool = &segment->superblock->pool;
+    enum lock_result locked = lock_acquire(&pool->grow_lock, GROW_WAIT_MS);
+    if (locked == LOCK_OWNER_DIED) {
+        pool_repair(segment);
+        lock_repaired(&pool->grow_lock);
+    }
+    return locked != LOCK_TIMEOUT;
+}
+
+static void
+pool_unlock(struct segment *segment)
+{
+    lock_release(&segment->superblock->pool.grow_lock);
+}
+
+/* ---- giving memory to the host -------------------------------------------------------------- */
+
+/* Under the grow lock. The page's memory is gone or going. */
+static void
+mark_absent(struct segment *segment, struct process_slot *slot, uint32_t number)
+{
+    struct page_pool *pool = &segment->superblock->pool;
+    atomic_store_explicit(&page_entry(segment, number)->owner, PAGE_ABSENT, memory_order_release);
+    CRASH_POINT(page_absent_not_counted);
+    atomic_fetch_sub(&pool->present_count, 1);
+    pool->absent_from = number < pool->absent_from ? number : pool->absent_from;
+    atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
+}
+
+bool
+pool_drop(struct segment *segment, struct process_slot *slot, uint32_t number)
+{
+    bool locked = pool_lock(segment);
+    bool punched = locked && pool_is_over(segment) &&
+                   punch(segment->fd, page_offset(segment->superblock, number),
+                         segment->superblock->page_bytes);
+    if (punched) {
+        CRASH_POINT(page_punched);
+        mark_absent(segment, slot, number);
+    } else {
+        pool_give_back(segment, slot, number);
+    }
+    if (locked) {
+        pool_unlock(segment);
+    }
+    return punched;
+}
+
+bool
+pool_set_limit(struct segment *segment, uint64_t bytes)
+{
+    struct superblock *superblock = segment->superblock;
+    if (bytes >> superblock->page_shift > superblock->pool.count_max || !pool_lock(segment)) {
+        return false;
+    }
+    atomic_store(&superblock->settings.memory_limit_bytes, bytes);
+    CRASH_POINT(limit_set_not_in_force);
+    atomic_store(&superblock->pool.effective_count, limit_pages(superblock));
+    pool_unlock(segment);
+    return true;
+}
+
 void
 pool_recover(struct segment *segment, struct process_slot *slot)
 {
+    bool locked = pool_lock(segment);
     uint32_t in_flight = atomic_load(&slot->page_in_flight);
-    if (in_flight == 0) {
-        return;
-    }
-    struct page *page = page_entry(segment, in_flight - 1);
-    /* First: whoever takes it from now on finds it free, or names it before. */
-    uint32_t owner = atomic_load(&page->owner);
-    /* Another process may have this very page in hand if ours died before its compare-and-swap. */
-    bool elsewhere = false;
-    unsigned slot_count = segment_slot_count(segment);
-    for (unsigned i = 0; i < slot_count; i++) {
-        struct process_slot *other = &segment->slots[i];
-        elsewhere |= other != slot && atomic_load(&other->page_in_flight) == in_flight;
-    }
-    if (!elsewhere && owner == PAGE_IN_HAND) {
-        pool_give_back(segment, slot, in_flight - 1);
+    uint32_t owner =
+        in_flight == 0 ? PAGE_ABSENT : atomic_load(&page_entry(segment, in_flight - 1)->owner);
+    if (owner == page_owner_in_hand(segment, slot)) {
+        /* It may have died after giving the memory to the host. */
+        uint64_t offset = page_offset(segment->superblock, in_flight - 1);
+        if (populate(segment->fd, segment->base, offset, segment->superblock->page_bytes)) {
+            pool_give_back(segment, slot, in_flight - 1);
+        } else if (locked) {
+            mark_absent(segment, slot, in_flight - 1);
+        }
     } else if (owner == PAGE_FREE) {
         /* It may have died between giving back and counting; a hint too high corrects itself. */
         atomic_fetch_add_explicit(&segment->superblock->pool.free_hint, 1, memory_order_relaxed);
     }
     atomic_store(&slot->page_in_flight, 0);
+    if (locked) {
+        pool_unlock(segment);
+    }
 }
+
+/* ---- taking memory from the host ------------------------------------------------------------ */
 
 bool
 pool_can_grow(const struct segment *segment)
 {
     const struct page_pool *pool = &segment->superblock->pool;
-    return atomic_load_explicit(&pool->populated_count, memory_order_relaxed) <
+    return atomic_load_explicit(&pool->present_count, memory_order_relaxed) <
            atomic_load_explicit(&pool->effective_count, memory_order_relaxed);
 }
 
@@ -117,61 +233,104 @@ wake_supervisor(const struct superblock *superblock)
     }
 }
 
+static void
+note_shortage(struct superblock *superblock, const struct memory_limit *available, uint64_t bytes)
+{
+    struct page_pool *pool = &superblock->pool;
+    uint32_t present = atomic_load(&pool->present_count);
+    atomic_store(&pool->effective_count, present);
+    snprintf(pool->shortage_text, sizeof(pool->shortage_text),
+             "%s has %llu KiB left, %llu KiB are needed; the cache stays at "
+             "%llu MiB of its limit of %llu MiB (raise the limit or lower -m)",
+             available->owner, (unsigned long long)available->bytes >> 10,
+             (unsigned long long)bytes >> 10,
+             (unsigned long long)present << superblock->page_shift >> 20,
+             (unsigned long long)atomic_load(&superblock->settings.memory_limit_bytes) >> 20);
+    atomic_fetch_add(&pool->shortage_number, 1);
+    wake_supervisor(superblock);
+}
+
+/* Populates pages that never had memory, and their entries. */
+static bool
+populate_next(struct segment *segment, uint32_t count)
+{
+    struct superblock *superblock = segment->superblock;
+    struct page_pool *pool = &superblock->pool;
+    uint32_t first = atomic_load(&pool->populated_count);
+    if (!populate(segment->fd, segment->base, page_offset(superblock, first),
+                  (uint64_t)count << superblock->page_shift) ||
+        !populate(segment->fd, segment->base,
+                  superblock->pages_at + (uint64_t)first * sizeof(struct page),
+                  (uint64_t)count * sizeof(struct page))) {
+        return false;
+    }
+    atomic_store_explicit(&pool->populated_count, first + count, memory_order_release);
+    CRASH_POINT(pool_grown_not_counted);
+    atomic_fetch_add(&pool->present_count, count);
+    atomic_fetch_add(&pool->free_hint, count);
+    return true;
+}
+
+/* Populates absent pages, up to `count`; there is at least one. */
+static bool
+populate_absent(struct segment *segment, uint32_t count)
+{
+    struct superblock *superblock = segment->superblock;
+    struct page_pool *pool = &superblock->pool;
+    uint32_t end = atomic_load(&pool->populated_count);
+    for (uint32_t number = pool->absent_from; number < end && count > 0; number++) {
+        struct page *page = page_entry(segment, number);
+        if (atomic_load_explicit(&page->owner, memory_order_relaxed) == PAGE_ABSENT) {
+            if (!populate(segment->fd, segment->base, page_offset(superblock, number),
+                          superblock->page_bytes)) {
+                return false;
+            }
+            atomic_store_explicit(&page->owner, PAGE_FREE, memory_order_release);
+            CRASH_POINT(page_present_not_counted);
+            atomic_fetch_add(&pool->present_count, 1);
+            atomic_fetch_add(&pool->free_hint, 1);
+            count--;
+        }
+        pool->absent_from = number + 1;
+    }
+    return true;
+}
+
 static bool
 grow_locked(struct segment *segment)
 {
     struct superblock *superblock = segment->superblock;
     struct page_pool *pool = &superblock->pool;
-    uint32_t first = atomic_load(&pool->populated_count);
+    uint32_t present = atomic_load(&pool->present_count);
     uint32_t limit = atomic_load(&pool->effective_count);
-    if (first >= limit) {
+    if (present >= limit) {
         return false;
     }
     uint32_t count = EXTENT_BYTES >> superblock->page_shift;
-    count = count < limit - first ? count : limit - first;
+    count = count < limit - present ? count : limit - present;
+    uint32_t unused = pool->count_max - atomic_load(&pool->populated_count);
+    bool absent = present < atomic_load(&pool->populated_count);
+    count = absent || count < unused ? count : unused;
     uint64_t bytes = (uint64_t)count << superblock->page_shift;
     struct memory_limit available;
     hostmem_available(&available);
     bool populated = available.bytes > bytes + HEADROOM_BYTES &&
-                     populate(segment->fd, segment->base, page_offset(superblock, first), bytes) &&
-                     populate(segment->fd, segment->base,
-                              superblock->pages_at + (uint64_t)first * sizeof(struct page),
-                              (uint64_t)count * sizeof(struct page));
+                     (absent ? populate_absent(segment, count) : populate_next(segment, count));
     if (!populated) {
-        atomic_store(&pool->effective_count, first);
-        snprintf(pool->shortage_text, sizeof(pool->shortage_text),
-                 "%s has %llu KiB left, %llu KiB are needed; the cache stays at "
-                 "%llu MiB of its limit of %llu MiB (raise the limit or lower -m)",
-                 available.owner, (unsigned long long)available.bytes >> 10,
-                 (unsigned long long)bytes >> 10,
-                 (unsigned long long)first << superblock->page_shift >> 20,
-                 (unsigned long long)superblock->settings.memory_limit_bytes >> 20);
-        atomic_fetch_add(&pool->shortage_number, 1);
-        wake_supervisor(superblock);
-        return false;
+        note_shortage(superblock, &available, bytes);
     }
-    atomic_store_explicit(&pool->populated_count, first + count, memory_order_release);
-    CRASH_POINT(pool_grown_not_counted);
-    atomic_fetch_add(&pool->free_hint, count);
-    return true;
+    return populated;
 }
 
 bool
 pool_grow(struct segment *segment)
 {
     struct page_pool *pool = &segment->superblock->pool;
-    uint32_t before = atomic_load(&pool->populated_count);
-    enum lock_result locked = lock_acquire(&pool->grow_lock, 1000);
-    if (locked == LOCK_TIMEOUT) {
+    uint32_t before = atomic_load(&pool->present_count);
+    if (!pool_lock(segment)) {
         return false;
     }
-    if (locked == LOCK_OWNER_DIED) {
-        /* Nothing to finish: memory without its count is populated again, which is harmless. The
-         * hint may have missed an extent; one too high corrects itself. */
-        atomic_fetch_add(&pool->free_hint, EXTENT_BYTES >> segment->superblock->page_shift);
-        lock_repaired(&pool->grow_lock);
-    }
-    bool grown = atomic_load(&pool->populated_count) != before || grow_locked(segment);
-    lock_release(&pool->grow_lock);
+    bool grown = atomic_load(&pool->present_count) > before || grow_locked(segment);
+    pool_unlock(segment);
     return grown;
 }

@@ -11,7 +11,10 @@
  * slot; in hand -> shard+class inside that shard's transaction, after every chunk was marked free;
  *   shard+class -> in hand inside that shard's transaction, when no chunk is in use;
  *   in hand -> free        by a plain store of whoever has it in hand (or of the supervisor after a
- * death). The lists are derived: shard_rebuild() makes them anew. */
+ * death);
+ *   in hand -> absent      under the grow lock, after its memory was given back to the host;
+ *   absent -> free         under the grow lock, after its memory was taken again.
+ * The lists are derived: shard_rebuild() makes them anew. */
 #ifndef MEM_PAGE_H
 #define MEM_PAGE_H
 
@@ -28,9 +31,12 @@ struct page {
 static_assert(sizeof(struct page) == 24, "layout change: bump SEGMENT_LAYOUT_VERSION");
 
 #define PAGE_FREE 0u
+#define PAGE_ABSENT 1u /* Without memory: may not be touched. */
 #define PAGE_KIND_TABLE 254u
 #define PAGE_KIND_IN_HAND 255u
-#define PAGE_IN_HAND PAGE_KIND_IN_HAND
+
+/* No shard's number comes near. */
+#define PAGE_OWNER_PROCESS (1u << 31)
 
 static inline uint32_t
 page_owner(uint32_t shard_index, uint32_t kind)
@@ -42,6 +48,19 @@ static inline uint32_t
 page_owner_kind(uint32_t owner)
 {
     return owner & 0xFF;
+}
+
+static inline bool
+page_owner_is_shard(uint32_t owner)
+{
+    return owner >> 8 != 0 && owner < PAGE_OWNER_PROCESS;
+}
+
+/* In hand of the process in the slot. */
+static inline uint32_t
+page_owner_in_hand(const struct segment *segment, const struct process_slot *slot)
+{
+    return PAGE_OWNER_PROCESS | (uint32_t)(slot - segment->slots) << 8 | PAGE_KIND_IN_HAND;
 }
 
 /* Only for owners that are a shard. */
@@ -72,7 +91,8 @@ page_of_offset(const struct superblock *superblock, uint64_t offset)
 #define PAGE_NONE UINT32_MAX
 
 /* Takes a free page in hand, or PAGE_NONE. The page is named in the slot until page_keep() or
- * pool_give_back(). Never blocks, takes no lock. */
+ * pool_give_back(). Never blocks, takes no lock. While more memory is in use than the limit allows,
+ * there is none. */
 uint32_t pool_take(struct segment *segment, struct process_slot *slot);
 
 /* Forgets the page in hand: it has an owner now. */
@@ -81,14 +101,31 @@ void page_keep(struct process_slot *slot);
 /* Returns the page in hand to the pool. */
 void pool_give_back(struct segment *segment, struct process_slot *slot, uint32_t number);
 
+/* ---- more than the limit ---------------------------------------------------------------------
+ * After the limit was lowered, until enough pages have gone back to the host. */
+
+bool pool_is_over(const struct segment *segment);
+
+/* As pool_take(), but only while there is more than the limit: a page to be given to the host. */
+uint32_t pool_take_surplus(struct segment *segment, struct process_slot *slot);
+
+/* Gives the memory of the page in hand back to the host. False: the host refuses, or the limit has
+ * been raised meanwhile; the page is free again. */
+bool pool_drop(struct segment *segment, struct process_slot *slot, uint32_t number);
+
+/* Makes `bytes` the memory limit, in force at once for who takes pages. False: more than the
+ * reserve, or a stopped process keeps the pool's lock. */
+bool pool_set_limit(struct segment *segment, uint64_t bytes) MUST_CHECK;
+
 /* After a process's death: a page it had in hand goes back to the pool. */
 void pool_recover(struct segment *segment, struct process_slot *slot);
 
 /* Whether pool_grow() could bring more. */
 bool pool_can_grow(const struct segment *segment);
 
-/* Populates the next extent. Call without any shard lock. False: the limit is reached or there is a
- * shortage, which then lowers the effective limit and is told in the pool. */
+/* Takes memory for an extent, of pages that are absent before others. Call without any shard lock.
+ * False: the limit is reached or there is a shortage, which then lowers the effective limit and is
+ * told in the pool. */
 bool pool_grow(struct segment *segment);
 
 #endif

@@ -33,3 +33,14 @@ populate(int fd, uint8_t *base, uint64_t offset, uint64_t bytes)
     } while (result != 0 && errno == EINTR);
     return result == 0;
 }
+
+bool
+punch(int fd, uint64_t offset, uint64_t bytes)
+{
+    int result;
+    do {
+        result =
+            fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes);
+    } while (result != 0 && errno == EINTR);
+    return result == 0;
+}

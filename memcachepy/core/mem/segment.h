@@ -53,7 +53,7 @@ enum node_state { NODE_RUNNING, NODE_DRAINING, NODE_STOPPING };
 
 /* The settings that C needs or `stats settings` shows. [const] after creation except [atomic]. */
 struct segment_settings {
-    uint64_t memory_limit_bytes;
+    _Atomic uint64_t memory_limit_bytes; /* [atomic] */
     uint64_t item_size_max_bytes;
     double growth_factor;
     uint32_t item_size_min_bytes; /* Key, value and client flags of the smallest class. */
@@ -105,7 +105,9 @@ static_assert(sizeof(struct process_slot) == 16768, "layout change: bump SEGMENT
 /* The pool of pages. Which pages are free stands in the page directory alone. */
 struct page_pool {
     struct shared_lock grow_lock;     /* guards [grow] */
-    _Atomic uint32_t populated_count; /* [grow] pages whose memory is there */
+    _Atomic uint32_t populated_count; /* [grow] pages that ever had memory: the ones to look at */
+    _Atomic uint32_t present_count;   /* [grow] pages that have it: all of them but the absent */
+    uint32_t absent_from;             /* [grow] no page before this one is absent */
     _Atomic uint32_t
         effective_count;        /* [atomic] pages of the limit, less what a shortage took away */
     _Atomic uint32_t free_hint; /* [atomic] about how many populated pages are free */

@@ -31,6 +31,7 @@ struct request;
     X("stats", STATS, 1, execute_stats)                                                            \
     X("verbosity", VERBOSITY, 1, execute_verbosity)                                                \
     X("flush_all", FLUSH_ALL, 1, execute_flush_all)                                                \
+    X("cache_memlimit", CACHE_MEMLIMIT, 1, execute_cache_memlimit)                                 \
     X("quit", QUIT, 1, execute_quit)                                                               \
     X("shutdown", SHUTDOWN, 1, execute_shutdown)
 

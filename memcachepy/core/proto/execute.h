@@ -116,7 +116,7 @@ void store_upload_fail(struct protocol *protocol, struct conn *conn, enum put_re
 
 /* The handlers of COMMAND_LIST. */
 command_handler execute_store, execute_delete, execute_arith, execute_touch;
-command_handler execute_version, execute_verbosity, execute_flush_all, execute_quit,
-    execute_shutdown, execute_stats;
+command_handler execute_version, execute_verbosity, execute_flush_all, execute_cache_memlimit,
+    execute_quit, execute_shutdown, execute_stats;
 
 #endif

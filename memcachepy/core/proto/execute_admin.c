@@ -1,4 +1,4 @@
-/* Commands without a key: version, verbosity, flush_all, quit, shutdown. */
+/* Commands without a key: version, verbosity, flush_all, cache_memlimit, quit, shutdown. */
 #include "proto/execute.h"
 
 #include <signal.h>
@@ -47,6 +47,33 @@ execute_flush_all(struct protocol *protocol, struct conn *conn, const struct req
     }
     store_flush_all(protocol->store, exptime);
     REPLY(protocol, request->noreply, "OK\r\n");
+}
+
+/* memcached's bounds: less it does not take, and more is taken for bytes. */
+#define MEMLIMIT_MIN_MB 8
+#define MEMLIMIT_MAX_MB 1000000000
+
+void
+execute_cache_memlimit(struct protocol *protocol, struct conn *conn, const struct request *request)
+{
+    (void)conn;
+    uint64_t megabytes;
+    if (request->line->count > 3) {
+        OUTPUT_TEXT(&protocol->output, "ERROR\r\n");
+    } else if (request->line->count < 2 || !parse_u64(request->line->tokens[1], &megabytes)) {
+        REPLY(protocol, request->noreply, "ERROR\r\n");
+    } else if (megabytes < MEMLIMIT_MIN_MB) {
+        REPLY(protocol, request->noreply,
+              "MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m\r\n");
+    } else if (megabytes > MEMLIMIT_MAX_MB) {
+        REPLY(protocol, request->noreply,
+              "MEMLIMIT_ADJUST_FAILED input value is megabytes not bytes\r\n");
+    } else if (!store_set_memory_limit(protocol->store, megabytes << 20)) {
+        REPLY(protocol, request->noreply,
+              "MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust\r\n");
+    } else {
+        REPLY(protocol, request->noreply, "OK\r\n");
+    }
 }
 
 void

@@ -165,7 +165,7 @@ node_cpu(struct store *store)
     X(auth_errors, ZERO)                                                                           \
     X(bytes_read, COUNTER(bytes_read))                                                             \
     X(bytes_written, COUNTER(bytes_written))                                                       \
-    X(limit_maxbytes, U64, ULL(g->settings->memory_limit_bytes))                                   \
+    X(limit_maxbytes, U64, ULL(atomic_load(&g->settings->memory_limit_bytes)))                     \
     X(accepting_conns, "1")                                                                        \
     X(listen_disabled_num, ZERO)                                                                   \
     X(time_in_listen_disabled_us, ZERO)                                                            \
@@ -247,7 +247,7 @@ stats_general_count(void)
 
 /* X(key, format and value). Mechanisms that memcachepy does without show what describes it best. */
 #define SETTINGS_LIST(X)                                                                           \
-    X(maxbytes, U64, ULL(s->memory_limit_bytes))                                                   \
+    X(maxbytes, U64, ULL(atomic_load(&s->memory_limit_bytes)))                                     \
     X(maxconns, "%u", s->conn_limit)                                                               \
     X(tcpport, "%d", s->tcp_port)                                                                  \
     X(udpport, "0")                                                                                \
@@ -270,7 +270,7 @@ stats_general_count(void)
     X(binding_protocol, "ascii")                                                                   \
     X(auth_enabled_sasl, "no")                                                                     \
     X(auth_enabled_ascii, "no")                                                                    \
-    X(item_size_max, U64, ULL(s->item_size_max_bytes))                                             \
+    X(item_size_max, U64, ULL(store_item_size_max(store)))                                         \
     X(maxconns_fast, "yes")                                                                        \
     X(hashpower_init, "0")                                                                         \
     X(slab_reassign, "no")                                                                         \

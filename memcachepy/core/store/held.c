@@ -27,7 +27,7 @@ bool
 may_hold(const struct store *store, uint64_t bytes)
 {
     uint64_t held = held_bytes(store);
-    return held == 0 || held + bytes <= store->superblock->settings.memory_limit_bytes / HELD_PART;
+    return held == 0 || held + bytes <= memory_limit_bytes(store) / HELD_PART;
 }
 
 void

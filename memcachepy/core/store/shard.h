@@ -96,10 +96,11 @@ struct store {
     uint32_t chunk_bytes_max;
     uint32_t table_pages_max;
     /* As of the last tick. */
-    uint32_t now_s;    /* seconds of the node's clock since the segment's base */
-    uint32_t wall_s;   /* seconds of the system clock since the segment's base */
-    bool all_flushed;  /* the very second of a delayed flush */
-    uint32_t draining; /* page number + 1 that is kept though it becomes empty */
+    uint32_t now_s;       /* seconds of the node's clock since the segment's base */
+    uint32_t wall_s;      /* seconds of the system clock since the segment's base */
+    bool all_flushed;     /* the very second of a delayed flush */
+    uint32_t draining;    /* page number + 1 that is kept though it becomes empty */
+    uint32_t shrink_turn; /* the shard that gives a page next */
     uint8_t class_of_units[CHUNK_BYTES_MAX / 8 + 1]; /* class by size in 8 bytes, rounded up */
 };
 
@@ -107,6 +108,14 @@ static inline struct shard *
 shard_of_hash(const struct store *store, uint64_t hash)
 {
     return &store->shards[(hash >> 40) & store->shard_mask];
+}
+
+/* Changed by store_set_memory_limit(), at any moment. */
+static inline uint64_t
+memory_limit_bytes(const struct store *store)
+{
+    return atomic_load_explicit(&store->superblock->settings.memory_limit_bytes,
+                                memory_order_relaxed);
 }
 
 /* Without a look into the shard, which readers never touch. */

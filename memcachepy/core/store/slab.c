@@ -219,7 +219,8 @@ page_detach(struct store *store, struct shard *shard, uint32_t number)
     list->empty_count--;
     list->free_chunks -= page->free_count;
     shard->page_count--;
-    atomic_store_explicit(&page->owner, PAGE_IN_HAND, memory_order_relaxed);
+    atomic_store_explicit(&page->owner, page_owner_in_hand(store->segment, store->slot),
+                          memory_order_relaxed);
     CRASH_POINT(page_detached);
     journal_commit(shard);
 }

@@ -189,7 +189,10 @@ struct put {
     uint64_t cas_new;    /* Out: the unique given to what was stored. */
 };
 
-/* memcached's rule for object too large: header, key, value and flags against -I. */
+/* -I, or half of a memory limit that was lowered below twice that. */
+uint64_t store_item_size_max(const struct store *store);
+
+/* memcached's rule for object too large: header, key, value and flags against that. */
 bool store_fits(const struct store *store, uint32_t key_len, uint32_t client_flags,
                 uint64_t value_len);
 
@@ -250,6 +253,13 @@ enum arith_result store_arith(struct store *store, const struct key *key, bool i
 
 /* exptime as on the wire: 0 or negative now, else relative or absolute as for items. */
 void store_flush_all(struct store *store, int64_t exptime);
+
+/* ---- the memory limit ----------------------------------------------------------------------- */
+
+/* Changes the limit of all processes. What is then too much goes back to the host in steps of
+ * store_shrink(); until it has, nothing takes a page. False: more than the reserve, too little for
+ * the shards' tables, or a stopped process keeps the pool locked. */
+bool store_set_memory_limit(struct store *store, uint64_t bytes) MUST_CHECK;
 
 /* ---- statistics ----------------------------------------------------------------------------- */
 

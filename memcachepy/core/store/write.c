@@ -24,7 +24,7 @@ bool
 store_fits(const struct store *store, uint32_t key_len, uint32_t client_flags, uint64_t value_len)
 {
     uint64_t bytes = value_len + key_len + MEMCACHED_OVERHEAD_BYTES + (client_flags != 0 ? 4 : 0);
-    return bytes <= store->superblock->settings.item_size_max_bytes;
+    return bytes <= store_item_size_max(store);
 }
 
 uint32_t
