@@ -56,8 +56,7 @@ class OurStore:
     def replay(self, stream: "array[int]", value_len: int, key_len: int, window: int) -> list[int]:
         """Misses in each window of the stream."""
         return [
-            self.segment.replay(part, value_len, key_len=key_len)[1]
-            for part in windows(stream, window)
+            self.segment.replay(part, value_len, key_len)[1] for part in windows(stream, window)
         ]
 
     def stats(self) -> Mapping[str, int]:

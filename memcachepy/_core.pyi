@@ -134,17 +134,33 @@ class Segment:
     def rebuild(self) -> None:
         """Recompute every shard's table, free chunks and counters from its pages."""
     def replay(
-        self, ids: Buffer, value_lens: int | Buffer, key_len: int = 16
-    ) -> tuple[int, int, int]:
+        self,
+        ids: Buffer,
+        value_lens: int | Buffer,
+        key_lens: int | Buffer = 16,
+        ttl_s: int = 0,
+        times_s: Buffer | None = None,
+    ) -> tuple[int, int, int, int]:
         """Replay a trace as a read-through client: get, and on a miss set. Releases the GIL.
 
+        The maintainer's work is done in between.
+
         Args:
-            ids: the requests' keys as native 64-bit numbers; `key_len` hexadecimal digits each.
-            value_lens: bytes of each request's value, or native 32-bit numbers, one per request.
-            key_len: bytes of every key.
+            ids: the requests' keys as native 64-bit numbers. A key is the number's bytes, lowest
+                first, filled up with zeros.
+            value_lens: bytes of each request's value: a number, or native 32-bit numbers, one per
+                request. A value above the item size limit is a miss and refused.
+            key_lens: bytes of each request's key, likewise; 1 to 250.
+            ttl_s: seconds that an item lives, up to 30 days; 0 is for ever.
+            times_s: moments of the requests in seconds as native 32-bit numbers. What lies between
+                two requests of this call passes on the node's clock.
 
         Returns:
-            Hits, misses, and sets that were refused.
+            Hits, misses, sets that were refused, and the bytes of the values that were missed.
+
+        Raises:
+            ValueError: a buffer of another length; a number out of range; an id that needs more
+                bytes than its key has.
         """
     def advance_clock(self, seconds: int) -> None:
         """Move the node's clock forward; for tests."""
