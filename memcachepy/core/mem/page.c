@@ -71,6 +71,10 @@ pool_is_over(const struct segment *segment)
 uint32_t
 pool_take(struct segment *segment, struct process_slot *slot)
 {
+    uint32_t in_hand = atomic_load_explicit(&slot->page_in_flight, memory_order_relaxed);
+    if (in_hand != 0) {
+        return in_hand - 1;
+    }
     return UNLIKELY(pool_is_over(segment)) ? PAGE_NONE : take_free(segment, slot);
 }
 
@@ -187,6 +191,15 @@ pool_set_limit(struct segment *segment, uint64_t bytes)
     atomic_store(&superblock->pool.effective_count, limit_pages(superblock));
     pool_unlock(segment);
     return true;
+}
+
+void
+pool_give_back_any(struct segment *segment, struct process_slot *slot)
+{
+    uint32_t in_hand = atomic_load_explicit(&slot->page_in_flight, memory_order_relaxed);
+    if (in_hand != 0) {
+        pool_give_back(segment, slot, in_hand - 1);
+    }
 }
 
 void

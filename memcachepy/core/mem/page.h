@@ -91,8 +91,8 @@ page_of_offset(const struct superblock *superblock, uint64_t offset)
 #define PAGE_NONE UINT32_MAX
 
 /* Takes a free page in hand, or PAGE_NONE. The page is named in the slot until page_keep() or
- * pool_give_back(). Never blocks, takes no lock. While more memory is in use than the limit allows,
- * there is none. */
+ * pool_give_back(). A page that the process has in hand already is the one it gets. Never blocks,
+ * takes no lock. While more memory is in use than the limit allows, there is no other. */
 uint32_t pool_take(struct segment *segment, struct process_slot *slot);
 
 /* Forgets the page in hand: it has an owner now. */
@@ -100,6 +100,9 @@ void page_keep(struct process_slot *slot);
 
 /* Returns the page in hand to the pool. */
 void pool_give_back(struct segment *segment, struct process_slot *slot, uint32_t number);
+
+/* The same for a page that may be in hand. A process has one at most. */
+void pool_give_back_any(struct segment *segment, struct process_slot *slot);
 
 /* ---- more than the limit ---------------------------------------------------------------------
  * After the limit was lowered, until enough pages have gone back to the host. */

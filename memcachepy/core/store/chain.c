@@ -68,22 +68,28 @@ lock_with_room(struct store *store, struct shard *shard, uint32_t class_id)
     return put_result_of_room(room);
 }
 
-/* Starts a chain in a free upload entry, whatever is held already. */
+/* Starts a chain in a free upload entry: if the share has room, or whatever is held already. */
 static enum put_result
-upload_open(struct store *store, const struct put *put, uint32_t value_len, struct upload *upload)
+upload_open(struct store *store, const struct put *put, uint32_t value_len, bool may_wait,
+            struct upload *upload)
 {
     int index = free_entry(store->slot->uploads, &store->slot->upload_high, UPLOAD_COUNT_MAX);
     if (index < 0) {
         return PUT_WAIT;
     }
     struct held_ref *entry = &store->slot->uploads[index];
+    if (!may_wait) {
+        hold(store->slot, entry, value_len);
+    } else if (!hold_if_room(store, entry, value_len)) {
+        return PUT_WAIT;
+    }
     struct shard *shard = shard_of_hash(store, put->key.hash);
     uint32_t class_id = store->superblock->class_count;
     enum put_result result = lock_with_room(store, shard, class_id);
     if (result != PUT_STORED) {
+        hold_no_more(store->slot, entry);
         return result;
     }
-    hold(store->slot, entry, value_len);
     struct item_form form = {.key = put->key,
                              .client_flags = put->client_flags,
                              .expire = put->expire,
@@ -113,10 +119,7 @@ store_upload_begin(struct store *store, const struct put *put, struct upload *up
     if (!store_fits(store, put->key.len, put->client_flags, put->value_len)) {
         return put_failed(store, put, PUT_TOO_LARGE);
     }
-    if (!may_hold(store, put->value_len)) {
-        return PUT_WAIT;
-    }
-    enum put_result result = upload_open(store, put, put->value_len, upload);
+    enum put_result result = upload_open(store, put, put->value_len, true, upload);
     return result == PUT_NO_MEMORY ? put_failed(store, put, result) : result;
 }
 
@@ -422,6 +425,7 @@ old_hold(struct store *store, const struct put *put, struct old_value *old)
     old->pin.held = false;
     old->source = (struct source){.bytes = old->copy, .len = item->value_len};
     if (item->bits & ITEM_CHAINED) {
+        hold(store->slot, &store->slot->pins[index], item->value_len);
         pin_take(store, item, place.ref, (unsigned)index, &old->pin);
         old->source.chain = &old->pin;
     } else {
@@ -455,7 +459,7 @@ concat_once(struct store *store, struct put *put, const struct source *added)
     uint32_t value_len = old.source.len + put->value_len;
     const struct source *first = put->mode == PUT_APPEND ? &old.source : added;
     const struct source *second = put->mode == PUT_APPEND ? added : &old.source;
-    result = upload_open(store, &whole, value_len, &upload);
+    result = upload_open(store, &whole, value_len, false, &upload);
     if (result == PUT_STORED) {
         result = upload_write_source(store, &upload, first);
     }
@@ -496,7 +500,7 @@ chain_put(struct store *store, struct put *put)
         return concat(store, put, &added);
     }
     struct upload upload = {0};
-    enum put_result result = upload_open(store, put, put->value_len, &upload);
+    enum put_result result = upload_open(store, put, put->value_len, false, &upload);
     if (result == PUT_STORED) {
         result = upload_write(store, &upload, put->value, put->value_len);
     }

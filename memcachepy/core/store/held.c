@@ -4,6 +4,9 @@
 /* Uploads and pins together hold at most this part of the memory limit. */
 #define HELD_PART 8
 
+/* How often the lowest of those who ask looks whether the others have stepped back. */
+#define ASK_TRIES_MAX 16
+
 struct shard *
 shard_of_ref(const struct store *store, struct ref ref)
 {
@@ -12,36 +15,64 @@ shard_of_ref(const struct store *store, struct ref ref)
     return &store->shards[page_owner_shard(owner)];
 }
 
+/* What is held in all slots but `slot`, and in those before it. */
 static uint64_t
-held_bytes(const struct store *store)
+held_by_others(const struct store *store, const struct process_slot *slot, uint64_t *before)
 {
     uint64_t sum = 0;
     unsigned slot_count = segment_slot_count(store->segment);
     for (unsigned i = 0; i < slot_count; i++) {
-        sum += atomic_load_explicit(&store->segment->slots[i].held_bytes, memory_order_relaxed);
+        const struct process_slot *other = &store->segment->slots[i];
+        if (other == slot) {
+            *before = sum;
+        } else {
+            sum += atomic_load(&other->held_bytes);
+        }
     }
     return sum;
 }
 
 bool
-may_hold(const struct store *store, uint64_t bytes)
+hold_if_room(const struct store *store, struct held_ref *entry, uint32_t bytes)
 {
-    uint64_t held = held_bytes(store);
-    return held == 0 || held + bytes <= memory_limit_bytes(store) / HELD_PART;
+    struct process_slot *slot = store->slot;
+    uint64_t limit_bytes = memory_limit_bytes(store) / HELD_PART;
+    uint64_t own = atomic_load(&slot->held_bytes);
+    /* Counted first and looked at afterwards, all in one total order: of two who ask at the same
+     * time, one at least sees the other. */
+    hold(slot, entry, bytes);
+    for (unsigned i = 0; i < ASK_TRIES_MAX; i++) {
+        uint64_t before = 0;
+        uint64_t held = own + held_by_others(store, slot, &before);
+        if (held == 0 || held + bytes <= limit_bytes) {
+            return true;
+        }
+        if (own + before != 0) {
+            break;
+        }
+        /* Those behind may be asking too, and step back for us. */
+        cpu_relax();
+    }
+    hold_no_more(slot, entry);
+    return false;
 }
 
+/* A death in between counts too much and not too little; recovery sets the sum to 0. */
 void
 hold(struct process_slot *slot, struct held_ref *entry, uint32_t bytes)
 {
+    atomic_fetch_add(&slot->held_bytes, bytes);
+    STORES_IN_ORDER();
     entry->bytes = bytes;
-    atomic_fetch_add_explicit(&slot->held_bytes, bytes, memory_order_relaxed);
 }
 
 void
 hold_no_more(struct process_slot *slot, struct held_ref *entry)
 {
-    atomic_fetch_sub_explicit(&slot->held_bytes, entry->bytes, memory_order_relaxed);
+    uint32_t bytes = entry->bytes;
     entry->bytes = 0;
+    STORES_IN_ORDER();
+    atomic_fetch_sub(&slot->held_bytes, bytes);
 }
 
 int

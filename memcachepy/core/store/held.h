@@ -8,10 +8,12 @@
 /* The shard that owns the chunk. */
 struct shard *shard_of_ref(const struct store *store, struct ref ref);
 
-/* Whether the share has room. One value is always let in, however large. */
-bool may_hold(const struct store *store, uint64_t bytes);
+/* Counts the entry's bytes into the share if it has room. One value is always let in, however
+ * large; of several that ask at the same time no more than that, and at least the one of the lowest
+ * slot. */
+bool hold_if_room(const struct store *store, struct held_ref *entry, uint32_t bytes) MUST_CHECK;
 
-/* Counts the entry's bytes in and out of the share. */
+/* Counts the entry's bytes in, whatever is held already, and out. */
 void hold(struct process_slot *slot, struct held_ref *entry, uint32_t bytes);
 void hold_no_more(struct process_slot *slot, struct held_ref *entry);
 

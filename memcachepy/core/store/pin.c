@@ -22,7 +22,6 @@ pin_take(struct store *store, struct item *item, struct ref ref, unsigned index,
 {
     item->bits |= ITEM_PINNED;
     struct held_ref *entry = &store->slot->pins[index];
-    hold(store->slot, entry, item->value_len);
     STORES_IN_ORDER();
     atomic_store_explicit(&entry->head_ref, ref.units, memory_order_release);
     *pin = (struct pin){.value_len = item->value_len,
@@ -53,7 +52,7 @@ store_pin(struct store *store, const struct key *key, struct pin *pin)
         result = PIN_GONE;
     } else if (!(item->bits & ITEM_CHAINED)) {
         result = PIN_SMALL;
-    } else if (!may_hold(store, item->value_len)) {
+    } else if (!hold_if_room(store, &store->slot->pins[index], item->value_len)) {
         result = PIN_WAIT;
     } else {
         item_hit_locked(store, item);

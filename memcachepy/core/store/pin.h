@@ -5,7 +5,7 @@
 #include "store/item.h"
 #include "store/store.h"
 
-/* Under the lock: pins the chain at `ref` in a free entry of the slot. */
+/* Under the lock: pins the chain at `ref` in a free entry of the slot, whose bytes are counted. */
 void pin_take(struct store *store, struct item *item, struct ref ref, unsigned index,
               struct pin *pin);
 

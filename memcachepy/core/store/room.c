@@ -1,24 +1,25 @@
 /* See room.h. A shard short of pages never holds two locks: it leaves its own, empties a page of
- * another shard into the pool, and comes back. */
+ * another shard, and comes back with the page in hand, where nobody else can take it. */
 #include "store/room.h"
 
 #include "store/hashtable.h"
 
-/* Other writers may take what was freed; then it is tried again, but not for ever. */
+/* Growth may be used up by other writers, and the table may need a page too; then it is tried
+ * again, but not for ever. */
 #define ROOM_TRIES_MAX 64
 
 static bool
 donate_locked(struct store *store, struct shard *donor)
 {
-    bool given = slab_donate_page(store, donor);
+    bool given = slab_page_for_other(store, donor) != PAGE_NONE;
     shard_unlock(store, donor);
     return given;
 }
 
-/* Empties a page of another shard into the pool: of one that is free to be asked if there is one,
- * else of any that can give. A different one comes first at each turn. */
+/* Takes a page of another shard in hand: of one that is free to be asked if there is one, else of
+ * any that can give. A different one comes first at each turn. */
 static bool
-donate(struct store *store, const struct shard *for_shard, uint32_t turn)
+take_from_other(struct store *store, const struct shard *for_shard, uint32_t turn)
 {
     uint32_t count = store->superblock->shard_count;
     for (unsigned pass = 0; pass < 2; pass++) {
@@ -56,8 +57,8 @@ ready_now(struct store *store, struct shard *shard, uint32_t class_id, bool *cha
     return pool_can_grow(store->segment) ? SLAB_GROW : SLAB_DONOR;
 }
 
-enum room_result
-room_make(struct store *store, struct shard *shard, uint32_t class_id)
+static enum room_result
+room_find(struct store *store, struct shard *shard, uint32_t class_id)
 {
     bool changed = false;
     for (uint32_t i = 0; i < ROOM_TRIES_MAX; i++) {
@@ -71,8 +72,8 @@ room_make(struct store *store, struct shard *shard, uint32_t class_id)
         }
         changed = true;
         shard_unlock(store, shard);
-        bool helped =
-            result == SLAB_GROW ? pool_grow(store->segment) || true : donate(store, shard, i);
+        bool helped = result == SLAB_GROW ? pool_grow(store->segment) || true
+                                          : take_from_other(store, shard, i);
         if (!shard_lock(store, shard)) {
             return ROOM_BUSY;
         }
@@ -82,4 +83,13 @@ room_make(struct store *store, struct shard *shard, uint32_t class_id)
     }
     return table_prepare(store, shard) && shard->classes[class_id].free_chunks > 0 ? ROOM_CHANGED
                                                                                    : ROOM_NO_MEMORY;
+}
+
+enum room_result
+room_make(struct store *store, struct shard *shard, uint32_t class_id)
+{
+    enum room_result result = room_find(store, shard, class_id);
+    /* Meanwhile others may have freed what the page was for. */
+    pool_give_back_any(store->segment, store->slot);
+    return result;
 }

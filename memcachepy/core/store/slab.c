@@ -193,6 +193,7 @@ page_detach(struct store *store, struct shard *shard, uint32_t number)
     uint32_t class_id = page_owner_kind(atomic_load_explicit(&page->owner, memory_order_relaxed));
     struct class_list *list = &shard->classes[class_id];
     DCHECK(page->free_count == slab_chunks_per_page(store, class_id));
+    pool_give_back_any(store->segment, store->slot);
     atomic_store_explicit(&store->slot->page_in_flight, number + 1, memory_order_relaxed);
     STORES_IN_ORDER();
     LOG(store, shard, *list);
@@ -364,10 +365,16 @@ slab_page_for_table(struct store *store, struct shard *shard, bool steal)
     return number;
 }
 
+uint32_t
+slab_page_for_other(struct store *store, struct shard *shard)
+{
+    return steal_page(store, shard, 0, may_evict(store, shard));
+}
+
 bool
 slab_donate_page(struct store *store, struct shard *shard)
 {
-    uint32_t number = steal_page(store, shard, 0, may_evict(store, shard));
+    uint32_t number = slab_page_for_other(store, shard);
     if (number == PAGE_NONE) {
         return false;
     }

@@ -45,6 +45,9 @@ enum slab_result slab_ensure(struct store *store, struct shard *shard, uint32_t 
 /* A page in hand for the table: free, or taken from the class with most pages. PAGE_NONE: none. */
 uint32_t slab_page_for_table(struct store *store, struct shard *shard, bool steal);
 
+/* A page of this shard in hand, emptied for another. PAGE_NONE: it has none to give. */
+uint32_t slab_page_for_other(struct store *store, struct shard *shard);
+
 /* Empties a page of this shard into the pool. False: it has none to give. */
 bool slab_donate_page(struct store *store, struct shard *shard);
 
