@@ -11,6 +11,8 @@ PROTOCOL_VERSION: Final[str]
 MEMORY_BYTES_MAX: Final[int]
 """The largest memory limit that references can reach."""
 WORKERS_MAX: Final[int]
+ATTACHED_MAX: Final[int]
+"""Processes outside the node that can be attached at the same time."""
 EVICTION_POLICIES: Final[tuple[str, ...]]
 """What goes when memory is full, by name; the default first."""
 
@@ -105,15 +107,22 @@ class Segment:
         """Do the store's background work until the state is no longer RUNNING. Releases the GIL."""
     def is_serving(self, slot: int) -> bool:
         """Whether the process in the slot has entered its loop since it claimed the slot."""
-    def recover(self, slot: int, channel_fd: int = -1) -> dict[str, int]:
-        """Clean up after the process of a slot, which must have been reaped.
+    def open_slot(self, pid: int) -> int:
+        """Claim a free slot for an attached process; `recover` frees it. Supervisor only.
+
+        Raises:
+            CoreError: all are taken, or there is no memory for one more.
+        """
+    def recover(self, slot: int, channel_fd: int = -1) -> dict[str, int] | None:
+        """Clean up after the process of a slot, which must have ended.
 
         Repairs every shard whose lock it held, frees its uploads, pins and pages in flight, and
         corrects the connection count: descriptors that still wait in `channel_fd` (the receiving
         end of a worker's channel) live on.
 
         Returns:
-            shards_repaired, shards_rebuilt, uploads_freed, pins_released, connections_lost.
+            shards_repaired, shards_rebuilt, uploads_freed, pins_released, connections_lost. None:
+            a stopped process holds what is to be repaired; the slot stays taken, try again.
         """
     def lock_holders(self) -> list[tuple[int, int, int, int]]:
         """Processes that hold a shard's lock just now.

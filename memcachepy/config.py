@@ -22,6 +22,7 @@ PORT_DEFAULT = 11211
 THREADS_DEFAULT_MAX = 4
 ENVIRONMENT_PREFIX = "MEMCACHEPY_"
 CONFIG_VARIABLE = "MEMCACHEPY_CONFIG"
+CONTROL_OFF = "off"
 _OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, "MEMCACHEPY_TEST_SEED"})
 
 
@@ -341,6 +342,19 @@ class NodeConfig:
     enable_shutdown: bool = _row("A", Switch(), False, "allow the shutdown command")
     user: str | None = _row(
         "u", Text("<user>"), None, "user to become after the ports are open", shown=""
+    )
+    control_socket: str | None = _row(
+        "",
+        Text("<file>"),
+        None,
+        "UNIX socket for processes that attach; off is none",
+        shown="by port, in a directory of the user's",
+    )
+    control_group: str | None = _row(
+        "", Text("<group>"), None, "group whose members may attach, too", shown=""
+    )
+    kill_stuck_attached: bool = _row(
+        "", Switch(), False, "kill an attached process that is stopped while it holds a lock"
     )
     verbose: int = _row("v", Whole(0, 3), 0, "log routine events too (-vv: the core's as well)")
 

@@ -2,13 +2,16 @@
 
 import logging
 import os
+import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 from memcachepy import _core, log
 from memcachepy.config import MEGABYTE, NodeConfig
 from memcachepy.errors import BootError, CoreRefusal
 from memcachepy.log import fact
+from memcachepy.node.control import Control
+from memcachepy.node.control_listener import open_control_listener
 from memcachepy.node.limits import become_user, open_standard_files, raise_descriptor_limit
 from memcachepy.node.listeners import Listener, open_listeners
 from memcachepy.node.supervisor import Supervisor
@@ -33,24 +36,38 @@ def run_node(config: NodeConfig, warnings: Sequence[str] = ()) -> int:
         logger.warning(warning)
     if os.geteuid() == 0 and config.user is None:
         logger.warning("running as root: give -u a user to become once the ports are open")
-    with open_listeners(config) as listeners:
+    with open_listeners(config) as listeners, ExitStack() as opening:
+        control_listener = open_control_listener(config, listeners, os.environ)
+        if control_listener:
+            opening.callback(control_listener.listener.close)
         raise_descriptor_limit(config, len(listeners))
         become_user(config.user, [found.path for found in listeners if found.path])
-        with closing(_open_segment(config, listeners)) as segment:
+        segment = opening.enter_context(closing(_open_segment(config, listeners)))
+        control = None
+        if control_listener:
+            listener, gid = control_listener
+            control = Control(segment, listener, gid, time.monotonic)
 
-            def say_ready() -> None:
-                logger.info(
-                    fact(
-                        "serving",
-                        listen=",".join(listener.name for listener in listeners),
-                        memory_mb=config.memory_limit,
-                        workers=config.threads,
-                        pid=os.getpid(),
-                    )
+        def say_ready() -> None:
+            logger.info(
+                fact(
+                    "serving",
+                    listen=",".join(listener.name for listener in listeners),
+                    memory_mb=config.memory_limit,
+                    workers=config.threads,
+                    pid=os.getpid(),
                 )
+            )
 
-            with Supervisor(segment, listeners, config.threads, say_ready) as supervisor:
-                supervisor.run()
+        with Supervisor(
+            segment,
+            listeners,
+            config.threads,
+            say_ready,
+            control=control,
+            kill_stuck_attached=config.kill_stuck_attached,
+        ) as supervisor:
+            supervisor.run()
     return 0
 
 

@@ -64,7 +64,7 @@ def open_listeners(config: NodeConfig) -> Iterator[list[Listener]]:
                 listeners += _open_tcp(address, max(port, 0), config.listen_backlog)
         if config.unix_socket:
             path = Path(config.unix_socket)
-            listeners.append(_open_unix(path, config.unix_mask, config.listen_backlog))
+            listeners.append(open_unix(path, config.unix_mask, config.listen_backlog, "-s"))
         yield listeners
     finally:
         for listener in listeners:
@@ -136,10 +136,15 @@ def _tcp_sentence(error: OSError, family: int, host: str, port: int) -> str:
     return f"cannot listen on {where}: {error.strerror or error}"
 
 
-def _open_unix(path: Path, mask: int, backlog: int) -> Listener:
+def open_unix(path: Path, mask: int, backlog: int, option: str) -> Listener:
+    """A socket in a file with this access mask, in the place of one that nobody answers any more.
+
+    Raises:
+        BootError: it cannot be had; names the option to change.
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove_stale(path)
+        _remove_stale(path, option)
         umask = os.umask(~mask & 0o777)
         try:
             sock.bind(str(path))
@@ -151,21 +156,23 @@ def _open_unix(path: Path, mask: int, backlog: int) -> Listener:
     except OSError as error:
         sock.close()
         reason = str(error) if error.strerror is None else error.strerror
-        raise BootError(f"-s {path}: cannot make the UNIX socket: {reason}") from None
+        raise BootError(f"{option} {path}: cannot make the UNIX socket: {reason}") from None
     except BaseException:
         sock.close()
         raise
     return Listener(sock, str(path), path, inode)
 
 
-def _remove_stale(path: Path) -> None:
+def _remove_stale(path: Path, option: str) -> None:
     """Remove a socket that nobody answers; refuse a live one and any other file."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise BootError(f"-s {path}: is there already and is not a socket: choose another path")
+        raise BootError(
+            f"{option} {path}: is there already and is not a socket: choose another path"
+        )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PROBE_TIMEOUT_S)
         try:
@@ -176,7 +183,8 @@ def _remove_stale(path: Path) -> None:
         except TimeoutError:
             pass
     raise BootError(
-        f"-s {path}: is already in use by another process: stop that one, or choose another path"
+        f"{option} {path}: is already in use by another process: "
+        "stop that one, or choose another path"
     )
 
 

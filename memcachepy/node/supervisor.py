@@ -34,6 +34,7 @@ from memcachepy import _core
 from memcachepy.errors import BootError
 from memcachepy.log import fact
 from memcachepy.node.child import READY, SIGNALS, Child
+from memcachepy.node.control import Control
 from memcachepy.node.listeners import Listener
 from memcachepy.node.watch import Holder, Watch
 
@@ -59,6 +60,8 @@ class Supervisor:
         worker_count: processes that serve.
         on_ready: called once, when every child has entered its loop.
         clock: seconds, monotonic.
+        control: answers other processes; closed by the supervisor, or else by the caller.
+        kill_stuck_attached: whether an attached process found stuck is killed, as children are.
     """
 
     def __init__(
@@ -68,16 +71,22 @@ class Supervisor:
         worker_count: int,
         on_ready: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
+        control: Control | None = None,
+        kill_stuck_attached: bool = False,
     ) -> None:
         self._segment = segment
         self._listeners = listeners
         self._worker_count = worker_count
         self._on_ready = on_ready
         self._clock = clock
+        self._control = control
+        self._kill_stuck_attached = kill_stuck_attached
         self._state = _core.RUNNING
         self._children: dict[int, Child] = {}
         self._deaths: deque[float] = deque(maxlen=DEATHS_MAX)
         self._respawns: dict[int, float] = {}
+        self._unrecovered: set[int] = set()
+        """Slots whose process has ended with a lock that a stopped process has taken over."""
         self._watch = Watch(clock())
         self._give_up_at_s: float | None = None
         self._failure: str | None = None
@@ -98,6 +107,9 @@ class Supervisor:
                 self._children[child.slot] = child
             self._selector.register(self._report_fd, selectors.EVENT_READ, self._on_reports)
             self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
+            if self._control:
+                self._control.start(self._selector)
+                opening.callback(self._control.close)
             self._resources = opening.pop_all()
         return self
 
@@ -217,6 +229,8 @@ class Supervisor:
                 self._respawn(self._children[slot])
         if self._watch.due_at_s <= now_s:
             self._look_who_is_stuck(now_s)
+            if self._control:
+                self._control.tick()
         if self._give_up_at_s is not None and self._give_up_at_s <= now_s:
             if self._state == _core.DRAINING:
                 self._stop("drain timeout")
@@ -234,14 +248,46 @@ class Supervisor:
     def _on_stuck(self, holder: Holder, is_stuck: bool) -> None:
         """Only the holder pays: whoever gets its lock next undoes what it had begun."""
         child = self._children.get(holder.slot)
-        if child is None or child.pid != holder.pid:
-            return
-        if is_stuck:
+        if child is None:
+            self._on_stuck_attached(holder, is_stuck)
+        elif is_stuck and child.pid == holder.pid:
             facts = {"name": child.name, "pid": child.pid, "shard": holder.shard}
             log.warning(fact("child killed", **facts, reason="it holds a lock and does not run"))
             child.kill()
 
+    def _on_stuck_attached(self, holder: Holder, is_stuck: bool) -> None:
+        """It is somebody else's process, perhaps in a debugger: named, and left alone."""
+        facts: dict[str, object] = {"pid": holder.pid, "shard": holder.shard}
+        self._segment.set_stuck(holder.slot, is_stuck)
+        peer = self._control.peer_in(holder.slot) if self._control else None
+        if not is_stuck:
+            log.info(fact("attached process no longer stuck", **facts))
+        elif not self._kill_stuck_attached or self._control is None or peer is None:
+            log.warning(
+                fact("attached process stuck", **facts, reason="it holds a lock and does not run")
+            )
+        else:
+            try:
+                self._control.kill(peer)
+                log.warning(fact("attached process killed", **facts, reason="stuck with a lock"))
+            except OSError as error:
+                log.error(fact("attached process stuck", **facts, reason=error.strerror))
+
+    def _recover(self, child: Child) -> dict[str, int]:
+        """Free what the slot's last process left; later, if a stopped process is in the way."""
+        repaired = self._segment.recover(child.slot, self._channel_fd(child.slot))
+        if repaired is None:
+            self._unrecovered.add(child.slot)
+            return {}
+        self._unrecovered.discard(child.slot)
+        return repaired
+
     def _respawn(self, child: Child) -> None:
+        if child.slot in self._unrecovered:
+            self._recover(child)
+        if child.slot in self._unrecovered:
+            self._respawns[child.slot] = self._clock() + BACKOFF_S
+            return
         try:
             child.fork(self._report_in_fd)
         except OSError as error:
@@ -297,7 +343,7 @@ class Supervisor:
     def _bury(self, child: Child, status: int, rusage: struct_rusage) -> None:
         """A child has ended: clean up what it left in the segment, and replace it if need be."""
         has_served = self._is_ready or self._segment.is_serving(child.slot)
-        repaired = self._segment.recover(child.slot, self._channel_fd(child.slot))
+        repaired = self._recover(child)
         self._segment.add_child_rusage(rusage.ru_utime, rusage.ru_stime)
         facts: dict[str, object] = {
             "name": child.name,

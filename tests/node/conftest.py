@@ -1,7 +1,9 @@
 """Real nodes in real processes, started with whatever surroundings a test wants."""
 
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,14 @@ def launch(tmp_path: Path) -> Iterator[Start]:
     """Start a node and return at once; it may be one that will refuse."""
     pytest.importorskip("memcachepy._core", reason="memcachepy is not built")
     nodes: list[Node] = []
+    runtime = tempfile.mkdtemp(prefix="memcachepy-")
 
     def launch(
         *flags: str, command: list[str] | None = None, env: dict[str, str] | None = None, **how: Any
     ) -> Node:
         log = tmp_path / f"log{len(nodes)}"
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MEMCACHEPY_")}
+        clean["XDG_RUNTIME_DIR"] = runtime  # A killed node leaves its control socket there.
         with log.open("wb") as sink:
             how = {"stdin": subprocess.DEVNULL, "stdout": sink, "stderr": sink, **how}
             process = subprocess.Popen(
@@ -34,6 +38,7 @@ def launch(tmp_path: Path) -> Iterator[Start]:
         if node.process.returncode is None:
             print(f"--- log of node {node.pid} ---\n{node.log()}")
         node.end()
+    shutil.rmtree(runtime)
 
 
 @pytest.fixture

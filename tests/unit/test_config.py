@@ -28,6 +28,9 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "disable_flush_all": ("1", True),
     "enable_shutdown": ("on", True),
     "user": ("nobody", "nobody"),
+    "control_socket": ("/run/control.sock", "/run/control.sock"),
+    "control_group": ("daemon", "daemon"),
+    "kill_stuck_attached": ("on", True),
     "verbose": ("2", 2),
 }
 

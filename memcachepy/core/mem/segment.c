@@ -359,16 +359,56 @@ segment_close(struct segment *segment)
     free(segment);
 }
 
-void
-segment_claim_slot(struct segment *segment, unsigned slot_index)
+static void
+claim_for(struct process_slot *slot, int32_t pid)
 {
-    CHECK(slot_index < segment_slot_count(segment));
-    struct process_slot *slot = &segment->slots[slot_index];
     atomic_store(&slot->serving, 0);
     atomic_store(&slot->locked_shard, 0);
     atomic_store(&slot->waiters, 0);
     atomic_store(&slot->stuck, 0);
-    atomic_store(&slot->pid, (int32_t)getpid());
+    atomic_store(&slot->pid, pid);
+}
+
+void
+segment_claim_slot(struct segment *segment, unsigned slot_index)
+{
+    CHECK(slot_index < segment_slot_count(segment));
+    claim_for(&segment->slots[slot_index], (int32_t)getpid());
+}
+
+bool
+segment_open_attached(struct segment *segment, int32_t pid, unsigned *slot_index, char *sentence)
+{
+    struct superblock *superblock = segment->superblock;
+    unsigned first = SLOT_WORKER_FIRST + superblock->settings.worker_count;
+    unsigned high = atomic_load_explicit(&superblock->attached_high, memory_order_relaxed);
+    unsigned index = 0;
+    while (index < high && atomic_load(&segment->slots[first + index].pid) != 0) {
+        index++;
+    }
+    if (index == ATTACHED_MAX) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX,
+                 "%d processes are attached, and that is the limit: detach one (close()) or let it "
+                 "end",
+                 ATTACHED_MAX);
+        return false;
+    }
+    if (index == high) {
+        uint64_t offset =
+            superblock->slots_at + (uint64_t)(first + index) * sizeof(struct process_slot);
+        if (!populate(segment->fd, segment->base, offset, sizeof(struct process_slot))) {
+            snprintf(sentence, SEGMENT_SENTENCE_MAX,
+                     "the host or its cgroup has no memory left for one more attached process");
+            return false;
+        }
+    }
+    claim_for(&segment->slots[first + index], pid);
+    if (index == high) {
+        /* Pairs with the acquire load in segment_slot_count(). */
+        atomic_store_explicit(&superblock->attached_high, high + 1, memory_order_release);
+    }
+    *slot_index = first + index;
+    return true;
 }
 
 uint64_t

@@ -192,6 +192,11 @@ segment_slot_count(const struct segment *segment)
 /* Claims a slot for this process: pid, no lock, no pins, not serving. Counters stay. */
 void segment_claim_slot(struct segment *segment, unsigned slot_index);
 
+/* Claims a free slot for a process outside the node. False: none is free, or no memory for one
+ * more; the sentence (SEGMENT_SENTENCE_MAX bytes) says which. In the supervisor only. */
+bool segment_open_attached(struct segment *segment, int32_t pid, unsigned *slot_index,
+                           char *sentence) MUST_CHECK;
+
 /* Connections that workers hold or are about to receive. */
 uint64_t segment_connection_count(const struct segment *segment);
 

@@ -95,7 +95,8 @@ node_cpu(struct store *store)
             atomic_load_explicit(&superblock->child_system_us, memory_order_relaxed),
     };
     int32_t own_pid = (int32_t)getpid();
-    for (unsigned i = 0; i < segment_slot_count(segment); i++) {
+    /* Of the node's own: what attached processes do otherwise is nobody's business. */
+    for (unsigned i = 0; i < SLOT_WORKER_FIRST + superblock->settings.worker_count; i++) {
         int32_t pid = atomic_load_explicit(&segment->slots[i].pid, memory_order_relaxed);
         if (pid > 0 && pid != own_pid) {
             add_process_cpu(&cpu, pid);
@@ -334,6 +335,7 @@ stats_settings(struct output *output, struct store *store)
     X(repairs, SUM(repairs))                                                                       \
     X(rebuilds, SUM(rebuilds))                                                                     \
     X(held_bytes, SUM(held_bytes))                                                                 \
+    X(attached_processes, "%u", g->attached_count)                                                 \
     X(stuck_processes, "%u", g->stuck_count)                                                       \
     X(waiters, "%u", g->waiters)                                                                   \
     X(accept_failures, COUNTER(accept_failures))                                                   \
@@ -348,6 +350,7 @@ struct own {
     uint64_t counters[COUNTER_COUNT];
     struct store_sums sums;
     uint32_t waiters;
+    uint32_t attached_count;
     uint32_t stuck_count;
 };
 
@@ -358,14 +361,28 @@ is_stuck(const struct process_slot *slot)
     return atomic_load_explicit(&slot->stuck, memory_order_relaxed) != 0;
 }
 
+static bool
+has_process(const struct process_slot *slot)
+{
+    return atomic_load_explicit(&slot->pid, memory_order_relaxed) != 0;
+}
+
+/* Slots from the first on for which the predicate holds. */
 static uint32_t
-count_stuck(const struct segment *segment)
+count_slots(const struct segment *segment, unsigned first,
+            bool (*predicate)(const struct process_slot *))
 {
     uint32_t count = 0;
-    for (unsigned i = 0; i < segment_slot_count(segment); i++) {
-        count += is_stuck(&segment->slots[i]);
+    for (unsigned i = first; i < segment_slot_count(segment); i++) {
+        count += predicate(&segment->slots[i]);
     }
     return count;
+}
+
+static unsigned
+first_attached(const struct segment *segment)
+{
+    return SLOT_WORKER_FIRST + segment->superblock->settings.worker_count;
 }
 
 static void
@@ -380,6 +397,23 @@ stats_worker(struct output *output, const struct process_slot *slot, unsigned wo
     stat_line(output, name, U64, ULL(assigned > closed ? assigned - closed : 0));
 }
 
+/* Only who is there; the shard only of who is stuck. */
+static void
+stats_attached(struct output *output, const struct process_slot *slot, unsigned index)
+{
+    char name[32];
+    if (!has_process(slot)) {
+        return;
+    }
+    snprintf(name, sizeof(name), "attached:%u:pid", index);
+    stat_line(output, name, "%d", (int)atomic_load_explicit(&slot->pid, memory_order_relaxed));
+    uint32_t locked = atomic_load_explicit(&slot->locked_shard, memory_order_relaxed);
+    if (is_stuck(slot) && locked != 0) {
+        snprintf(name, sizeof(name), "attached:%u:stuck_in_shard", index);
+        stat_line(output, name, "%u", locked - 1);
+    }
+}
+
 void
 stats_own(struct output *output, struct store *store)
 {
@@ -387,7 +421,8 @@ stats_own(struct output *output, struct store *store)
     const struct superblock *superblock = segment->superblock;
     struct own own = {.superblock = superblock,
                       .waiters = store_waiters(store),
-                      .stuck_count = count_stuck(segment)};
+                      .attached_count = count_slots(segment, first_attached(segment), has_process),
+                      .stuck_count = count_slots(segment, 0, is_stuck)};
     const struct own *g = &own;
     store_counters_sum(store, own.counters);
     store_sum(store, &own.sums);
@@ -396,6 +431,10 @@ stats_own(struct output *output, struct store *store)
 #undef X
     for (unsigned i = 0; i < superblock->settings.worker_count && i < WORKERS_MAX; i++) {
         stats_worker(output, &segment->slots[SLOT_WORKER_FIRST + i], i);
+    }
+    unsigned first = first_attached(segment);
+    for (unsigned i = first; i < segment_slot_count(segment); i++) {
+        stats_attached(output, &segment->slots[i], i - first);
     }
 }
 

@@ -41,6 +41,7 @@ add_constants(PyObject *module)
     } constants[] = {
         {"LAYOUT_VERSION", SEGMENT_LAYOUT_VERSION},
         {"WORKERS_MAX", WORKERS_MAX},
+        {"ATTACHED_MAX", ATTACHED_MAX},
         {"SLOT_SUPERVISOR", SLOT_SUPERVISOR},
         {"SLOT_ACCEPTOR", SLOT_ACCEPTOR},
         {"SLOT_MAINTAINER", SLOT_MAINTAINER},

@@ -36,6 +36,7 @@ bool dict_add(PyObject *dict, const char *name, uint64_t number);
 
 /* Methods of Segment about process slots: slots.c. */
 PyObject *segment_recover(struct segment_object *self, PyObject *args, PyObject *kwargs);
+PyObject *segment_open_slot(struct segment_object *self, PyObject *args);
 PyObject *segment_lock_holders(struct segment_object *self, PyObject *unused);
 PyObject *segment_set_stuck(struct segment_object *self, PyObject *args);
 

@@ -440,6 +440,7 @@ static PyMethodDef segment_methods[] = {
     METHOD("run_maintainer", segment_run_maintainer, METH_VARARGS),
     METHOD("is_serving", segment_is_serving, METH_VARARGS),
     METHOD("recover", segment_recover, METH_VARARGS | METH_KEYWORDS),
+    METHOD("open_slot", segment_open_slot, METH_VARARGS),
     METHOD("lock_holders", segment_lock_holders, METH_NOARGS),
     METHOD("set_stuck", segment_set_stuck, METH_VARARGS),
     METHOD("add_child_rusage", segment_add_child_rusage, METH_VARARGS),

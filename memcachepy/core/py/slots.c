@@ -83,14 +83,20 @@ segment_recover(struct segment_object *self, PyObject *args, PyObject *kwargs)
     }
     struct recovery recovery;
     uint64_t lost = 0;
+    bool recovered;
     Py_BEGIN_ALLOW_THREADS;
-    store_recover(store, slot, &recovery);
-    if (slot == SLOT_ACCEPTOR) {
+    recovered = store_recover(store, slot, &recovery);
+    if (!recovered) {
+        /* Nothing is settled before. */
+    } else if (slot == SLOT_ACCEPTOR) {
         settle_acceptor(self->segment);
     } else if (channel_fd >= 0) {
         lost = settle_worker(&self->segment->slots[slot], channel_fd);
     }
     Py_END_ALLOW_THREADS;
+    if (!recovered) {
+        Py_RETURN_NONE;
+    }
     PyObject *dict = PyDict_New();
     if (dict == NULL || !dict_add(dict, "shards_repaired", recovery.shards_repaired) ||
         !dict_add(dict, "shards_rebuilt", recovery.shards_rebuilt) ||
@@ -141,4 +147,22 @@ segment_set_stuck(struct segment_object *self, PyObject *args)
     }
     atomic_store(&self->segment->slots[slot].stuck, (uint32_t)stuck);
     Py_RETURN_NONE;
+}
+
+/* ---- attached processes --------------------------------------------------------------------- */
+
+PyObject *
+segment_open_slot(struct segment_object *self, PyObject *args)
+{
+    int pid;
+    unsigned slot;
+    char sentence[SEGMENT_SENTENCE_MAX];
+    if (!PyArg_ParseTuple(args, "i", &pid) || segment_opened(self) == NULL) {
+        return NULL;
+    }
+    if (!segment_open_attached(self->segment, pid, &slot, sentence)) {
+        PyErr_SetString(state_of_type(Py_TYPE(self))->core_error, sentence);
+        return NULL;
+    }
+    return PyLong_FromUnsignedLong(slot);
 }

@@ -18,7 +18,7 @@ recover_shard(struct store *store, struct shard *shard, struct recovery *recover
     }
 }
 
-void
+bool
 store_recover(struct store *store, unsigned slot_index, struct recovery *recovery)
 {
     struct process_slot *slot = &store->segment->slots[slot_index];
@@ -28,7 +28,9 @@ store_recover(struct store *store, unsigned slot_index, struct recovery *recover
         /* Another process may be undoing what this one left: its slot means nothing before. */
         struct shard *shard = &store->shards[locked - 1];
         uint64_t repairs = shard->sums.repairs;
-        shard_lock_surely(store, shard);
+        if (!shard_lock(store, shard)) {
+            return false;
+        }
         recovery->shards_repaired += shard->sums.repairs - repairs;
         shard_unlock(store, shard);
     }
@@ -57,4 +59,5 @@ store_recover(struct store *store, unsigned slot_index, struct recovery *recover
     atomic_store(&slot->locked_shard, 0);
     atomic_store(&slot->serving, 0);
     atomic_store(&slot->pid, 0);
+    return true;
 }

@@ -11,8 +11,9 @@ struct recovery {
     uint64_t pins_released;
 };
 
-/* The slot's process has been reaped: repairs the shards it held, frees its uploads, pins and page.
- */
-void store_recover(struct store *store, unsigned slot_index, struct recovery *recovery);
+/* The slot's process has ended: repairs the shards it held, frees its uploads, pins and page, and
+ * then the slot. False: a stopped process has got hold of what is to be repaired. Nothing has been
+ * done then, the slot must not be used, and the caller tries again. */
+bool store_recover(struct store *store, unsigned slot_index, struct recovery *recovery);
 
 #endif

@@ -153,16 +153,6 @@ shard_lock(struct store *store, struct shard *shard)
 }
 
 void
-shard_lock_surely(struct store *store, struct shard *shard)
-{
-    enum lock_result result = lock_try(&shard->lock);
-    while (result == LOCK_TIMEOUT) {
-        result = wait_for_holder(store, shard);
-    }
-    CHECK(lock_result_held(store, shard, result));
-}
-
-void
 shard_unlock(struct store *store, struct shard *shard)
 {
     DCHECK(atomic_load(&shard->journal.count) == 0);

@@ -209,8 +209,6 @@ journal_commit(struct shard *shard)
 bool shard_lock(struct store *store, struct shard *shard) MUST_CHECK;
 bool shard_try_lock(struct store *store, struct shard *shard) MUST_CHECK;
 
-/* For work that must be done: a stopped process only delays it. */
-void shard_lock_surely(struct store *store, struct shard *shard);
 void shard_unlock(struct store *store, struct shard *shard);
 
 #endif
