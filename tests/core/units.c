@@ -90,7 +90,8 @@ classes_grow_and_fill_pages(void)
                 EXPECT(factors[f] < 1.1);
                 continue;
             }
-            EXPECT(sizes[1] == 40 && sizes[count] == pages[p] / 2);
+            EXPECT(sizes[1] == 40 && sizes[count] == pages[p] / 2 - 8);
+            EXPECT(slabclass_chunks_per_page(pages[p], sizes[count]) == 2);
             for (uint32_t id = 2; id <= count; id++) {
                 EXPECT(sizes[id] > sizes[id - 1] && sizes[id] % 8 == 0);
             }

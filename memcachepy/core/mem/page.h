@@ -32,6 +32,7 @@ static_assert(sizeof(struct page) == 24, "layout change: bump SEGMENT_LAYOUT_VER
 
 #define PAGE_FREE 0u
 #define PAGE_ABSENT 1u /* Without memory: may not be touched. */
+#define PAGE_KIND_GHOST 253u
 #define PAGE_KIND_TABLE 254u
 #define PAGE_KIND_IN_HAND 255u
 
@@ -54,6 +55,13 @@ static inline bool
 page_owner_is_shard(uint32_t owner)
 {
     return owner >> 8 != 0 && owner < PAGE_OWNER_PROCESS;
+}
+
+/* Whether it is a shard's and cut into chunks; its kind is then its class. */
+static inline bool
+page_has_chunks(uint32_t owner)
+{
+    return page_owner_is_shard(owner) && page_owner_kind(owner) < PAGE_KIND_GHOST;
 }
 
 /* In hand of the process in the slot. */

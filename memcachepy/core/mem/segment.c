@@ -152,6 +152,10 @@ plan_make(const struct segment_settings *settings, size_t shard_bytes, struct pl
         return SEGMENT_BAD_SETTING;
     }
     superblock->class_count = count;
+    for (uint32_t class_id = 1; class_id <= count; class_id++) {
+        superblock->chunks_per_page[class_id] =
+            slabclass_chunks_per_page(superblock->page_bytes, superblock->chunk_bytes[class_id]);
+    }
     plan->reserve_bytes = lay_out(superblock, (uint32_t)page_count, shard_bytes);
     return SEGMENT_OK;
 }

@@ -127,6 +127,7 @@ struct superblock {
     uint32_t shard_count, table_pages_max;
     uint32_t class_count;
     uint32_t chunk_bytes[SLAB_CLASS_COUNT_MAX];
+    uint32_t chunks_per_page[SLAB_CLASS_COUNT_MAX];
     uint64_t hash_seed;
     /* Clocks; see store.c. [const] but the test offsets. */
     uint64_t wall_base_s, boot_base_ns;

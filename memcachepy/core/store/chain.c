@@ -272,8 +272,6 @@ upload_publish(struct store *store, struct shard *shard, const struct table_plac
     LOG(store, shard, entry->head_ref);
     LOG(store, shard, item->state);
     atomic_store_explicit(&entry->head_ref, 0, memory_order_relaxed);
-    atomic_store_explicit(&item->state, state_of_new(store, item, place_live(store, place)),
-                          memory_order_relaxed);
     item_publish(store, shard, place, put->key.hash, head, true);
 }
 

@@ -1,7 +1,10 @@
 /* See check.h. */
 #include "store/check.h"
 
+#include "store/cell.h"
+#include "store/expiry.h"
 #include "store/hashtable.h"
+#include "store/probation.h"
 #include "store/slab.h"
 #include "store/walk.h"
 
@@ -36,7 +39,7 @@ struct check {
     problem_fn *problem;
     void *context;
     unsigned problems;
-    uint32_t pages, table_pages;
+    uint32_t pages, table_pages, ghost_pages;
     uint32_t class_pages[SLAB_CLASS_COUNT_MAX], class_free[SLAB_CLASS_COUNT_MAX],
         class_empty[SLAB_CLASS_COUNT_MAX];
     uint64_t live, bytes, continuations, reached;
@@ -62,6 +65,9 @@ check_head(struct check *check, struct ref ref, uint32_t class_id)
     uint32_t kind = state_kind(chunk_state(item));
     if (kind == CHUNK_LIVE) {
         check->live++;
+        if (atomic_load(&item->expire_word) != 0 && atomic_load(expiry_byte_of(store, item)) == 0) {
+            report(check, "item at ref %u expires, its page does not say so", ref.units);
+        }
         check->bytes += item_bytes(item);
         struct table_place place;
         table_find_ref(store, check->shard, ref, item_hash(store, item), &place);
@@ -91,8 +97,9 @@ check_page(void *context, uint32_t number, uint32_t kind)
     struct check *check = context;
     struct store *store = check->store;
     check->pages++;
-    if (kind == PAGE_KIND_TABLE) {
-        check->table_pages++;
+    if (kind == PAGE_KIND_TABLE || kind == PAGE_KIND_GHOST) {
+        check->table_pages += kind == PAGE_KIND_TABLE;
+        check->ghost_pages += kind == PAGE_KIND_GHOST;
         return;
     }
     const struct page *page = page_entry(store->segment, number);
@@ -166,6 +173,28 @@ check_classes(struct check *check)
     }
 }
 
+/* Returns the number of its cells. */
+static uint32_t
+check_ring(struct check *check, uint32_t class_id)
+{
+    const struct class_list *list = &check->shard->classes[class_id];
+    uint32_t cells = 0;
+    struct ref last = REF_NONE;
+    for (struct ref at = {list->ring_head}; !ref_is_none(at) && cells <= check->shard->cell_count;
+         at.units = atomic_load(cell_next(check->store, at))) {
+        cells++;
+        last = at;
+    }
+    uint64_t entries = cells == 0 ? 0
+                                  : (uint64_t)(cells - 1) * PROBATION_CELL_ENTRIES +
+                                        list->ring_pushed - list->ring_popped;
+    if (last.units != list->ring_tail || entries != list->ring_count) {
+        report(check, "the ring of class %u has %" PRIu64 " entries and counts %u", class_id,
+               entries, list->ring_count);
+    }
+    return cells;
+}
+
 static void
 check_table(struct check *check)
 {
@@ -173,7 +202,7 @@ check_table(struct check *check)
     struct shard *shard = check->shard;
     uint64_t word = atomic_load(table_word_at(store, shard));
     uint64_t linked = 0;
-    uint32_t overflow = 0;
+    uint32_t cells = 0;
     for (uint32_t index = 0; index < table_bucket_count(word); index++) {
         const struct table_bucket *primary = table_bucket_at(store, shard, index);
         if (atomic_load(&primary->version) & 1) {
@@ -181,7 +210,7 @@ check_table(struct check *check)
         }
         for (const struct table_bucket *bucket = primary; bucket != NULL;
              bucket = bucket_next(store, bucket)) {
-            overflow += bucket != primary;
+            cells += bucket != primary;
             for (unsigned slot = 0; slot < BUCKET_SLOTS; slot++) {
                 uint8_t tag = atomic_load(&bucket->tag[slot]);
                 if (tag == 0 || tag == TAG_OVERFLOW) {
@@ -205,8 +234,11 @@ check_table(struct check *check)
         report(check, "%" PRIu64 " live items, %" PRIu64 " linked, %" PRIu64 " counted",
                check->live, linked, shard->sums.curr_items);
     }
-    if (overflow != shard->overflow_count) {
-        report(check, "%u overflow buckets in use, %u counted", overflow, shard->overflow_count);
+    for (uint32_t class_id = 1; class_id <= store->superblock->class_count; class_id++) {
+        cells += check_ring(check, class_id);
+    }
+    if (cells != shard->cell_count) {
+        report(check, "%u cells in use, %u counted", cells, shard->cell_count);
     }
 }
 
@@ -220,6 +252,18 @@ shard_check(struct store *store, struct shard *shard, problem_fn *problem, void 
     if (check.pages != shard->page_count || check.table_pages != shard->table_page_count) {
         report(&check, "counts %u pages and %u of its table; there are %u and %u",
                shard->page_count, shard->table_page_count, check.pages, check.table_pages);
+    }
+    if (check.ghost_pages != shard->ghost_page_count) {
+        report(&check, "counts %u pages of the ghost; there are %u", shard->ghost_page_count,
+               check.ghost_pages);
+    }
+    uint64_t evictions = 0;
+    for (unsigned i = 0; i < EVICTION_REASON_COUNT; i++) {
+        evictions += shard->sums.evicted_by[i];
+    }
+    if (evictions != shard->sums.evictions) {
+        report(&check, "%" PRIu64 " evictions, %" PRIu64 " by reason", shard->sums.evictions,
+               evictions);
     }
     if (check.bytes != shard->sums.bytes) {
         report(&check, "items hold %" PRIu64 " bytes, counted are %" PRIu64, check.bytes,

@@ -1,14 +1,21 @@
 /* Unlinking and eviction; see slab.h.
  *
- * The eviction clock of a class is a hand over the class's pages. An item with a count loses one
- * and stays, an item without goes. Under one hold the hand looks at EVICT_STEPS_MAX items, then
- * takes the lowest count it saw. */
+ * Under S3-FIFO (Yang et al., SOSP 2023) a class evicts from its probation ring while that is
+ * longer than it should be, else by the hand. The hand sweeps the class's pages as a clock does: an
+ * item with a count loses one and stays, an item without goes. Under one hold it looks at
+ * EVICT_STEPS_MAX items, then takes the lowest it saw; under the other policies that is all there
+ * is. */
 #include "base/check.h"
 #include "base/crash.h"
+#include "store/balance.h"
+#include "store/ghost.h"
 #include "store/hashtable.h"
+#include "store/policy.h"
+#include "store/probation.h"
 #include "store/slab.h"
 
 #define EVICT_STEPS_MAX 16
+#define EVICT_POPS_MAX 64
 
 /* Chunks that are no item heads are passed over; a chain of a megabyte has a hundred. */
 #define EVICT_CHUNKS_MAX 1024
@@ -22,25 +29,23 @@ sums_remove(struct store *store, struct shard *shard, struct item *item, enum un
     sums->curr_items--;
     sums->bytes -= item_bytes(item);
     bool fetched = chunk_state(item) & STATE_FETCHED;
-    switch (reason) {
-    case UNLINK_DELETE:
-        break;
-    case UNLINK_EVICT:
-        LOG(store, shard, sums->evictions);
-        sums->evictions++;
-        if (!fetched) {
-            LOG(store, shard, sums->evicted_unfetched);
-            sums->evicted_unfetched++;
-        }
-        break;
-    case UNLINK_RECLAIM:
+    if (reason == UNLINK_DELETE) {
+        return;
+    }
+    if (reason == UNLINK_RECLAIM) {
         LOG(store, shard, sums->reclaimed);
         sums->reclaimed++;
-        if (!fetched) {
-            LOG(store, shard, sums->expired_unfetched);
-            sums->expired_unfetched++;
-        }
-        break;
+    } else {
+        LOG(store, shard, sums->evictions);
+        LOG(store, shard, sums->evicted_by[reason - UNLINK_EVICT]);
+        sums->evictions++;
+        sums->evicted_by[reason - UNLINK_EVICT]++;
+    }
+    if (!fetched) {
+        uint64_t *unfetched =
+            reason == UNLINK_RECLAIM ? &sums->expired_unfetched : &sums->evicted_unfetched;
+        LOG(store, shard, *unfetched);
+        ++*unfetched;
     }
 }
 
@@ -126,32 +131,29 @@ void
 item_unlink(struct store *store, struct shard *shard, struct ref ref, enum unlink_reason reason)
 {
     struct table_place place;
-    table_find_ref(store, shard, ref, item_hash(store, ref_at(store, ref)), &place);
+    uint64_t hash = item_hash(store, ref_at(store, ref));
+    table_find_ref(store, shard, ref, hash, &place);
     CHECK(place.bucket != NULL);
+    if (reason >= UNLINK_EVICT && has_probation(store)) {
+        balance_evicted(store, shard, class_of_ref(store, ref));
+        ghost_remember(store, shard, hash);
+    }
     item_unlink_place(store, shard, &place, reason);
 }
 
-struct hand {
-    struct store *store;
-    struct shard *shard;
-    struct class_list *list;
-    uint32_t class_id;
-};
-
-/* The chunk under the hand; the hand moves on. */
+/* The chunk under the class's hand; the hand moves on. */
 static struct item *
-hand_next(const struct hand *hand)
+hand_next(const struct store *store, struct class_list *list, uint32_t class_id)
 {
-    struct class_list *list = hand->list;
-    const struct page *page = page_entry(hand->store->segment, list->hand_page - 1);
-    if (list->hand_slot >= slab_chunks_per_page(hand->store, hand->class_id)) {
+    const struct page *page = page_entry(store->segment, list->hand_page - 1);
+    if (list->hand_slot >= slab_chunks_per_page(store, class_id)) {
         list->hand_slot = 0;
         list->hand_page = page->class_next;
     }
-    uint64_t offset = page_offset(hand->store->superblock, list->hand_page - 1) +
-                      (uint64_t)list->hand_slot * slab_chunk_bytes(hand->store, hand->class_id);
+    uint64_t offset = page_offset(store->superblock, list->hand_page - 1) +
+                      (uint64_t)list->hand_slot * slab_chunk_bytes(store, class_id);
     list->hand_slot++;
-    return (struct item *)(void *)(hand->store->base + offset);
+    return (struct item *)(void *)(store->base + offset);
 }
 
 /* Takes one count from an item that readers may be counting up. */
@@ -162,50 +164,110 @@ age(struct item *item, uint32_t state)
                                             memory_order_relaxed, memory_order_relaxed);
 }
 
-bool
-evict_from_class(struct store *store, struct shard *shard, uint32_t class_id)
+/* What the hand has seen so far. */
+struct sweep {
+    struct item *lowest; /* who goes if nobody is without a count */
+    uint32_t lowest_rank;
+    struct item *last_resort; /* an item in probation, or of another class whose tail is here */
+};
+
+/* Looks at an item under the hand. True: it goes. */
+static bool
+consider(struct store *store, struct item *item, struct sweep *sweep)
 {
-    struct hand hand = {store, shard, &shard->classes[class_id], class_id};
-    struct class_list *list = hand.list;
-    struct item *lowest = NULL;
-    struct item *any_head = NULL;
-    uint32_t lowest_count = UINT32_MAX;
+    uint32_t state = chunk_state(item);
+    uint32_t rank = policy_rank(store, item, state);
+    if (state & STATE_PROBATION) {
+        sweep->last_resort = item;
+        return false;
+    }
+    if (rank < sweep->lowest_rank) {
+        sweep->lowest = item;
+        sweep->lowest_rank = rank;
+    }
+    if (policy_samples(store)) {
+        return false;
+    }
+    if (state_count(state) == 0) {
+        return true;
+    }
+    age(item, state);
+    return false;
+}
+
+/* Moves the hand until an item is gone. */
+static void
+evict_by_hand(struct store *store, struct shard *shard, uint32_t class_id)
+{
+    struct class_list *list = &shard->classes[class_id];
+    struct sweep sweep = {.lowest_rank = UINT32_MAX};
     uint32_t items = 0;
     for (uint32_t i = 0; i < EVICT_CHUNKS_MAX && items < EVICT_STEPS_MAX && list->hand_page != 0;
          i++) {
-        struct item *item = hand_next(&hand);
-        uint32_t state = chunk_state(item);
-        if (state_kind(state) == CHUNK_CONT) {
-            any_head = ref_at(store, (struct ref){((struct continuation *)(void *)item)->head});
-            continue;
-        }
-        if (state_kind(state) != CHUNK_LIVE) {
-            continue;
-        }
-        items++;
-        if (item_is_dead(store, item)) {
-            item_unlink(store, shard, ref_of(store, item), UNLINK_RECLAIM);
-            if (list->free_chunks > 0) {
-                return true;
+        struct item *item = hand_next(store, list, class_id);
+        uint32_t kind = state_kind(chunk_state(item));
+        if (kind == CHUNK_CONT) {
+            /* A class of nothing but tails: their items are in another class. */
+            item = ref_at(store, (struct ref){((struct continuation *)(void *)item)->head});
+            if (state_kind(chunk_state(item)) == CHUNK_LIVE && may_evict(store, item)) {
+                sweep.last_resort = item;
             }
             continue;
         }
-        uint32_t count = state_count(state);
-        if (count < lowest_count) {
-            lowest = item;
-            lowest_count = count;
+        if (kind != CHUNK_LIVE) {
+            continue;
         }
-        if (count == 0) {
+        if (item_is_dead(store, item)) {
+            item_unlink(store, shard, ref_of(store, item), UNLINK_RECLAIM);
+            if (list->free_chunks > 0) {
+                return;
+            }
+            continue;
+        }
+        if (!may_evict(store, item)) {
+            continue;
+        }
+        items++;
+        if (consider(store, item, &sweep)) {
             break;
         }
-        age(item, state);
     }
-    if (lowest == NULL && any_head != NULL && state_kind(chunk_state(any_head)) == CHUNK_LIVE) {
-        /* A class of nothing but tails: their items are in another class. */
-        lowest = any_head;
+    struct item *victim = sweep.lowest != NULL ? sweep.lowest : sweep.last_resort;
+    /* What was reclaimed above may have been the very item. */
+    if (victim != NULL && state_kind(chunk_state(victim)) == CHUNK_LIVE) {
+        item_unlink(store, shard, ref_of(store, victim), UNLINK_EVICT + EVICTED_MAIN);
     }
-    if (lowest != NULL && state_kind(chunk_state(lowest)) == CHUNK_LIVE) {
-        item_unlink(store, shard, ref_of(store, lowest), UNLINK_EVICT);
+}
+
+/* Ends the probation of the oldest: it stays if it was asked for, else it goes. */
+static void
+evict_probationer(struct store *store, struct shard *shard, uint32_t class_id)
+{
+    struct item *item = probation_pop(store, shard, class_id);
+    if (item == NULL) {
+        return;
+    }
+    if (item_is_dead(store, item)) {
+        item_unlink(store, shard, ref_of(store, item), UNLINK_RECLAIM);
+    } else if (state_count(chunk_state(item)) > 0) {
+        probation_end(item);
+    } else {
+        item_unlink(store, shard, ref_of(store, item), UNLINK_EVICT + EVICTED_PROBATION);
+    }
+}
+
+bool
+evict_from_class(struct store *store, struct shard *shard, uint32_t class_id)
+{
+    struct class_list *list = &shard->classes[class_id];
+    for (unsigned i = 0; i < EVICT_POPS_MAX && list->free_chunks == 0; i++) {
+        if (list->ring_count < probation_target(store, shard, class_id)) {
+            break;
+        }
+        evict_probationer(store, shard, class_id);
+    }
+    if (list->free_chunks == 0) {
+        evict_by_hand(store, shard, class_id);
     }
     return list->free_chunks > 0;
 }

@@ -5,6 +5,7 @@
 #include "base/crash.h"
 #include "base/xxh64.h"
 #include "mem/populate.h"
+#include "store/cell.h"
 #include "store/slab.h"
 
 /* A bucket's chain that is longer than this is left unsplit; the journal holds a split of five
@@ -91,6 +92,48 @@ table_find_ref(const struct store *store, struct shard *shard, struct ref ref, u
     }
 }
 
+struct item *
+table_find_probationer(const struct store *store, struct shard *shard, uint32_t hash)
+{
+    uint8_t tag = hash_tag(hash);
+    for (struct table_bucket *bucket = primary_of(store, shard, hash); bucket != NULL;
+         bucket = bucket_next(store, bucket)) {
+        for (uint32_t matches = bucket_match(bucket, tag); matches != 0; matches &= matches - 1) {
+            unsigned slot = (unsigned)__builtin_ctz(matches);
+            if (atomic_load_explicit(&bucket->tag[slot], memory_order_relaxed) != tag) {
+                continue;
+            }
+            struct ref ref = {atomic_load_explicit(&bucket->ref[slot], memory_order_relaxed)};
+            struct item *item = ref_at(store, ref);
+            if (chunk_state(item) & STATE_PROBATION && (uint32_t)item_hash(store, item) == hash) {
+                return item;
+            }
+        }
+    }
+    return NULL;
+}
+
+void
+table_prefetch_bucket(const struct store *store, struct shard *shard, uint32_t hash)
+{
+    struct table_bucket *bucket = primary_of(store, shard, hash);
+    if (bucket != NULL) {
+        PREFETCH(bucket);
+    }
+}
+
+void
+table_prefetch_item(const struct store *store, struct shard *shard, uint32_t hash)
+{
+    struct table_bucket *bucket = primary_of(store, shard, hash);
+    uint32_t matches = bucket == NULL ? 0 : bucket_match(bucket, hash_tag(hash));
+    if (matches != 0) {
+        struct ref ref = {
+            atomic_load_explicit(&bucket->ref[__builtin_ctz(matches)], memory_order_relaxed)};
+        PREFETCH(ref_at(store, ref));
+    }
+}
+
 void
 bucket_open(const struct store *store, struct shard *shard, struct table_bucket *primary)
 {
@@ -132,32 +175,16 @@ set_slot(struct table_bucket *bucket, unsigned slot, uint8_t tag, uint32_t ref)
     atomic_store_explicit(&bucket->tag[slot], tag, memory_order_release);
 }
 
-/* Takes an unused overflow bucket; table_prepare() or the caller made sure that there is one. */
+/* A bucket behind another one, with free slots only. */
 static struct table_bucket *
 overflow_pop(struct store *store, struct shard *shard)
 {
-    struct ref ref = {shard->overflow_free};
-    DCHECK(!ref_is_none(ref));
-    struct table_bucket *bucket = ref_at(store, ref);
-    LOG(store, shard, shard->overflow_free);
-    LOG(store, shard, shard->overflow_count);
-    LOG(store, shard, bucket->ref[0]);
-    shard->overflow_free = atomic_load_explicit(&bucket->ref[0], memory_order_relaxed);
-    shard->overflow_count++;
-    atomic_store_explicit(&bucket->ref[0], 0, memory_order_relaxed);
-    return bucket;
-}
-
-/* The bucket's content has been logged by the caller. */
-static void
-overflow_push(struct store *store, struct shard *shard, struct table_bucket *bucket)
-{
+    struct table_bucket *bucket = ref_at(store, cell_pop(store, shard));
     for (unsigned i = 0; i < BUCKET_SLOTS / 4; i++) {
+        LOG(store, shard, bucket->tag_word[i]);
         atomic_store_explicit(&bucket->tag_word[i], 0, memory_order_relaxed);
     }
-    atomic_store_explicit(&bucket->ref[0], shard->overflow_free, memory_order_relaxed);
-    shard->overflow_free = ref_of(store, bucket).units;
-    shard->overflow_count--;
+    return bucket;
 }
 
 /* A free slot of the chain; a full chain gets an overflow bucket. */
@@ -182,7 +209,6 @@ free_slot(struct store *store, struct shard *shard, struct table_bucket *primary
     }
     struct table_bucket *overflow = overflow_pop(store, shard);
     unsigned last = BUCKET_SLOTS - 1;
-    LOG(store, shard, overflow->tag_word[0]);
     log_slot(store, shard, bucket, last);
     set_slot(overflow, 0, atomic_load_explicit(&bucket->tag[last], memory_order_relaxed),
              atomic_load_explicit(&bucket->ref[last], memory_order_relaxed));
@@ -228,7 +254,7 @@ buckets_per_page(const struct store *store)
 }
 
 /* Gives the page in hand to the table and zeroes it; the caller says what for. */
-static struct table_bucket *
+static uint8_t *
 adopt_page(struct store *store, struct shard *shard, uint32_t number)
 {
     uint8_t *at = store->base + page_offset(store->superblock, number);
@@ -242,7 +268,7 @@ adopt_page(struct store *store, struct shard *shard, uint32_t number)
     shard->table_page_count++;
     shard->page_count++;
     CRASH_POINT(table_page_adopted);
-    return (struct table_bucket *)(void *)at;
+    return at;
 }
 
 /* The directory is sparse: its memory comes with the entries. */
@@ -279,21 +305,15 @@ add_primary_page(struct store *store, struct shard *shard, bool steal)
 }
 
 static bool
-add_overflow_page(struct store *store, struct shard *shard, bool steal)
+add_cell_page(struct store *store, struct shard *shard, bool steal)
 {
     uint32_t number = slab_page_for_table(store, shard, steal);
     if (number == PAGE_NONE) {
         return false;
     }
-    struct table_bucket *bucket = adopt_page(store, shard, number);
-    uint32_t next = shard->overflow_free;
-    uint32_t step = overflow_bucket_step(store);
-    for (uint32_t i = buckets_per_page(store); i > 0; i -= step) {
-        atomic_store_explicit(&bucket[i - step].ref[0], next, memory_order_relaxed);
-        next = ref_of(store, &bucket[i - step]).units;
-    }
-    LOG(store, shard, shard->overflow_free);
-    shard->overflow_free = next;
+    uint8_t *page = adopt_page(store, shard, number);
+    LOG(store, shard, shard->cell_free);
+    cells_make(store, shard, page);
     journal_commit(shard);
     page_keep(store->slot);
     return true;
@@ -318,7 +338,7 @@ bool
 table_is_short(const struct store *store, const struct shard *shard)
 {
     return UNLIKELY(table_word_level(table_word_locked(store, shard)) == TABLE_LEVEL_NONE ||
-                    shard->overflow_free == 0);
+                    !cells_are_free(store, shard, CELLS_SPARE));
 }
 
 bool
@@ -328,7 +348,7 @@ table_prepare(struct store *store, struct shard *shard)
         !create_table(store, shard)) {
         return false;
     }
-    return LIKELY(shard->overflow_free != 0) || add_overflow_page(store, shard, true);
+    return LIKELY(cells_are_free(store, shard, CELLS_SPARE)) || add_cell_page(store, shard, true);
 }
 
 struct chain_entry {
@@ -403,9 +423,6 @@ split_fill(struct store *store, struct shard *shard, const struct split *split, 
         }
         if (slot == BUCKET_SLOTS - 1 && left > 1) {
             struct table_bucket *overflow = overflow_pop(store, shard);
-            LOG(store, shard, overflow->tag_word[0]);
-            LOG(store, shard, overflow->tag_word[1]);
-            LOG(store, shard, overflow->tag_word[2]);
             set_slot(bucket, slot, TAG_OVERFLOW, ref_of(store, overflow).units);
             bucket = overflow;
             slot = 0;
@@ -419,8 +436,6 @@ static void
 split_apply(struct store *store, struct shard *shard, struct split *split, uint64_t next_word)
 {
     bucket_open(store, shard, split->from);
-    LOG(store, shard, shard->overflow_free);
-    LOG(store, shard, shard->overflow_count);
     for (unsigned i = 0; i < split->chain_count; i++) {
         log_bucket(store, shard, split->chain[i]);
     }
@@ -428,7 +443,7 @@ split_apply(struct store *store, struct shard *shard, struct split *split, uint6
         atomic_store_explicit(&split->from->tag_word[i], 0, memory_order_relaxed);
     }
     for (unsigned i = 1; i < split->chain_count; i++) {
-        overflow_push(store, shard, split->chain[i]);
+        cell_push(store, shard, ref_of(store, split->chain[i]));
     }
     /* The new bucket is not reachable before the table word says so: it needs no log, but may hold
      * what an earlier attempt left. */
@@ -462,13 +477,8 @@ split_next(struct store *store, struct shard *shard, bool steal)
     }
     unsigned needed = overflow_buckets_for(split.move_count) +
                       overflow_buckets_for(split.entry_count - split.move_count);
-    struct ref spare = {shard->overflow_free};
-    for (unsigned i = 0; i < needed; i++) {
-        if (ref_is_none(spare)) {
-            return add_overflow_page(store, shard, steal) && split_next(store, shard, steal);
-        }
-        struct table_bucket *bucket = ref_at(store, spare);
-        spare.units = atomic_load_explicit(&bucket->ref[0], memory_order_relaxed);
+    if (!cells_are_free(store, shard, needed)) {
+        return add_cell_page(store, shard, steal) && split_next(store, shard, steal);
     }
     bool last = from + 1 == 1u << level;
     split_apply(store, shard, &split,

@@ -5,9 +5,10 @@
  *    0         4                        16                                   64
  *   | version | tag 0 … tag 11          | ref 0 … ref 11                      |
  *
- * A tag is 8 bits of the hash, never 0; 0 marks a free slot. A full bucket gives its last slot (tag
- * TAG_OVERFLOW) to an overflow bucket of the same form. The version of the first bucket covers
- * its whole chain: odd while a writer is inside, never reset.
+ * A tag is 8 bits of the hash (24 to 31, so that 32 bits name bucket and tag), never 0; 0 marks a
+ * free slot. A full bucket gives its last slot (tag TAG_OVERFLOW) to an overflow bucket of the same
+ * form. The version of the first bucket covers its whole chain: odd while a writer is inside, never
+ * reset.
  *
  *   table word
  *    63          48 47         41    40       39      32 31          0
@@ -75,7 +76,7 @@ table_word_generation(uint64_t word)
 static inline uint8_t
 hash_tag(uint64_t hash)
 {
-    return (uint8_t)(1 + ((hash >> 56) * 254 >> 8));
+    return (uint8_t)(1 + ((hash >> 24 & 0xFF) * 254 >> 8));
 }
 
 static inline uint32_t
@@ -191,13 +192,6 @@ bool table_is_short(const struct store *store, const struct shard *shard);
  * page is free for it. */
 bool table_prepare(struct store *store, struct shard *shard) MUST_CHECK;
 
-/* Zeroed buckets from here on can be referred to: a ref's unit may be larger than a bucket. */
-static inline uint32_t
-overflow_bucket_step(const struct store *store)
-{
-    return store->unit_shift > 6 ? 1u << (store->unit_shift - 6) : 1;
-}
-
 /* Between bucket_open() and bucket_close() readers of the bucket wait; open before the first change
  * of a transaction that links or unlinks, close after its commit. */
 void bucket_open(const struct store *store, struct shard *shard, struct table_bucket *primary);
@@ -215,6 +209,13 @@ void table_grow(struct store *store, struct shard *shard, unsigned steps);
 
 /* Number of primary buckets. */
 uint32_t table_bucket_count(uint64_t word);
+
+/* The item in probation whose key's hash has these low 32 bits; NULL if it is gone or promoted. */
+struct item *table_find_probationer(const struct store *store, struct shard *shard, uint32_t hash);
+
+/* Fetches its bucket, then the item: for a look at it soon. */
+void table_prefetch_bucket(const struct store *store, struct shard *shard, uint32_t hash);
+void table_prefetch_item(const struct store *store, struct shard *shard, uint32_t hash);
 
 /* The hash of a linked item's key. */
 uint64_t item_hash(const struct store *store, const struct item *item);

@@ -2,8 +2,8 @@
  *
  * Every chunk begins with its state word:
  *
- *    31            18 17          6   5     4  3   2    0
- *   | last access /8s | generation | fetched | count | kind |
+ *    31            18 17        8      7           6       5   3 2    0
+ *   | last access /8s | generation | probation | fetched | count | kind |
  *
  * An item in one chunk, and the head of a chain (`next` only with ITEM_CHAINED, the client flags
  * only with ITEM_HAS_FLAGS, `|` is a byte boundary):
@@ -36,10 +36,11 @@ enum chunk_kind {
 
 #define STATE_KIND_MASK 0x7u
 #define STATE_COUNT_SHIFT 3
-#define STATE_COUNT_MAX 3u
-#define STATE_FETCHED (1u << 5)
-#define STATE_GENERATION_ONE (1u << 6)
-#define STATE_GENERATION_MASK (0xFFFu << 6)
+#define STATE_COUNT_MASK (7u << STATE_COUNT_SHIFT)
+#define STATE_FETCHED (1u << 6)
+#define STATE_PROBATION (1u << 7) /* in the probation ring of its class; see probation.h */
+#define STATE_GENERATION_ONE (1u << 8)
+#define STATE_GENERATION_MASK (0x3FFu << 8)
 #define STATE_ACCESS_SHIFT 18
 #define STATE_ACCESS_UNIT_S 8
 
@@ -85,7 +86,7 @@ state_kind(uint32_t state)
 static inline uint32_t
 state_count(uint32_t state)
 {
-    return state >> STATE_COUNT_SHIFT & STATE_COUNT_MAX;
+    return (state & STATE_COUNT_MASK) >> STATE_COUNT_SHIFT;
 }
 
 static inline uint32_t
@@ -178,7 +179,7 @@ static inline uint32_t
 state_after_hit(const struct store *store, uint32_t state)
 {
     uint32_t touched = state_touched(store, state) | STATE_FETCHED;
-    return state_count(state) < STATE_COUNT_MAX ? touched + (1u << STATE_COUNT_SHIFT) : touched;
+    return state_count(state) < store->count_max ? touched + (1u << STATE_COUNT_SHIFT) : touched;
 }
 
 /* Counts a hit under the shard's lock; readers may do so at the same time. */

@@ -3,6 +3,8 @@
 
 #include "base/check.h"
 #include "base/crash.h"
+#include "store/cell.h"
+#include "store/expiry.h"
 #include "store/hashtable.h"
 #include "store/slab.h"
 #include "store/walk.h"
@@ -47,6 +49,10 @@ unmark_page(void *context, uint32_t number, uint32_t kind)
         rebuild->table_pages[rebuild->table_page_count++] = number;
         return;
     }
+    if (kind == PAGE_KIND_GHOST) {
+        rebuild->shard->ghost_pages[rebuild->shard->ghost_page_count++] = number + 1;
+        return;
+    }
     uint32_t count = slab_chunks_per_page(rebuild->store, kind);
     for (uint32_t slot = 0; slot < count; slot++) {
         void *chunk = ref_at(rebuild->store, chunk_ref(rebuild->store, number, kind, slot));
@@ -59,7 +65,7 @@ mark_page(void *context, uint32_t number, uint32_t kind)
 {
     struct rebuild *rebuild = context;
     struct store *store = rebuild->store;
-    if (kind == PAGE_KIND_TABLE) {
+    if (kind >= PAGE_KIND_GHOST) {
         return;
     }
     uint32_t count = slab_chunks_per_page(store, kind);
@@ -116,7 +122,7 @@ sweep_page(void *context, uint32_t number, uint32_t kind)
     struct rebuild *rebuild = context;
     struct store *store = rebuild->store;
     rebuild->shard->page_count++;
-    if (kind == PAGE_KIND_TABLE) {
+    if (kind >= PAGE_KIND_GHOST) {
         return;
     }
     struct page *page = page_entry(store->segment, number);
@@ -131,6 +137,9 @@ sweep_page(void *context, uint32_t number, uint32_t kind)
             chunk->next_slot = page->free_head;
             page->free_head = (uint16_t)(slot + 1);
             page->free_count++;
+        } else {
+            /* All rings are empty now. */
+            atomic_fetch_and(&chunk->state, ~STATE_PROBATION);
         }
     }
     list_page(rebuild, number, kind);
@@ -149,6 +158,7 @@ relink(struct rebuild *rebuild, struct item *item)
         return false;
     }
     table_link(store, shard, place.primary, hash, ref_of(store, item));
+    expiry_note(store, item, atomic_load(&item->expire_word));
     journal_commit(shard);
     shard->sums.curr_items++;
     shard->sums.bytes += item_bytes(item);
@@ -160,7 +170,7 @@ relink_page(void *context, uint32_t number, uint32_t kind)
 {
     struct rebuild *rebuild = context;
     struct store *store = rebuild->store;
-    if (kind == PAGE_KIND_TABLE) {
+    if (kind >= PAGE_KIND_GHOST) {
         return;
     }
     for (uint32_t slot = 0; slot < slab_chunks_per_page(store, kind); slot++) {
@@ -193,8 +203,8 @@ reset_table(struct rebuild *rebuild, uint64_t generation)
     struct shard *shard = rebuild->shard;
     uint32_t per_page_shift = store->page_shift - 6;
     uint32_t primary_pages = 0;
-    shard->overflow_free = 0;
-    shard->overflow_count = 0;
+    shard->cell_free = 0;
+    shard->cell_count = 0;
     for (uint32_t i = 0; i < rebuild->table_page_count; i++) {
         uint32_t number = rebuild->table_pages[i];
         struct table_bucket *bucket =
@@ -205,15 +215,11 @@ reset_table(struct rebuild *rebuild, uint64_t generation)
             memset((uint8_t *)&bucket[j] + 4, 0, sizeof(bucket[j]) - 4);
             atomic_store(&bucket[j].version, (version | 1) + 1);
         }
-        /* The first page is the table's, the second its overflow, and so on. */
+        /* The first page is for primary buckets, the second for cells, and so on. */
         if (i % 2 == 0) {
             atomic_store(table_directory_entry(store, shard, primary_pages++), number + 1);
         } else {
-            uint32_t step = overflow_bucket_step(store);
-            for (uint32_t j = 1u << per_page_shift; j > 0; j -= step) {
-                atomic_store(&bucket[j - step].ref[0], shard->overflow_free);
-                shard->overflow_free = ref_of(store, &bucket[j - step]).units;
-            }
+            cells_make(store, shard, (uint8_t *)bucket);
         }
     }
     for (uint32_t i = primary_pages; i << per_page_shift < shard->bucket_capacity; i++) {
@@ -238,6 +244,7 @@ shard_rebuild(struct store *store, struct shard *shard)
     uint32_t populated = atomic_load(&store->superblock->pool.populated_count);
     rebuild.table_pages = malloc((populated + 1) * sizeof(uint32_t));
     CHECK(rebuild.table_pages != NULL);
+    shard->ghost_page_count = 0;
     each_page(store, shard, unmark_page, &rebuild);
     each_page(store, shard, mark_page, &rebuild);
     memset(shard->classes, 0, sizeof(shard->classes));

@@ -11,7 +11,7 @@
 static bool
 donate_locked(struct store *store, struct shard *donor)
 {
-    bool given = slab_page_for_other(store, donor) != PAGE_NONE;
+    bool given = slab_page_for_other(store, donor, EVICTED_DONATION) != PAGE_NONE;
     shard_unlock(store, donor);
     return given;
 }

@@ -19,12 +19,16 @@
 #include "mem/page.h"
 #include "mem/ref.h"
 #include "mem/segment.h"
+#include "store/store.h"
 
 /* Half of the largest page. */
 #define CHUNK_BYTES_MAX (32u << 10)
 
 /* The largest transaction, the split of a chain of five buckets, logs about 75. */
 #define JOURNAL_WORDS_MAX 120
+
+/* The ghost of a shard remembers at most so many pages of fingerprints. */
+#define GHOST_PAGES_MAX 64
 
 struct journal_word {
     uint64_t at; /* offset in the segment; bit 0: the word has 64 bits and not 32 */
@@ -37,7 +41,7 @@ struct journal {
     struct journal_word words[JOURNAL_WORDS_MAX];
 };
 
-/* Pages of one slab class. Page numbers plus one. */
+/* Pages of one slab class, and what eviction knows of it. Page numbers plus one. */
 struct class_list {
     uint32_t page_count;
     uint32_t empty_count; /* pages without a used chunk */
@@ -45,14 +49,25 @@ struct class_list {
     uint32_t hand_slot;
     uint32_t partial; /* first of the pages with free chunks */
     uint32_t free_chunks;
+    /* The probation ring (probation.h): refs of its first and last cell, entries in it, and how
+     * many of the first cell are gone and of the last are there. */
+    uint32_t ring_head, ring_tail;
+    uint32_t ring_count;
+    uint16_t ring_popped, ring_pushed;
+    /* What page moves are decided by (balance.h); not journaled, for they are only estimates. */
+    uint32_t ghost_hits;    /* sets of keys that the ghost remembered */
+    uint32_t ghost_entries; /* evictions the ghost was told of */
+    uint32_t credit;        /* ghost hits since the class was last given a page for them */
+    uint32_t unused;
 };
-static_assert(sizeof(struct class_list) == 24, "layout change: bump SEGMENT_LAYOUT_VERSION");
+static_assert(sizeof(struct class_list) == 56, "layout change: bump SEGMENT_LAYOUT_VERSION");
 
 struct shard_sums {
     uint64_t curr_items;
     uint64_t bytes; /* header, key and value of every item */
     uint64_t total_items;
-    uint64_t evictions;
+    uint64_t evictions; /* the sum of evicted_by */
+    uint64_t evicted_by[EVICTION_REASON_COUNT];
     uint64_t evicted_unfetched;
     uint64_t reclaimed;
     uint64_t expired_unfetched;
@@ -71,11 +86,14 @@ struct shard {
     uint32_t page_count; /* of classes and table */
     uint32_t table_page_count;
     uint32_t empty_pages;     /* of all classes together */
-    uint32_t overflow_free;   /* ref of the first unused overflow bucket */
-    uint32_t overflow_count;  /* overflow buckets in use */
+    uint32_t cell_free;       /* ref of the first unused cell (cell.h) */
+    uint32_t cell_count;      /* cells in use */
     uint32_t bucket_capacity; /* primary buckets that the table's pages hold */
+    uint32_t ghost_page_count;
+    uint32_t ghost_turn; /* evictions until the estimates of page moves are halved */
     struct shard_sums sums;
     struct class_list classes[SLAB_CLASS_COUNT_MAX];
+    uint32_t ghost_pages[GHOST_PAGES_MAX]; /* page numbers plus one */
     alignas(CACHE_LINE_BYTES) struct journal journal;
 };
 
@@ -94,6 +112,7 @@ struct store {
     uint32_t unit_shift;
     uint32_t page_shift;
     uint32_t chunk_bytes_max;
+    uint32_t count_max; /* highest hit count of an item under the policy */
     uint32_t table_pages_max;
     /* As of the last tick. */
     uint32_t now_s;       /* seconds of the node's clock since the segment's base */

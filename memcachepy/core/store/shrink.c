@@ -56,7 +56,8 @@ next_shard_gives(struct store *store, uint32_t page_count_min)
         if (!shard_try_lock(store, shard)) {
             continue;
         }
-        bool given = shard->page_count >= page_count_min && slab_donate_page(store, shard);
+        bool given =
+            shard->page_count >= page_count_min && slab_donate_page(store, shard, EVICTED_SHRINK);
         shard_unlock(store, shard);
         if (given) {
             return true;

@@ -3,7 +3,12 @@
 
 #include "base/check.h"
 #include "base/crash.h"
+#include "store/balance.h"
+#include "store/expiry.h"
+#include "store/ghost.h"
 #include "store/hashtable.h"
+#include "store/policy.h"
+#include "store/probation.h"
 
 /* Page numbers in lists are stored plus one. */
 static struct page *
@@ -140,6 +145,7 @@ page_format(struct store *store, uint32_t number, uint32_t class_id)
         atomic_store_explicit(&chunk->state, generation | CHUNK_FREE, memory_order_relaxed);
         chunk->next_slot = slot + 1 < count ? slot + 2 : 0;
     }
+    memset(at + store->superblock->page_bytes - count, 0, count); /* the expiry column */
     struct page *page = page_entry(store->segment, number);
     page->free_head = 1;
     page->free_count = (uint16_t)count;
@@ -238,41 +244,77 @@ slab_release_empty(struct store *store, struct shard *shard, uint32_t page_numbe
     }
 }
 
-/* Evicts everything in the page. False: something in it cannot go (an upload, a pinned value). */
-static bool
-page_drain(struct store *store, struct shard *shard, uint32_t number, uint32_t class_id)
+/* The item that a chunk belongs to; NULL for a free chunk. */
+static struct item *
+item_of_chunk(const struct store *store, void *chunk)
 {
+    switch ((enum chunk_kind)state_kind(chunk_state(chunk))) {
+    case CHUNK_FREE:
+        return NULL;
+    case CHUNK_CONT:
+        return ref_at(store, (struct ref){((struct continuation *)chunk)->head});
+    case CHUNK_LIVE:
+    case CHUNK_UPLOAD:
+    case CHUNK_DETACHED:
+        return chunk;
+    }
+    return NULL;
+}
+
+/* Whether everything in the page may go: no upload, no pinned value, nothing the policy protects.
+ */
+static bool
+page_may_go(const struct store *store, uint32_t number, uint32_t class_id)
+{
+    uint8_t *at = page_memory(store, number);
+    for (uint32_t slot = 0; slot < slab_chunks_per_page(store, class_id); slot++) {
+        struct item *item = item_of_chunk(store, at + slot * slab_chunk_bytes(store, class_id));
+        if (item != NULL && (state_kind(chunk_state(item)) != CHUNK_LIVE ||
+                             !(item_is_dead(store, item) || may_evict(store, item)))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Evicts everything in the page. False: something in it cannot go; then nothing went, unless a
+ * reader keeps what was unlinked. */
+static bool
+page_drain(struct store *store, struct shard *shard, uint32_t number, uint32_t class_id,
+           enum eviction_reason reason)
+{
+    if (!page_may_go(store, number, class_id)) {
+        return false;
+    }
     uint32_t chunk_bytes = slab_chunk_bytes(store, class_id);
     uint32_t count = slab_chunks_per_page(store, class_id);
     uint8_t *at = page_memory(store, number);
-    bool drained = true;
     store->draining = number + 1;
-    for (uint32_t slot = 0; drained && slot < count; slot++) {
-        struct item *item = (void *)(at + slot * chunk_bytes);
-        if (state_kind(chunk_state(item)) == CHUNK_CONT) {
-            item = ref_at(store, (struct ref){((struct continuation *)(void *)item)->head});
-        }
-        switch ((enum chunk_kind)state_kind(chunk_state(item))) {
-        case CHUNK_FREE:
-            break;
-        case CHUNK_LIVE:
+    for (uint32_t slot = 0; slot < count; slot++) {
+        struct item *item = item_of_chunk(store, at + slot * chunk_bytes);
+        if (item != NULL && state_kind(chunk_state(item)) == CHUNK_LIVE) {
             item_unlink(store, shard, ref_of(store, item),
-                        item_is_dead(store, item) ? UNLINK_RECLAIM : UNLINK_EVICT);
-            break;
-        case CHUNK_CONT:
-        case CHUNK_UPLOAD:
-        case CHUNK_DETACHED:
-            drained = false;
-            break;
+                        item_is_dead(store, item) ? UNLINK_RECLAIM : UNLINK_EVICT + reason);
         }
     }
     store->draining = 0;
-    return drained && page_entry(store->segment, number)->free_count == count;
+    return page_entry(store->segment, number)->free_count == count;
 }
 
-/* A wholly free page of the class, evicting if allowed, still in the class. PAGE_NONE: none. */
+/* While the shard is being rebuilt, items that are not linked yet cannot be unlinked. */
+static bool
+may_evict_any(const struct store *store, const struct shard *shard)
+{
+    return policy_of(store) != POLICY_NOEVICTION &&
+           !(atomic_load_explicit(table_word_at(store, shard), memory_order_relaxed) &
+             TABLE_WORD_REBUILDING);
+}
+
+/* A wholly free page of the class, still in the class; PAGE_NONE: none. With a reason, items are
+ * evicted for it. */
 static uint32_t
-class_free_page(struct store *store, struct shard *shard, uint32_t class_id, bool evict)
+class_free_page(struct store *store, struct shard *shard, uint32_t class_id,
+                const enum eviction_reason *reason)
 {
     struct class_list *list = &shard->classes[class_id];
     uint32_t per_page = slab_chunks_per_page(store, class_id);
@@ -286,14 +328,14 @@ class_free_page(struct store *store, struct shard *shard, uint32_t class_id, boo
     /* A page that cannot go is passed over; a few tries, for uploads are few. */
     uint32_t tries = list->page_count < 64 ? list->page_count : 64;
     uint32_t at = list->hand_page;
-    for (uint32_t i = 0; evict && i < tries && at != 0; i++) {
+    for (uint32_t i = 0; reason != NULL && i < tries && at != 0; i++) {
         uint32_t next = listed_page(store, at)->class_next;
         uint32_t owner = page_owner(shard->index, class_id);
         /* Draining frees whole chains, whose empty pages may have gone back to the pool. */
         if (atomic_load(&listed_page(store, at)->owner) != owner) {
             return PAGE_NONE;
         }
-        if (page_drain(store, shard, at - 1, class_id)) {
+        if (page_drain(store, shard, at - 1, class_id, *reason)) {
             return at - 1;
         }
         at = next;
@@ -301,38 +343,35 @@ class_free_page(struct store *store, struct shard *shard, uint32_t class_id, boo
     return PAGE_NONE;
 }
 
-/* Takes a page from a class of this shard, in hand: an empty one first, then from the largest
- * class. */
+/* Takes an empty page from a class of this shard, in hand. */
 static uint32_t
-steal_page(struct store *store, struct shard *shard, uint32_t except_class, bool evict)
+take_empty_page(struct store *store, struct shard *shard, uint32_t except_class)
 {
     uint32_t class_count = store->superblock->class_count;
     for (uint32_t class_id = 1; shard->empty_pages > 0 && class_id <= class_count; class_id++) {
-        if (class_id != except_class && shard->classes[class_id].empty_count > 0) {
-            uint32_t number = class_free_page(store, shard, class_id, false);
-            if (number != PAGE_NONE) {
-                page_detach(store, shard, number);
-                return number;
-            }
+        if (class_id == except_class || shard->classes[class_id].empty_count == 0) {
+            continue;
+        }
+        uint32_t number = class_free_page(store, shard, class_id, NULL);
+        if (number != PAGE_NONE) {
+            page_detach(store, shard, number);
+            return number;
         }
     }
-    if (!evict) {
-        return PAGE_NONE;
-    }
+    return ghost_release_page(store, shard);
+}
+
+/* Takes a page from a class of this shard, in hand, with what is in it: from the class that needs
+ * it least. */
+static uint32_t
+take_used_page(struct store *store, struct shard *shard, uint32_t except_class,
+               enum eviction_reason reason)
+{
     uint64_t tried = UINT64_C(1) << except_class;
-    for (uint32_t round = 0; round < class_count; round++) {
-        uint32_t best = 0;
-        for (uint32_t class_id = 1; class_id <= class_count; class_id++) {
-            if (!(tried >> class_id & 1) && (best == 0 || shard->classes[class_id].page_count >
-                                                              shard->classes[best].page_count)) {
-                best = class_id;
-            }
-        }
-        if (best == 0 || shard->classes[best].page_count == 0) {
-            return PAGE_NONE;
-        }
-        tried |= UINT64_C(1) << best;
-        uint32_t number = class_free_page(store, shard, best, true);
+    uint32_t class_id;
+    while ((class_id = balance_donor(store, shard, tried)) != 0) {
+        tried |= UINT64_C(1) << class_id;
+        uint32_t number = class_free_page(store, shard, class_id, &reason);
         if (number != PAGE_NONE) {
             page_detach(store, shard, number);
             return number;
@@ -346,13 +385,14 @@ steal_page(struct store *store, struct shard *shard, uint32_t except_class, bool
     return PAGE_NONE;
 }
 
-/* While the shard is being rebuilt, items that are not linked yet cannot be unlinked. */
-static bool
-may_evict(const struct store *store, const struct shard *shard)
+uint32_t
+slab_page_for_other(struct store *store, struct shard *shard, enum eviction_reason reason)
 {
-    return store->superblock->settings.eviction_policy != POLICY_NOEVICTION &&
-           !(atomic_load_explicit(table_word_at(store, shard), memory_order_relaxed) &
-             TABLE_WORD_REBUILDING);
+    uint32_t number = take_empty_page(store, shard, 0);
+    if (number == PAGE_NONE && may_evict_any(store, shard)) {
+        number = take_used_page(store, shard, 0, reason);
+    }
+    return number;
 }
 
 uint32_t
@@ -360,26 +400,32 @@ slab_page_for_table(struct store *store, struct shard *shard, bool steal)
 {
     uint32_t number = pool_take(store->segment, store->slot);
     if (number == PAGE_NONE && steal && !pool_can_grow(store->segment)) {
-        number = steal_page(store, shard, 0, may_evict(store, shard));
+        number = slab_page_for_other(store, shard, EVICTED_TABLE);
     }
     return number;
 }
 
-uint32_t
-slab_page_for_other(struct store *store, struct shard *shard)
-{
-    return steal_page(store, shard, 0, may_evict(store, shard));
-}
-
 bool
-slab_donate_page(struct store *store, struct shard *shard)
+slab_donate_page(struct store *store, struct shard *shard, enum eviction_reason reason)
 {
-    uint32_t number = slab_page_for_other(store, shard);
+    uint32_t number = slab_page_for_other(store, shard, reason);
     if (number == PAGE_NONE) {
         return false;
     }
     pool_give_back(store->segment, store->slot, number);
     return true;
+}
+
+/* The ghost grows with the number of items, a page now and then. */
+static void
+grow_ghost(struct store *store, struct shard *shard)
+{
+    if (has_probation(store) && UNLIKELY(ghost_is_short(store, shard))) {
+        uint32_t number = slab_page_for_other(store, shard, EVICTED_TABLE);
+        if (number != PAGE_NONE) {
+            ghost_adopt_page(store, shard, number);
+        }
+    }
 }
 
 enum slab_result
@@ -390,26 +436,34 @@ slab_ensure(struct store *store, struct shard *shard, uint32_t class_id, bool *e
         return SLAB_READY;
     }
     uint32_t number = pool_take(store->segment, store->slot);
-    if (number != PAGE_NONE) {
-        page_attach(store, shard, number, class_id);
-        return SLAB_READY;
-    }
-    if (pool_can_grow(store->segment)) {
+    if (number == PAGE_NONE && pool_can_grow(store->segment)) {
         return SLAB_GROW;
     }
-    number = steal_page(store, shard, class_id, false);
+    if (number == PAGE_NONE) {
+        number = take_empty_page(store, shard, class_id);
+    }
     if (number != PAGE_NONE) {
         page_attach(store, shard, number, class_id);
         return SLAB_READY;
     }
     *evicted = true;
-    if (may_evict(store, shard) && evict_from_class(store, shard, class_id)) {
+    if (!may_evict_any(store, shard)) {
+        return SLAB_DONOR;
+    }
+    grow_ghost(store, shard);
+    if (balance_wants_page(store, shard, class_id)) {
+        number = take_used_page(store, shard, class_id, EVICTED_PAGE_MOVE);
+    } else if (list->free_chunks > 0 || evict_from_class(store, shard, class_id)) {
         return SLAB_READY;
     }
-    number = steal_page(store, shard, class_id, may_evict(store, shard));
+    if (number == PAGE_NONE) {
+        number = take_used_page(store, shard, class_id, EVICTED_PAGE_MOVE);
+    }
     if (number != PAGE_NONE) {
         page_attach(store, shard, number, class_id);
+        balance_moved(shard, class_id);
         return SLAB_READY;
     }
-    return SLAB_DONOR;
+    return list->free_chunks > 0 || evict_from_class(store, shard, class_id) ? SLAB_READY
+                                                                             : SLAB_DONOR;
 }

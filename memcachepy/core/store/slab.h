@@ -24,7 +24,15 @@ slab_chunk_bytes(const struct store *store, uint32_t class_id)
 static inline uint32_t
 slab_chunks_per_page(const struct store *store, uint32_t class_id)
 {
-    return store->superblock->page_bytes / slab_chunk_bytes(store, class_id);
+    return store->superblock->chunks_per_page[class_id];
+}
+
+/* The class of a page that has chunks. */
+static inline uint32_t
+class_of_ref(const struct store *store, struct ref ref)
+{
+    const struct page *page = page_entry(store->segment, page_of_ref(store, ref));
+    return page_owner_kind(atomic_load_explicit(&page->owner, memory_order_relaxed));
 }
 
 /* Inside a transaction. Needs class_list.free_chunks > 0. The chunk's first 8 bytes are logged. */
@@ -46,10 +54,10 @@ enum slab_result slab_ensure(struct store *store, struct shard *shard, uint32_t 
 uint32_t slab_page_for_table(struct store *store, struct shard *shard, bool steal);
 
 /* A page of this shard in hand, emptied for another. PAGE_NONE: it has none to give. */
-uint32_t slab_page_for_other(struct store *store, struct shard *shard);
+uint32_t slab_page_for_other(struct store *store, struct shard *shard, enum eviction_reason reason);
 
 /* Empties a page of this shard into the pool. False: it has none to give. */
-bool slab_donate_page(struct store *store, struct shard *shard);
+bool slab_donate_page(struct store *store, struct shard *shard, enum eviction_reason reason);
 
 /* Gives a wholly free page back to the pool, but keeps one per class. Own transaction. */
 void slab_release_empty(struct store *store, struct shard *shard, uint32_t page_number);
@@ -59,7 +67,8 @@ void slab_release_empty(struct store *store, struct shard *shard, uint32_t page_
 /* Moves the class's hand until an item of it is gone. False: nothing there can go. */
 bool evict_from_class(struct store *store, struct shard *shard, uint32_t class_id) MUST_CHECK;
 
-enum unlink_reason { UNLINK_DELETE, UNLINK_EVICT, UNLINK_RECLAIM };
+/* UNLINK_EVICT + enum eviction_reason */
+enum unlink_reason { UNLINK_DELETE, UNLINK_RECLAIM, UNLINK_EVICT };
 
 /* Unlinks a live item and frees its chunks, unless they are pinned. Own transactions. */
 void item_unlink(struct store *store, struct shard *shard, struct ref ref,

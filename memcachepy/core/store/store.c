@@ -80,6 +80,7 @@ store_open(struct segment *segment, unsigned slot_index)
     store->unit_shift = superblock->unit_shift;
     store->page_shift = superblock->page_shift;
     store->chunk_bytes_max = superblock->chunk_bytes[superblock->class_count];
+    store->count_max = 3;
     map_sizes_to_classes(store);
     store_tick(store);
     return store;
@@ -221,11 +222,15 @@ sum_shards(struct store *store, struct store_sums *sums)
         sums->total_items += of->total_items;
         sums->bytes += of->bytes;
         sums->evictions += of->evictions;
+#define X(reason, name) sums->name += of->evicted_by[EVICTED_##reason];
+        EVICTION_REASON_LIST(X)
+#undef X
         sums->evicted_unfetched += of->evicted_unfetched;
         sums->reclaimed += of->reclaimed;
         sums->expired_unfetched += of->expired_unfetched;
         sums->pages += shard->page_count;
         sums->table_pages += shard->table_page_count;
+        sums->ghost_pages += shard->ghost_page_count;
         sums->table_buckets += table_bucket_count(atomic_load(table_word_at(store, shard)));
         sums->repairs += of->repairs;
         sums->rebuilds += of->rebuilds;
@@ -236,6 +241,12 @@ sum_shards(struct store *store, struct store_sums *sums)
 #define RESET_SUM_LIST(X)                                                                          \
     X(total_items)                                                                                 \
     X(evictions)                                                                                   \
+    X(evicted_probation)                                                                           \
+    X(evicted_main)                                                                                \
+    X(evicted_page_move)                                                                           \
+    X(evicted_donation)                                                                            \
+    X(evicted_table)                                                                               \
+    X(evicted_shrink)                                                                              \
     X(evicted_unfetched)                                                                           \
     X(reclaimed)                                                                                   \
     X(expired_unfetched)

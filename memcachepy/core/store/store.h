@@ -263,17 +263,40 @@ bool store_set_memory_limit(struct store *store, uint64_t bytes) MUST_CHECK;
 
 /* ---- statistics ----------------------------------------------------------------------------- */
 
+/* Why an item was evicted. X(reason, name in `stats`) */
+#define EVICTION_REASON_LIST(X)                                                                    \
+    X(PROBATION, evicted_probation) /* new, and not asked for in its time */                       \
+    X(MAIN, evicted_main)           /* by the policy, from all others */                           \
+    X(PAGE_MOVE, evicted_page_move) /* its page went to another class */                           \
+    X(DONATION, evicted_donation)   /* its page went to another shard */                           \
+    X(TABLE, evicted_table)         /* its page went to the hash table or the ghost */             \
+    X(SHRINK, evicted_shrink)       /* its page went back to the host */
+
+enum eviction_reason {
+#define X(reason, name) EVICTED_##reason,
+    EVICTION_REASON_LIST(X)
+#undef X
+        EVICTION_REASON_COUNT
+};
+
 /* X(name): sums over all shards. */
 #define SHARD_SUM_LIST(X)                                                                          \
     X(curr_items)                                                                                  \
     X(total_items)                                                                                 \
     X(bytes)                                                                                       \
     X(evictions)                                                                                   \
+    X(evicted_probation)                                                                           \
+    X(evicted_main)                                                                                \
+    X(evicted_page_move)                                                                           \
+    X(evicted_donation)                                                                            \
+    X(evicted_table)                                                                               \
+    X(evicted_shrink)                                                                              \
     X(evicted_unfetched)                                                                           \
     X(reclaimed)                                                                                   \
     X(expired_unfetched)                                                                           \
     X(pages)                                                                                       \
     X(table_pages)                                                                                 \
+    X(ghost_pages)                                                                                 \
     X(table_buckets)                                                                               \
     X(repairs)                                                                                     \
     X(rebuilds)

@@ -97,7 +97,7 @@ store_sweep_dead(struct store *store)
     uint32_t count = atomic_load(&store->superblock->pool.populated_count);
     for (uint32_t number = 0; number < count; number++) {
         uint32_t owner = atomic_load(&page_entry(store->segment, number)->owner);
-        if (!page_owner_is_shard(owner) || page_owner_kind(owner) == PAGE_KIND_TABLE) {
+        if (!page_has_chunks(owner)) {
             continue;
         }
         struct shard *shard = &store->shards[page_owner_shard(owner)];

@@ -6,8 +6,13 @@
 #include "base/crash.h"
 #include "base/number.h"
 #include "base/xxh64.h"
+#include "store/balance.h"
 #include "store/chain.h"
+#include "store/expiry.h"
+#include "store/ghost.h"
 #include "store/hashtable.h"
+#include "store/policy.h"
+#include "store/probation.h"
 #include "store/room.h"
 #include "store/slab.h"
 #include "store/store.h"
@@ -63,13 +68,14 @@ item_write_header(const struct store *store, struct item *item, const struct ite
     memcpy(item_key(item, bits), form->key.bytes, form->key.len);
 }
 
-uint32_t
+/* A live state for a chunk; an overwritten item passes on its hits and its place in probation. */
+static uint32_t
 state_of_new(const struct store *store, const struct item *chunk, const struct item *old)
 {
     uint32_t generation = chunk_state((void *)chunk) & STATE_GENERATION_MASK;
     uint32_t kept = old == NULL ? 0
                                 : chunk_state((void *)old) &
-                                      (STATE_COUNT_MAX << STATE_COUNT_SHIFT | STATE_FETCHED);
+                                      (STATE_COUNT_MASK | STATE_FETCHED | STATE_PROBATION);
     return state_touched(store, generation | kept | CHUNK_LIVE);
 }
 
@@ -79,12 +85,41 @@ place_live(const struct store *store, const struct table_place *place)
     return place->bucket != NULL && !item_is_dead(store, place->item) ? place->item : NULL;
 }
 
+/* The state of what is about to be linked: a new key goes into probation unless the ghost knows it.
+ * Inside the transaction. */
+static uint32_t
+admit(struct store *store, struct shard *shard, const struct table_place *place, uint64_t hash,
+      uint32_t class_id, const struct item *item)
+{
+    const struct item *old = place_live(store, place);
+    uint32_t state = state_of_new(store, item, old);
+    if (!has_probation(store)) {
+        return state;
+    }
+    bool enters;
+    if (old == NULL) {
+        enters = !ghost_recall(store, shard, hash);
+        if (!enters) {
+            balance_returned(shard, class_id);
+        }
+    } else if (class_of_ref(store, place->ref) == class_id) {
+        return state;
+    } else {
+        enters = state & STATE_PROBATION;
+    }
+    if (enters && probation_push(store, shard, class_id, hash)) {
+        return state | STATE_PROBATION;
+    }
+    return state & ~STATE_PROBATION;
+}
+
 void
 item_publish(struct store *store, struct shard *shard, const struct table_place *place,
              uint64_t hash, struct ref ref, bool counts)
 {
     struct item *item = ref_at(store, ref);
     struct shard_sums *sums = &shard->sums;
+    uint32_t class_id = class_of_ref(store, ref);
     bool frees_chunk = place->bucket != NULL && !(place->item->bits & ITEM_CHAINED);
     bucket_open(store, shard, place->primary);
     LOG(store, shard, sums->bytes);
@@ -93,6 +128,9 @@ item_publish(struct store *store, struct shard *shard, const struct table_place 
         sums->total_items++;
     }
     sums->bytes += item_bytes(item);
+    expiry_note(store, item, atomic_load_explicit(&item->expire_word, memory_order_relaxed));
+    atomic_store_explicit(&item->state, admit(store, shard, place, hash, class_id, item),
+                          memory_order_relaxed);
     if (place->bucket != NULL) {
         sums->bytes -= item_bytes(place->item);
         table_replace(store, shard, place, ref);
@@ -110,6 +148,9 @@ item_publish(struct store *store, struct shard *shard, const struct table_place 
     if (frees_chunk) {
         slab_release_empty(store, shard, page_of_ref(store, place->ref));
     }
+    if (shard->classes[class_id].free_chunks > 0) {
+        probation_settle(store, shard, class_id);
+    }
     table_grow(store, shard, GROW_STEPS);
 }
 
@@ -121,7 +162,6 @@ write_small(struct store *store, struct shard *shard, const struct table_place *
     form->cas = next_cas(store);
     struct ref ref = chunk_pop(store, shard, class_id);
     struct item *item = ref_at(store, ref);
-    uint32_t state = state_of_new(store, item, place_live(store, place));
     uint8_t bits = form->client_flags != 0 ? ITEM_HAS_FLAGS : 0;
     item_write_header(store, item, form, bits, REF_NONE);
     uint8_t *value = item_key(item, bits) + form->key.len;
@@ -131,7 +171,6 @@ write_small(struct store *store, struct shard *shard, const struct table_place *
             value += form->piece_len[i];
         }
     }
-    atomic_store_explicit(&item->state, state, memory_order_relaxed);
     CRASH_POINT(item_filled);
     item_publish(store, shard, place, form->key.hash, ref, counts);
 }
@@ -225,6 +264,7 @@ store_put(struct store *store, struct put *put)
     if (!shard_lock(store, shard)) {
         return PUT_BUSY;
     }
+    ghost_prefetch(store, shard, put->key.hash);
     for (;;) {
         struct table_place place;
         table_find(store, shard, put->key.bytes, put->key.len, put->key.hash, &place);
@@ -293,7 +333,7 @@ store_touch(struct store *store, const struct key *key, struct expiry expire)
     table_find(store, shard, key->bytes, key->len, key->hash, &place);
     struct item *item = place_live(store, &place);
     if (item != NULL) {
-        atomic_store_explicit(&item->expire_word, expire.word, memory_order_relaxed);
+        expiry_change(store, item, expire.word);
         item_hit_locked(store, item);
     }
     shard_unlock(store, shard);

@@ -31,9 +31,6 @@ uint64_t next_cas(struct store *store);
 void item_write_header(const struct store *store, struct item *item, const struct item_form *form,
                        uint8_t bits, struct ref next);
 
-/* A live state for a chunk; an overwritten item passes on its hits. */
-uint32_t state_of_new(const struct store *store, const struct item *chunk, const struct item *old);
-
 /* The item at a place, NULL if there is none or it is dead. */
 struct item *place_live(const struct store *store, const struct table_place *place);
 

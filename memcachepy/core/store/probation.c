@@ -1,0 +1,150 @@
+/* See probation.h. */
+#include "store/probation.h"
+
+#include "base/crash.h"
+#include "store/cell.h"
+#include "store/hashtable.h"
+#include "store/slab.h"
+
+#define CELL_NEXT_WORD (CELL_NEXT_AT / 4)
+
+/* Settling lags behind, so that its look-ups are of what was fetched a while ago. */
+#define SETTLE_SLACK 8
+#define SETTLE_STEPS 2
+
+/* How far ahead of a pop the bucket is fetched, and the item. */
+#define AHEAD_BUCKET 6
+#define AHEAD_ITEM 3
+
+static uint32_t *
+entry_at(const struct store *store, uint32_t cell, uint32_t index)
+{
+    uint32_t *words = ref_at(store, (struct ref){cell});
+    return &words[index < CELL_NEXT_WORD ? index : index + 1];
+}
+
+uint32_t
+probation_target(const struct store *store, const struct shard *shard, uint32_t class_id)
+{
+    uint32_t chunks = shard->classes[class_id].page_count * slab_chunks_per_page(store, class_id);
+    return chunks < PROBATION_PART ? 1 : chunks / PROBATION_PART;
+}
+
+static void
+log_ring(struct store *store, struct shard *shard, struct class_list *list)
+{
+    LOG(store, shard, list->ring_count);
+    journal_log(store, shard, &list->ring_popped, 4);
+}
+
+bool
+probation_push(struct store *store, struct shard *shard, uint32_t class_id, uint64_t hash)
+{
+    struct class_list *list = &shard->classes[class_id];
+    bool full = list->ring_tail == 0 || list->ring_pushed == PROBATION_CELL_ENTRIES;
+    /* The last cell is for the table. */
+    if (full && !cells_are_free(store, shard, CELLS_SPARE)) {
+        return false;
+    }
+    log_ring(store, shard, list);
+    if (full) {
+        struct ref cell = cell_pop(store, shard);
+        LOG(store, shard, list->ring_tail);
+        if (list->ring_tail == 0) {
+            LOG(store, shard, list->ring_head);
+            list->ring_head = cell.units;
+            list->ring_popped = 0;
+        } else {
+            _Atomic uint32_t *next = cell_next(store, (struct ref){list->ring_tail});
+            LOG(store, shard, *next);
+            atomic_store_explicit(next, cell.units, memory_order_relaxed);
+        }
+        list->ring_tail = cell.units;
+        list->ring_pushed = 0;
+    }
+    /* Behind the last entry: nothing that a death would have to undo. */
+    *entry_at(store, list->ring_tail, list->ring_pushed) = (uint32_t)hash;
+    list->ring_pushed++;
+    list->ring_count++;
+    CRASH_POINT(probation_pushed);
+    return true;
+}
+
+/* Fetches what the pops after this one will look at. */
+static void
+look_ahead(struct store *store, struct shard *shard, const struct class_list *list)
+{
+    static const uint32_t distances[] = {AHEAD_BUCKET, AHEAD_ITEM};
+    for (unsigned i = 0; i < 2; i++) {
+        uint32_t index = list->ring_popped + distances[i];
+        uint32_t cell = list->ring_head;
+        if (distances[i] >= list->ring_count) {
+            continue;
+        }
+        if (index >= PROBATION_CELL_ENTRIES) {
+            index -= PROBATION_CELL_ENTRIES;
+            cell = atomic_load_explicit(cell_next(store, (struct ref){cell}), memory_order_relaxed);
+        }
+        uint32_t hash = *entry_at(store, cell, index);
+        if (i == 0) {
+            table_prefetch_bucket(store, shard, hash);
+        } else {
+            table_prefetch_item(store, shard, hash);
+        }
+    }
+}
+
+struct item *
+probation_pop(struct store *store, struct shard *shard, uint32_t class_id)
+{
+    struct class_list *list = &shard->classes[class_id];
+    DCHECK(list->ring_count > 0);
+    look_ahead(store, shard, list);
+    uint32_t hash = *entry_at(store, list->ring_head, list->ring_popped);
+    struct item *item = table_find_probationer(store, shard, hash);
+    log_ring(store, shard, list);
+    list->ring_popped++;
+    list->ring_count--;
+    bool last = list->ring_count == 0;
+    if (last || list->ring_popped == PROBATION_CELL_ENTRIES) {
+        struct ref cell = {list->ring_head};
+        LOG(store, shard, list->ring_head);
+        list->ring_head = atomic_load_explicit(cell_next(store, cell), memory_order_relaxed);
+        list->ring_popped = 0;
+        if (last) {
+            LOG(store, shard, list->ring_tail);
+            list->ring_head = list->ring_tail = 0;
+        }
+        cell_push(store, shard, cell);
+    }
+    CRASH_POINT(probation_popped);
+    journal_commit(shard);
+    /* An item that was stored anew with another size has its entry there. */
+    return item != NULL && class_of_ref(store, ref_of(store, item)) == class_id ? item : NULL;
+}
+
+void
+probation_end(struct item *item)
+{
+    uint32_t state = atomic_load_explicit(&item->state, memory_order_relaxed);
+    while (!atomic_compare_exchange_weak_explicit(&item->state, &state,
+                                                  state & ~(STATE_PROBATION | STATE_COUNT_MASK),
+                                                  memory_order_relaxed, memory_order_relaxed)) {
+    }
+}
+
+void
+probation_settle(struct store *store, struct shard *shard, uint32_t class_id)
+{
+    const struct class_list *list = &shard->classes[class_id];
+    if (LIKELY(list->ring_count <= SETTLE_SLACK)) {
+        return;
+    }
+    uint32_t most = probation_target(store, shard, class_id) + SETTLE_SLACK;
+    for (unsigned i = 0; i < SETTLE_STEPS && list->ring_count > most; i++) {
+        struct item *item = probation_pop(store, shard, class_id);
+        if (item != NULL) {
+            probation_end(item);
+        }
+    }
+}

@@ -1,0 +1,35 @@
+/* The probation ring of a slab class: the low 32 bits of the hashes of its newest items, oldest
+ * first.
+ *
+ *   cell: | entry 0 … 3 | ref of the next cell | entry 4 … 14 |
+ *
+ * An entry is resolved through the table when it is popped, so that overwrites follow their key and
+ * deletes drop out. S3-FIFO's small queue (Yang et al., SOSP 2023), without links in the items. */
+#ifndef STORE_PROBATION_H
+#define STORE_PROBATION_H
+
+#include "store/item.h"
+
+/* The part of a class's chunks whose items are in probation. */
+#define PROBATION_PART 10
+
+#define PROBATION_CELL_ENTRIES 15
+
+/* How many entries the ring should have. */
+uint32_t probation_target(const struct store *store, const struct shard *shard, uint32_t class_id);
+
+/* Inside a transaction: the newest item of the class. False: no cell is free for the entry. */
+bool probation_push(struct store *store, struct shard *shard, uint32_t class_id,
+                    uint64_t hash) MUST_CHECK;
+
+/* Takes the oldest entry; own transaction. The item, which is still in probation, or NULL if it is
+ * gone. The ring is not empty. */
+struct item *probation_pop(struct store *store, struct shard *shard, uint32_t class_id);
+
+/* Makes it one of the class's other items, with no hits to its name. */
+void probation_end(struct item *item);
+
+/* While memory is free: the oldest of too many simply end their probation. */
+void probation_settle(struct store *store, struct shard *shard, uint32_t class_id);
+
+#endif
