@@ -11,7 +11,7 @@ from memcachepy import __version__
 from memcachepy.errors import MemcachepyError
 from memcachepy.log import tell
 
-_COMMANDS = ("serve", "bench")
+_COMMANDS = ("serve", "bench", "simulate")
 """Modules of this folder, each with a command of its own name."""
 
 
