@@ -171,6 +171,8 @@ class Segment:
             ValueError: a buffer of another length; a number out of range; an id that needs more
                 bytes than its key has.
         """
+    def maintain(self) -> bool:
+        """One step of the maintainer's work; whether there is more to do at once."""
     def advance_clock(self, seconds: int) -> None:
         """Move the node's clock forward; for tests."""
     def step_system_clock(self, seconds: int) -> None:

@@ -360,6 +360,21 @@ segment_rebuild(struct segment_object *self, PyObject *unused)
 }
 
 static PyObject *
+segment_maintain(struct segment_object *self, PyObject *unused)
+{
+    (void)unused;
+    struct store *store = segment_store(self);
+    if (store == NULL) {
+        return NULL;
+    }
+    bool more;
+    Py_BEGIN_ALLOW_THREADS;
+    more = store_maintain(store);
+    Py_END_ALLOW_THREADS;
+    return PyBool_FromLong(more);
+}
+
+static PyObject *
 segment_advance_clock(struct segment_object *self, PyObject *args)
 {
     long long seconds;
@@ -449,6 +464,7 @@ static PyMethodDef segment_methods[] = {
     METHOD("check", segment_check, METH_NOARGS),
     METHOD("rebuild", segment_rebuild, METH_NOARGS),
     METHOD("replay", segment_replay, METH_VARARGS | METH_KEYWORDS),
+    METHOD("maintain", segment_maintain, METH_NOARGS),
     METHOD("advance_clock", segment_advance_clock, METH_VARARGS),
     METHOD("step_system_clock", segment_step_system_clock, METH_VARARGS),
     METHOD("take_shortage", segment_take_shortage, METH_NOARGS),

@@ -128,10 +128,10 @@ item_unlink_place(struct store *store, struct shard *shard, const struct table_p
 }
 
 void
-item_unlink(struct store *store, struct shard *shard, struct ref ref, enum unlink_reason reason)
+item_unlink_hashed(struct store *store, struct shard *shard, struct ref ref, uint64_t hash,
+                   enum unlink_reason reason)
 {
     struct table_place place;
-    uint64_t hash = item_hash(store, ref_at(store, ref));
     table_find_ref(store, shard, ref, hash, &place);
     CHECK(place.bucket != NULL);
     if (reason >= UNLINK_EVICT && has_probation(store)) {
@@ -139,6 +139,12 @@ item_unlink(struct store *store, struct shard *shard, struct ref ref, enum unlin
         ghost_remember(store, shard, hash);
     }
     item_unlink_place(store, shard, &place, reason);
+}
+
+void
+item_unlink(struct store *store, struct shard *shard, struct ref ref, enum unlink_reason reason)
+{
+    item_unlink_hashed(store, shard, ref, item_hash(store, ref_at(store, ref)), reason);
 }
 
 /* The chunk under the class's hand; the hand moves on. */

@@ -97,6 +97,15 @@ struct shard {
     alignas(CACHE_LINE_BYTES) struct journal journal;
 };
 
+/* Where the maintainer's sweep stands; see sweep.c. */
+struct sweep_pass {
+    bool running;
+    bool all;         /* look at every item that expires, whatever its byte says */
+    uint32_t began_s; /* 0: there was none yet */
+    uint32_t next_page;
+    int64_t clocks_apart_s;
+};
+
 /* One process's handle; store_open() fills it. */
 struct store {
     struct segment *segment;
@@ -120,6 +129,7 @@ struct store {
     bool all_flushed;     /* the very second of a delayed flush */
     uint32_t draining;    /* page number + 1 that is kept though it becomes empty */
     uint32_t shrink_turn; /* the shard that gives a page next */
+    struct sweep_pass sweep;
     uint8_t class_of_units[CHUNK_BYTES_MAX / 8 + 1]; /* class by size in 8 bytes, rounded up */
 };
 

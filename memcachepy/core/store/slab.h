@@ -74,6 +74,10 @@ enum unlink_reason { UNLINK_DELETE, UNLINK_RECLAIM, UNLINK_EVICT };
 void item_unlink(struct store *store, struct shard *shard, struct ref ref,
                  enum unlink_reason reason);
 
+/* With the hash of its key at hand. */
+void item_unlink_hashed(struct store *store, struct shard *shard, struct ref ref, uint64_t hash,
+                        enum unlink_reason reason);
+
 /* The same for an item whose place was just looked up. */
 void item_unlink_place(struct store *store, struct shard *shard, const struct table_place *place,
                        enum unlink_reason reason);

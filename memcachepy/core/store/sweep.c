@@ -1,0 +1,212 @@
+/* See sweep.h. A pass reads the pages' expiry columns (expiry.h) without any lock; only for chunks
+ * whose byte is due it takes the shard's lock, for at most a batch of them, and looks at their
+ * headers. A byte that was wrong, or whose moment lies beyond a byte's reach, is written anew. */
+#include "store/sweep.h"
+
+#include "base/check.h"
+#include "base/crash.h"
+#include "store/expiry.h"
+#include "store/hashtable.h"
+
+#include <string.h>
+
+#define PASS_EVERY_S 2
+
+/* Looks and pages of one step: a few milliseconds. */
+#define LOOKS_PER_STEP 16384
+#define PAGES_PER_STEP 16384
+
+#define BATCH 32
+
+/* After a longer pause bytes may have come round: then every one that is set is due. A pass that
+ * follows in time sees each byte due before that. */
+#define GAP_S_MAX (EXPIRY_UNIT_S * EXPIRY_UNITS_DUE / 2)
+
+struct batch {
+    uint32_t page_number;
+    uint32_t owner;
+    unsigned count;
+    uint16_t slots[BATCH];
+};
+
+#if defined(__SSE2__) && !defined(UNDER_TSAN)
+/* Bit i: byte i of sixteen is due. Bytes are read as they are at that moment. */
+static unsigned
+due_of_sixteen(const uint8_t *bytes, uint8_t now, bool all)
+{
+    __m128i line = _mm_loadu_si128((const __m128i *)(const void *)bytes);
+    __m128i never = _mm_cmpeq_epi8(line, _mm_setzero_si128());
+    __m128i behind = _mm_sub_epi8(_mm_set1_epi8((char)now), line);
+    __m128i high = _mm_and_si128(behind, _mm_set1_epi8((char)~(EXPIRY_UNITS_DUE - 1)));
+    __m128i due = _mm_cmpeq_epi8(high, _mm_setzero_si128());
+    unsigned mask = all ? 0xFFFF : (unsigned)_mm_movemask_epi8(due);
+    return mask & ~(unsigned)_mm_movemask_epi8(never);
+}
+#else
+static RACY_READ unsigned
+due_of_eight(const uint8_t *bytes, uint8_t now, bool all)
+{
+    uint64_t word;
+    memcpy(&word, bytes, sizeof(word));
+    unsigned due = 0;
+    for (unsigned i = 0; word != 0; i++, word >>= 8) {
+        uint8_t byte = (uint8_t)word;
+        due |= (unsigned)(byte != 0 && (all || (uint8_t)(now - byte) < EXPIRY_UNITS_DUE)) << i;
+    }
+    return due;
+}
+
+static unsigned
+due_of_sixteen(const uint8_t *bytes, uint8_t now, bool all)
+{
+    return due_of_eight(bytes, now, all) | due_of_eight(bytes + 8, now, all) << 8;
+}
+#endif
+static_assert((EXPIRY_UNITS_DUE & (EXPIRY_UNITS_DUE - 1)) == 0, "a power of two");
+
+/* Fills the batch with due slots from *slot on, and moves that. */
+static void
+collect(const struct store *store, struct batch *batch, uint32_t class_id, uint32_t *slot)
+{
+    uint32_t count = slab_chunks_per_page(store, class_id);
+    const uint8_t *column = (const uint8_t *)expiry_column(store, batch->page_number, class_id);
+    uint8_t now = (uint8_t)expiry_units_now(store);
+    batch->count = 0;
+    while (*slot < count) {
+        /* Of the last few the sixteen are read that end with the column: there is always a chunk
+         * before. */
+        uint32_t at = *slot + 16 <= count ? *slot : count < 16 ? 0 : count - 16;
+        unsigned due;
+        if (count < 16) {
+            uint8_t few[16] = {0};
+            memcpy(few, column, count);
+            due = due_of_sixteen(few, now, store->sweep.all);
+        } else {
+            due = due_of_sixteen(column + at, now, store->sweep.all);
+        }
+        due &= 0xFFFFu << (*slot - at);
+        for (; due != 0; due &= due - 1) {
+            if (batch->count == BATCH) {
+                return;
+            }
+            *slot = at + (uint32_t)__builtin_ctz(due);
+            batch->slots[batch->count++] = (uint16_t)(*slot)++;
+        }
+        *slot = at + 16;
+    }
+}
+
+static struct item *
+item_at_slot(const struct store *store, const struct batch *batch, unsigned i)
+{
+    uint64_t offset =
+        page_offset(store->superblock, batch->page_number) +
+        (uint64_t)batch->slots[i] * slab_chunk_bytes(store, page_owner_kind(batch->owner));
+    return (struct item *)(void *)(store->base + offset);
+}
+
+/* Under the shard's lock. */
+static void
+look_at(struct store *store, struct shard *shard, const struct batch *batch)
+{
+    uint64_t hashes[BATCH];
+    _Atomic uint32_t *owner = &page_entry(store->segment, batch->page_number)->owner;
+    for (unsigned i = 0; i < batch->count; i++) {
+        PREFETCH(item_at_slot(store, batch, i));
+    }
+    for (unsigned i = 0; i < batch->count; i++) {
+        struct item *item = item_at_slot(store, batch, i);
+        if (state_kind(chunk_state(item)) == CHUNK_LIVE && item_is_dead(store, item)) {
+            hashes[i] = item_hash(store, item);
+            table_prefetch_bucket(store, shard, (uint32_t)hashes[i]);
+        }
+    }
+    _Atomic uint8_t *column =
+        expiry_column(store, batch->page_number, page_owner_kind(batch->owner));
+    for (unsigned i = 0; i < batch->count; i++) {
+        struct item *item = item_at_slot(store, batch, i);
+        uint32_t expire_word = atomic_load_explicit(&item->expire_word, memory_order_relaxed);
+        bool live = state_kind(chunk_state(item)) == CHUNK_LIVE;
+        bool dead = live && item_is_dead(store, item);
+        atomic_store_explicit(&column[batch->slots[i]],
+                              live && !dead ? expiry_byte(store, expire_word) : 0,
+                              memory_order_relaxed);
+        if (dead) {
+            item_unlink_hashed(store, shard, ref_of(store, item), hashes[i], UNLINK_RECLAIM);
+            CRASH_POINT(swept_item);
+            /* The last of its page: that may be another shard's by now. */
+            if (atomic_load(owner) != batch->owner) {
+                return;
+            }
+        }
+    }
+}
+
+/* Returns how many headers it looked at. */
+static uint32_t
+sweep_page(struct store *store, uint32_t number)
+{
+    uint32_t looks = 0;
+    struct batch batch = {
+        .page_number = number,
+        .owner =
+            atomic_load_explicit(&page_entry(store->segment, number)->owner, memory_order_acquire),
+    };
+    uint32_t slot = 0;
+    while (page_has_chunks(batch.owner)) {
+        collect(store, &batch, page_owner_kind(batch.owner), &slot);
+        if (batch.count == 0) {
+            break;
+        }
+        struct shard *shard = &store->shards[page_owner_shard(batch.owner)];
+        if (!shard_lock(store, shard)) {
+            break;
+        }
+        bool same = atomic_load(&page_entry(store->segment, number)->owner) == batch.owner;
+        if (same) {
+            look_at(store, shard, &batch);
+            looks += batch.count;
+        }
+        shard_unlock(store, shard);
+        if (!same) {
+            break;
+        }
+    }
+    return looks;
+}
+
+static void
+begin_pass(struct store *store)
+{
+    struct sweep_pass *pass = &store->sweep;
+    int64_t clocks_apart_s = (int64_t)store->wall_s - (int64_t)store->now_s;
+    int64_t stepped_s = clocks_apart_s - pass->clocks_apart_s;
+    pass->all = pass->began_s == 0 || store->now_s - pass->began_s > GAP_S_MAX || stepped_s > 1 ||
+                stepped_s < -1;
+    pass->clocks_apart_s = clocks_apart_s;
+    pass->began_s = store->now_s;
+    pass->next_page = 0;
+    pass->running = true;
+}
+
+bool
+store_sweep(struct store *store)
+{
+    struct sweep_pass *pass = &store->sweep;
+    if (!pass->running) {
+        if (pass->began_s != 0 && store->now_s - pass->began_s < PASS_EVERY_S) {
+            return false;
+        }
+        begin_pass(store);
+    }
+    uint32_t count = atomic_load(&store->superblock->pool.populated_count);
+    uint32_t looks = 0;
+    for (uint32_t i = 0; i < PAGES_PER_STEP && looks < LOOKS_PER_STEP; i++) {
+        if (pass->next_page >= count) {
+            pass->running = false;
+            return false;
+        }
+        looks += sweep_page(store, pass->next_page++);
+    }
+    return true;
+}
