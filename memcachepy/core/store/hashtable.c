@@ -446,11 +446,16 @@ split_apply(struct store *store, struct shard *shard, struct split *split, uint6
         cell_push(store, shard, ref_of(store, split->chain[i]));
     }
     /* The new bucket is not reachable before the table word says so: it needs no log, but may hold
-     * what an earlier attempt left. */
-    uint32_t version = atomic_load_explicit(&split->to->version, memory_order_relaxed);
+     * what an earlier attempt left. A reader may have begun when that attempt had set the very word
+     * that this one sets, and was not undone yet: its version must not come out the same. A death
+     * leaves it odd, out of reach until the next attempt. */
+    uint32_t version = atomic_load_explicit(&split->to->version, memory_order_relaxed) | 1;
+    atomic_store_explicit(&split->to->version, version, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release);
     memset((uint8_t *)split->to + sizeof(version), 0, sizeof(*split->to) - sizeof(version));
     split_fill(store, shard, split, true, split->to);
     split_fill(store, shard, split, false, split->from);
+    atomic_store_explicit(&split->to->version, version + 1, memory_order_release);
     CRASH_POINT(table_split_filled);
     _Atomic uint64_t *word = table_word_at(store, shard);
     LOG(store, shard, *word);

@@ -237,6 +237,8 @@ shard_rebuild(struct store *store, struct shard *shard)
 {
     uint64_t word = atomic_load(table_word_at(store, shard)) | TABLE_WORD_REBUILDING;
     atomic_store(table_word_at(store, shard), word);
+    /* Pairs with the acquire fence in store_view_confirm(): who sees a change sees the mark. */
+    atomic_thread_fence(memory_order_release);
     atomic_store(&shard->journal.count, 0);
     atomic_store(&shard->open_bucket, 0);
     shard->reclaiming = 0;

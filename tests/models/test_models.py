@@ -1,0 +1,78 @@
+"""Proofs by exhaustion, with spin, of what no test of a running store can reach.
+
+Each model says at its top what it proves and what it leaves out. A model is run as it is, where the
+whole of its states must be without an error, and once with each of its mutations, for which an
+error must be found: a proof that would accept a store without its fences proves nothing.
+"""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+MEMORY_MB = 1000
+DEPTH = 200_000
+TIMEOUT_S = 300
+
+MUTATIONS = {
+    "reads": (
+        "NO_VERSION_CHECK",
+        "NO_WORD_CHECK",
+        "NO_RELEASE_FENCE",
+        "NO_ACQUIRE_FENCE",
+        "SPLIT_KEEPS_VERSION",
+        "NO_REBUILD_FENCE",
+    ),
+}
+
+
+def _search(model: str, folder: Path, *defines: str) -> str:
+    """All states of the model, or those up to its first error; what the search printed."""
+    if shutil.which("spin") is None:
+        pytest.skip("NO PROOF: spin is not installed (Debian: apt-get install spin)")
+    cc = ["cc", "-O2", "-w", "-DSAFETY", "-DCOLLAPSE", f"-DMEMLIM={MEMORY_MB}"]
+    commands = [
+        ["spin", "-a", *(f"-D{name}" for name in defines), str(HERE / f"{model}.pml")],
+        [*cc, "-o", "pan", "pan.c"],
+        ["./pan", f"-m{DEPTH}"],
+    ]
+    for command in commands:
+        result = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S
+        )
+        assert result.returncode == 0, f"{command}\n{result.stdout}{result.stderr}"
+    return result.stdout
+
+
+def _errors(printed: str) -> int:
+    found = re.search(r"errors: (\d+)", printed)
+    assert found is not None, printed
+    return int(found[1])
+
+
+@pytest.mark.parametrize("model", MUTATIONS)
+def test_the_model_holds_in_every_state(model: str, tmp_path: Path) -> None:
+    printed = _search(model, tmp_path)
+    assert _errors(printed) == 0, printed
+    for incomplete in ("Search not completed", "max search depth too small"):
+        assert incomplete not in printed, printed
+
+
+@pytest.mark.parametrize(
+    ("model", "mutation"),
+    [(model, mutation) for model, mutations in MUTATIONS.items() for mutation in mutations],
+)
+def test_what_the_model_rests_on_cannot_be_left_out(
+    model: str, mutation: str, tmp_path: Path
+) -> None:
+    text = (HERE / f"{model}.pml").read_text()
+    assert text.count(mutation) > 1, "the mutation is not in the model"
+    printed = _search(model, tmp_path, mutation)
+    assert _errors(printed) > 0, printed
+
+
+def test_every_model_is_run() -> None:
+    assert {path.stem for path in HERE.glob("*.pml")} == set(MUTATIONS)
