@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from servers import BenchError, Server, server_command
-from workloads import windows
 
 from memcachepy import _core
 
@@ -39,25 +38,32 @@ def build_client(folder: Path) -> Path:
     return binary
 
 
+def _write(path: Path, numbers: "array[int]") -> str:
+    with path.open("wb") as file:
+        numbers.tofile(file)
+    return str(path)
+
+
 class OurStore:
     """A segment of this process."""
 
     kind = "memcachepy"
 
-    def __init__(self, memory_mb: int, policy: str, settings: Mapping[str, object] | None = None):
-        values = {
-            "memory_limit_bytes": memory_mb * MEGABYTE,
-            "eviction_policy": policy,
-            **(settings or {}),
-        }
-        self.segment = _core.Segment(values)
+    def __init__(self, memory_mb: int, policy: str) -> None:
+        settings = {"memory_limit_bytes": memory_mb * MEGABYTE, "eviction_policy": policy}
+        self.segment = _core.Segment(settings)
         self.segment.claim_slot(_core.SLOT_WORKER_FIRST)
 
-    def replay(self, stream: "array[int]", value_len: int, key_len: int, window: int) -> list[int]:
+    def replay(
+        self, stream: "array[int]", value_lens: "int | array[int]", key_len: int, window: int
+    ) -> list[int]:
         """Misses in each window of the stream."""
-        return [
-            self.segment.replay(part, value_len, key_len)[1] for part in windows(stream, window)
-        ]
+        misses = []
+        for at in range(0, len(stream), window):
+            end = at + window
+            lens = value_lens if isinstance(value_lens, int) else value_lens[at:end]
+            misses.append(self.segment.replay(stream[at:end], lens, key_len)[1])
+        return misses
 
     def stats(self) -> Mapping[str, int]:
         """Evictions and curr_items, by memcached's names."""
@@ -73,20 +79,25 @@ class OurStore:
 class ServerStore:
     """A server with a UNIX socket: memcached, or a node of ours."""
 
-    def __init__(self, server: Server, client: Path, depth: int = CLIENT_DEPTH):
+    def __init__(self, server: Server, client: Path, depth: int = CLIENT_DEPTH) -> None:
         self.kind = server.kind
         self._server = server
         self._client = client
         self._depth = depth
 
-    def replay(self, stream: "array[int]", value_len: int, key_len: int, window: int) -> list[int]:
+    def replay(
+        self, stream: "array[int]", value_lens: "int | array[int]", key_len: int, window: int
+    ) -> list[int]:
         """Misses in each window of the stream."""
-        with tempfile.NamedTemporaryFile(prefix="bench-ids-") as ids:
-            stream.tofile(ids)
-            ids.flush()
-            arguments = [key_len, value_len, window, self._depth]
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            ids = _write(Path(folder, "ids"), stream)
+            if isinstance(value_lens, int):
+                lens = str(value_lens)
+            else:
+                lens = _write(Path(folder, "lens"), value_lens)
+            arguments = [self._server.address, ids, key_len, lens, window, self._depth]
             done = subprocess.run(
-                [str(self._client), self._server.address, ids.name, *map(str, arguments)],
+                [str(self._client), *map(str, arguments)],
                 capture_output=True,
                 text=True,
                 timeout=_CLIENT_TIMEOUT_S,

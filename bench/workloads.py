@@ -7,7 +7,6 @@ A request is a native 64-bit number, the number of its key; streams are arrays o
 import random
 import sys
 from array import array
-from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 
@@ -56,9 +55,3 @@ def read_u32(path: Path, request_count: int) -> "array[int]":
     if sys.byteorder == "big":
         numbers.byteswap()
     return array("Q", numbers)
-
-
-def windows(stream: "array[int]", size: int) -> Iterator["array[int]"]:
-    """Consecutive parts of the stream; the last may be shorter."""
-    for at in range(0, len(stream), size):
-        yield stream[at : at + size]

@@ -142,6 +142,18 @@ class Segment:
         """Walk every shard under its lock and say what does not agree; empty when sound."""
     def rebuild(self) -> None:
         """Recompute every shard's table, free chunks and counters from its pages."""
+    def memory_report(self) -> dict[str, int]:
+        """Walk every page and say where the memory went.
+
+        Returns:
+            items; pages_bytes, which is the sum of key_bytes, value_bytes, header_bytes,
+            rounding_bytes (chunks less the items in them), unlinked_bytes (uploads, pinned or
+            half-freed items), free_chunk_bytes, page_remainder_bytes, expiry_column_bytes,
+            bucket_bytes, ring_bytes, table_spare_bytes, ghost_bytes and free_page_bytes.
+
+        Raises:
+            TimeoutError: a stopped process holds a shard's lock.
+        """
     def replay(
         self,
         ids: Buffer,

@@ -40,8 +40,9 @@ PyObject *segment_open_slot(struct segment_object *self, PyObject *args);
 PyObject *segment_lock_holders(struct segment_object *self, PyObject *unused);
 PyObject *segment_set_stuck(struct segment_object *self, PyObject *args);
 
-/* Segment.replay(): replay.c. */
+/* Segment.replay(): replay.c. Segment.memory_report(): memory_report.c. */
 PyObject *segment_replay(struct segment_object *self, PyObject *args, PyObject *kwargs);
+PyObject *segment_memory_report(struct segment_object *self, PyObject *unused);
 
 extern PyType_Spec segment_spec;
 extern PyType_Spec connection_spec;
