@@ -134,17 +134,24 @@ table_prefetch_item(const struct store *store, struct shard *shard, uint32_t has
     }
 }
 
+/* Makes the version odd, where it is not yet, for the changes that follow. */
+static void
+version_open(struct table_bucket *bucket)
+{
+    uint32_t version = atomic_load_explicit(&bucket->version, memory_order_relaxed);
+    atomic_store_explicit(&bucket->version, version | 1, memory_order_relaxed);
+    /* Pairs with the acquire fence in store_view_confirm(): who sees a change sees the odd version.
+     */
+    atomic_thread_fence(memory_order_release);
+}
+
 void
 bucket_open(const struct store *store, struct shard *shard, struct table_bucket *primary)
 {
     atomic_store_explicit(&shard->open_bucket, (uint64_t)((uint8_t *)primary - store->base),
                           memory_order_relaxed);
     STORES_IN_ORDER();
-    uint32_t version = atomic_load_explicit(&primary->version, memory_order_relaxed);
-    atomic_store_explicit(&primary->version, version + 1, memory_order_relaxed);
-    /* Pairs with the acquire fence in store_view_confirm(): who sees a change sees the odd version.
-     */
-    atomic_thread_fence(memory_order_release);
+    version_open(primary);
     CRASH_POINT(bucket_opened);
 }
 
@@ -449,9 +456,8 @@ split_apply(struct store *store, struct shard *shard, struct split *split, uint6
      * what an earlier attempt left. A reader may have begun when that attempt had set the very word
      * that this one sets, and was not undone yet: its version must not come out the same. A death
      * leaves it odd, out of reach until the next attempt. */
-    uint32_t version = atomic_load_explicit(&split->to->version, memory_order_relaxed) | 1;
-    atomic_store_explicit(&split->to->version, version, memory_order_relaxed);
-    atomic_thread_fence(memory_order_release);
+    version_open(split->to);
+    uint32_t version = atomic_load_explicit(&split->to->version, memory_order_relaxed);
     memset((uint8_t *)split->to + sizeof(version), 0, sizeof(*split->to) - sizeof(version));
     split_fill(store, shard, split, true, split->to);
     split_fill(store, shard, split, false, split->from);
