@@ -1,7 +1,7 @@
 """The C core's surface: one segment, its processes' loops, the protocol without sockets."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Self, final
+from typing import Any, Final, Self, final
 
 from typing_extensions import Buffer
 
@@ -215,5 +215,32 @@ class Connection:
         """The protocol asked for the connection to be closed."""
     def close(self) -> None:
         """The peer went away."""
+
+class Cache:
+    """The store of a node, used without a socket. What there is to know: `memcachepy.cache.Cache`.
+
+    A subclass has a method `_renew()` that calls `_open()` or raises: called before an operation
+    when the object is not attached, when this process is a forked child of the one that attached
+    it, and when the node is gone.
+    """
+
+    def get(self, key: str | bytes, default: Any = None) -> Any: ...
+    def set(self, key: str | bytes, value: Buffer, expire: int = 0) -> None: ...
+    def delete(self, key: str | bytes, /) -> bool: ...
+    def incr(self, key: str | bytes, delta: int = 1) -> int | None: ...
+    def decr(self, key: str | bytes, delta: int = 1) -> int | None: ...
+    def close(self) -> None: ...
+    def _open(self, fd: int, slot: int, connection_fd: int, farewell: bytes) -> None:
+        """Map the segment and use the slot, which the node has claimed for this process.
+
+        Args:
+            fd: of the segment; duplicated.
+            slot: of an attached process.
+            connection_fd: its end is the node's; owned and closed by the object from now on.
+            farewell: sent over it when the slot is no longer used, but not by a forked child.
+
+        Raises:
+            CoreError: it is no segment, or one of another build.
+        """
 
 def xxh64(data: bytes, seed: int = 0) -> int: ...

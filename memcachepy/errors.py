@@ -55,3 +55,35 @@ class UnknownUser(MemcachepyError):
     """The user to become does not exist."""
 
     exit_status = os.EX_NOUSER
+
+
+class AttachError(MemcachepyError):
+    """This process cannot attach to a node: none answers, or it refuses, or it is another build."""
+
+
+class NodeGone(AttachError):
+    """The node that was attached has ended, and no other has taken its place."""
+
+
+class CacheError(MemcachepyError):
+    """An operation that could not be done."""
+
+
+class Busy(CacheError):
+    """A stopped process is in the way: trying again later may help."""
+
+
+class CacheFull(CacheError):
+    """There is no memory for the value, and nothing may be evicted."""
+
+
+class InvalidKey(CacheError, ValueError):
+    """A key that memcached does not take either."""
+
+
+class ValueTooLarge(CacheError, ValueError):
+    """Longer than the node's item size limit."""
+
+
+class NotANumber(CacheError, ValueError):
+    """Arithmetic on a value that is no decimal number of 64 bits."""

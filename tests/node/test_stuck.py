@@ -179,3 +179,34 @@ def test_only_the_first_write_waits_for_a_stopped_holder(segment: _core.Segment)
     segment.recover(theirs)
     assert all(feed(conn, key) == b"STORED\r\n" for key in keys)
     assert segment.check() == []
+
+
+def test_recovery_waits_for_who_has_taken_over_the_lock_and_is_stopped() -> None:
+    """The slot's words may still be restored by the repair that the stopped process is in."""
+    dead, heir = _core.SLOT_WORKER_FIRST, _core.SLOT_WORKER_FIRST + 1
+    segment = _core.Segment({"memory_limit_bytes": 8 << 20, "worker_count": 2})  # One shard.
+
+    def write(slot: int) -> Callable[[], None]:
+        def run() -> None:
+            segment.claim_slot(slot)
+            conn = _core.Connection(segment, slot)
+            while True:
+                feed(conn, 1)
+
+        return run
+
+    with forked(write(heir)) as heir_pid:
+        with forked(write(dead)) as dead_pid:
+            wait_until(lambda: segment.counters()["cmd_set"] > 0, "writes")
+            stop_with_lock(segment, dead_pid)
+        assert [found[0] for found in segment.lock_holders() if found[1] == dead_pid] == [dead]
+        wait_until(lambda: segment.counters()["repairs"] == 1, "the heir to repair")
+        stop_with_lock(segment, heir_pid)
+        assert segment.recover(dead) is None
+        assert dead_pid in [found[1] for found in segment.lock_holders()]
+        os.kill(heir_pid, signal.SIGCONT)
+        wait_until(lambda: segment.recover(dead) is not None, "the recovery")
+        assert dead_pid not in [found[1] for found in segment.lock_holders()]
+    assert segment.recover(heir) is not None
+    assert segment.check() == []
+    segment.close()

@@ -92,12 +92,14 @@ core_exec(PyObject *module)
     state->segment_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &segment_spec, NULL);
     state->connection_type =
         (PyTypeObject *)PyType_FromModuleAndSpec(module, &connection_spec, NULL);
-    if (state->memory_shortage == NULL || state->segment_type == NULL ||
-        state->connection_type == NULL ||
+    state->cache_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &cache_spec, NULL);
+    if (state->memory_shortage == NULL || state->cache_type == NULL ||
+        state->segment_type == NULL || state->connection_type == NULL ||
         PyModule_AddObjectRef(module, "CoreError", state->core_error) != 0 ||
         PyModule_AddObjectRef(module, "MemoryShortage", state->memory_shortage) != 0 ||
         PyModule_AddType(module, state->segment_type) != 0 ||
-        PyModule_AddType(module, state->connection_type) != 0) {
+        PyModule_AddType(module, state->connection_type) != 0 ||
+        PyModule_AddType(module, state->cache_type) != 0) {
         return -1;
     }
     return add_constants(module);
@@ -109,6 +111,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     struct module_state *state = PyModule_GetState(module);
     Py_VISIT(state->segment_type);
     Py_VISIT(state->connection_type);
+    Py_VISIT(state->cache_type);
     Py_VISIT(state->core_error);
     Py_VISIT(state->memory_shortage);
     return 0;
@@ -120,6 +123,7 @@ core_clear(PyObject *module)
     struct module_state *state = PyModule_GetState(module);
     Py_CLEAR(state->segment_type);
     Py_CLEAR(state->connection_type);
+    Py_CLEAR(state->cache_type);
     Py_CLEAR(state->core_error);
     Py_CLEAR(state->memory_shortage);
     return 0;

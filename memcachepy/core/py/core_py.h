@@ -10,6 +10,7 @@
 struct module_state {
     PyTypeObject *segment_type;
     PyTypeObject *connection_type;
+    PyTypeObject *cache_type;
     PyObject *core_error;
     PyObject *memory_shortage;
 };
@@ -44,6 +45,7 @@ PyObject *segment_set_stuck(struct segment_object *self, PyObject *args);
 PyObject *segment_replay(struct segment_object *self, PyObject *args, PyObject *kwargs);
 PyObject *segment_memory_report(struct segment_object *self, PyObject *unused);
 
+extern PyType_Spec cache_spec;
 extern PyType_Spec segment_spec;
 extern PyType_Spec connection_spec;
 

@@ -1,0 +1,327 @@
+"""Attaching: to what, by whom, across forks and across restarts of the node."""
+
+import fcntl
+import grp
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from control import as_user
+from nodes import Node, Start
+from support.waiting import wait_until
+
+from memcachepy import Cache, _core, errors
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+NOBODY = 65534
+
+
+def attached_pids(node: Node) -> list[int]:
+    stats = node.client().stats("memcachepy")
+    found = [int(pid) for name, pid in stats.items() if name.startswith("attached:")]
+    assert int(stats["attached_processes"]) == len(found)
+    return found
+
+
+def in_child(act: Callable[[], object]) -> str:
+    """What it returns in a forked child, or the error that it raises."""
+    return as_user(os.getuid(), os.getgroups(), act)
+
+
+# ---- addresses ------------------------------------------------------------------------------
+
+
+def test_path_of_any_kind(node: Node, path: Path) -> None:
+    for address in (path, str(path)):
+        with Cache.attach(address) as cache:
+            cache.set("k", b"v")
+            assert attached_pids(node) == [os.getpid()]
+        wait_until(lambda: attached_pids(node) == [], "the slot to be free")
+
+
+def test_port_and_environment(start: Start, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = start(env={"XDG_RUNTIME_DIR": str(path.parent)})
+    port = int(node.addresses[0].rpartition(":")[2])
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(path.parent))
+    monkeypatch.delenv("MEMCACHEPY_CONTROL_SOCKET", raising=False)
+    with Cache.attach(port) as cache:
+        cache.set("k", b"v")
+    monkeypatch.setenv("MEMCACHEPY_PORT", str(port))
+    with Cache.attach() as cache:
+        assert cache.get("k") == b"v"
+    monkeypatch.delenv("MEMCACHEPY_PORT")
+    found = path.parent / "memcachepy" / f"{port}.sock"
+    monkeypatch.setenv("MEMCACHEPY_CONTROL_SOCKET", str(found))
+    with Cache.attach(None) as cache:
+        assert cache.get("k") == b"v"
+
+
+def test_no_node(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(errors.AttachError, match=f"no node answers at {path}: is it running"):
+        Cache.attach(path)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(path.parent))
+    with pytest.raises(errors.AttachError, match=r"memcachepy/1\.sock or "):
+        Cache.attach(1)
+    with pytest.raises(errors.AttachError, match="is longer than the 107 bytes"):
+        Cache.attach("x" * 200)
+
+
+def test_directory_that_others_may_write_to_is_not_believed(
+    start: Start, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = start(env={"XDG_RUNTIME_DIR": str(path.parent)})
+    port = int(node.addresses[0].rpartition(":")[2])
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(path.parent))
+    (path.parent / "memcachepy").chmod(0o777)
+    with pytest.raises(errors.AttachError, match="no node answers"):
+        Cache.attach(port)
+    (path.parent / "memcachepy").chmod(0o700)
+    Cache.attach(port).close()
+
+
+@needs_root
+def test_other_users_are_refused(node: Node, path: Path) -> None:
+    text = as_user(NOBODY, [], lambda: Cache.attach(path))
+    assert f"AttachError: {path} is not for this user" in text
+    path.chmod(0o666)
+    text = as_user(NOBODY, [], lambda: Cache.attach(path))
+    assert "refuses: user 65534 is neither the node's user nor in its control group" in text
+    assert attached_pids(node) == []
+
+
+@needs_root
+def test_members_of_the_group_are_not(start: Start, path: Path) -> None:
+    start("--control-socket", str(path), "--control-group", "games")
+
+    def use() -> object:
+        with Cache.attach(path) as cache:
+            cache.set("k", b"v")
+            return cache.get("k")
+
+    assert as_user(NOBODY, [grp.getgrnam("games").gr_gid], use) == "b'v'"
+
+
+# ---- what answers ---------------------------------------------------------------------------
+
+
+@contextmanager
+def answering(path: Path, answer: bytes, fd: int = -1) -> Iterator[None]:
+    """Something that is no node answers at the path, and keeps the connections open."""
+    over = threading.Event()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                if fd >= 0:
+                    socket.send_fds(connection, [answer], [fd])
+                elif answer:
+                    connection.sendall(answer)
+                over.wait(10)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"hello\n", "a line of JSON"),
+        (b'{"v":2,"ok":true}\n', "version 2"),
+        (b'{"v":1,"ok":false,"error":"not today"}\n', "refuses: not today"),
+        (b'{"v":1,"ok":true,"slot":5}\n', "is no node"),
+        (b"x" * 9000, "a line of JSON"),
+    ],
+)
+def test_strange_answers_are_attach_errors(path: Path, answer: bytes, why: str) -> None:
+    with answering(path, answer), pytest.raises(errors.AttachError, match=why):
+        Cache.attach(path)
+
+
+def test_node_that_does_not_answer_in_time(path: Path) -> None:
+    message = "does not answer in time"
+    with answering(path, b""), pytest.raises(errors.AttachError, match=message):
+        Cache.attach(path, timeout_s=0.1)
+
+
+LAYOUT_VERSION_AT, FINGERPRINT_AT, RESERVE_AT = 8, 12, 16
+
+
+def forged(segment: _core.Segment, changes: dict[int, bytes], size: int | None = None) -> int:
+    """A sealed copy of the segment's superblock with other bytes at some places."""
+    fd = os.memfd_create("forged", os.MFD_ALLOW_SEALING)
+    os.pwrite(fd, os.pread(segment.fd, 65536, 0), 0)
+    for offset, data in changes.items():
+        os.pwrite(fd, data, offset)
+    os.ftruncate(fd, segment.reserve_bytes if size is None else size)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    return fd
+
+
+def test_what_is_not_this_builds_segment_is_refused_before_use(path: Path) -> None:
+    segment = _core.Segment({"memory_limit_bytes": 2 << 20, "worker_count": 1})
+    answer = json.dumps({"v": 1, "ok": True, "slot": 4}).encode() + b"\n"
+    newer = (_core.LAYOUT_VERSION + 1).to_bytes(4, "little")
+    cases = [
+        (forged(segment, {0: b"SOMETHING"}), "no segment of a node"),
+        (forged(segment, {}, 100), "no segment of a node"),
+        (forged(segment, {LAYOUT_VERSION_AT: newer}), "use the same release as the node"),
+        (forged(segment, {FINGERPRINT_AT: b"\0\0\0\0"}), "another build .00000000."),
+        (forged(segment, {RESERVE_AT: bytes(8)}), "says it has 0 bytes"),
+        (os.memfd_create("unsealed"), "no segment of a node"),
+        (os.open("/dev/null", os.O_RDWR), "no segment of a node"),
+    ]
+    for fd, why in cases:
+        with answering(path, answer, fd), pytest.raises(errors.AttachError, match=why):
+            Cache.attach(path)
+        os.close(fd)
+        path.unlink()
+    good = forged(segment, {})
+    with (
+        answering(path, answer, good),
+        pytest.raises(errors.AttachError, match="slot 4 is not one of an attached process"),
+    ):
+        Cache.attach(path)
+    os.close(good)
+    segment.close()
+
+
+# ---- forks ----------------------------------------------------------------------------------
+
+
+def test_forked_child_has_a_slot_of_its_own(cache: Cache, node: Node) -> None:
+    cache.set("k", b"parent")
+
+    def use() -> object:
+        assert cache.get("k") == b"parent"
+        cache.set("k", b"child")
+        pids = attached_pids(node)
+        return sorted(pids) == sorted([os.getppid(), os.getpid()])
+
+    assert in_child(use) == "True"
+    assert cache.get("k") == b"child"
+    wait_until(lambda: attached_pids(node) == [os.getpid()], "the child's slot to be free")
+
+
+def test_child_that_leaves_takes_nothing_from_its_parent(cache: Cache, node: Node) -> None:
+    cache.set("k", b"v")
+
+    def close_and_use() -> object:
+        cache.close()
+        return cache.get("k")
+
+    assert "the cache is closed" in in_child(close_and_use)
+    in_child(lambda: None)
+    for _ in range(3):
+        assert cache.get("k") == b"v"
+    assert attached_pids(node) == [os.getpid()]
+
+
+def test_grandchildren_and_siblings(cache: Cache, node: Node) -> None:
+    cache.set("n", b"0")
+
+    def count(depth: int) -> object:
+        for _ in range(100):
+            cache.incr("n")
+        return [in_child(lambda: count(depth - 1)) for _ in range(2)] if depth else None
+
+    count(2)
+    assert cache.get("n") == b"700"
+    wait_until(lambda: attached_pids(node) == [os.getpid()], "the children's slots to be free")
+
+
+def test_closed_descriptors_do_no_harm(cache: Cache, node: Node) -> None:
+    """As a program does that becomes a daemon, and then opens others."""
+
+    def go() -> object:
+        with Cache.attach(cache._address) as own:
+            own.set("k", b"v")
+            for name in os.listdir("/proc/self/fd"):
+                if "socket:" in _link(name) or "memfd:" in _link(name):
+                    os.close(int(name))
+            others = [os.open("/dev/null", os.O_RDWR) for _ in range(50)]
+            found = own.get("k")
+            own.close()
+            for fd in others:
+                os.fstat(fd)
+            return found
+
+    assert in_child(go) == "b'v'"
+    assert cache.get("k") == b"v"
+    wait_until(lambda: attached_pids(node) == [os.getpid()], "the child's slots to be free")
+
+
+def _link(name: str) -> str:
+    try:
+        return str(Path(f"/proc/self/fd/{name}").readlink())
+    except OSError:
+        return ""
+
+
+# ---- the node's end -------------------------------------------------------------------------
+
+
+def test_node_that_ends_is_gone_and_one_that_comes_back_is_used(
+    start: Start, cache: Cache, node: Node, path: Path
+) -> None:
+    cache.set("k", b"v")
+    assert node.stop() == 0
+    with pytest.raises(errors.NodeGone, match="the node is gone: no node answers"):
+        _use_until_noticed(cache)
+    with pytest.raises(errors.NodeGone):
+        cache.get("k")
+    second = start("-t", "1", "--control-socket", str(path))
+    assert cache.get("k") is None
+    cache.set("k", b"again")
+    second.client().ask(b"get k\r\n", b"VALUE k 0 5\r\nagain\r\nEND\r\n")
+    assert attached_pids(second) == [os.getpid()]
+
+
+def _use_until_noticed(cache: Cache) -> None:
+    """A look at the node is taken every few milliseconds of use."""
+    wait_until(lambda: cache.get("k") is errors, "the node's end to be noticed")
+
+
+def test_restart_that_was_not_noticed_is_no_error(
+    start: Start, cache: Cache, node: Node, path: Path
+) -> None:
+    cache.set("k", b"v")
+    assert node.stop() == 0
+    second = start("-t", "1", "--control-socket", str(path))
+    wait_until(lambda: cache.get("k") is None, "the new node")
+    assert attached_pids(second) == [os.getpid()]
+
+
+def test_killed_supervisor_is_a_node_that_is_gone(cache: Cache, node: Node) -> None:
+    cache.set("k", b"v")
+    children = node.children()
+    node.process.kill()
+    node.wait()
+    with pytest.raises(errors.NodeGone):
+        _use_until_noticed(cache)
+    psutil.wait_procs(children, timeout=5)
+
+
+def test_draining_node_is_still_there(cache: Cache, node: Node) -> None:
+    client = node.client()
+    client.ask(b"get k\r\n", b"END\r\n")
+    cache.set("k", b"v")
+    node.process.send_signal(signal.SIGUSR1)
+    node.wait_for_log("draining")
+    assert cache.get("k") == b"v"
+    client.close()
+    assert node.wait() == 0
