@@ -54,6 +54,10 @@ def test_units_hold_under_sanitizers(build: Build) -> None:
     assert run(build("units", *ADDRESS)) == "ok\n"
 
 
+def test_the_pool_takes_ahead_and_keeps_a_moving_limit(build: Build) -> None:
+    assert run(build("pool", *ADDRESS)) == "ok\n"
+
+
 def test_hash_is_xxh64() -> None:
     seed = random.randrange(2**64)
     print("seed", seed)

@@ -3,12 +3,22 @@
 
 #include "base/check.h"
 #include "base/crash.h"
+#include "base/span.h"
 #include "mem/hostmem.h"
 #include "mem/populate.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+
+/* What a request takes from the host in passing: a fraction of a millisecond's work for the kernel.
+ * The maintainer takes whole extents (bench/growth.py). */
+#define GROW_BYTES (EXTENT_BYTES / 8)
+
+/* The most that is taken ahead of need. */
+#define AHEAD_BYTES_MAX (64u << 20)
+#define AHEAD_PART 16 /* of the limit */
+#define AHEAD_LOOK_MS 100
 
 /* Left to the rest of the machine when memory gets short. */
 #define HEADROOM_BYTES (8u << 20)
@@ -310,7 +320,7 @@ populate_absent(struct segment *segment, uint32_t count)
 }
 
 static bool
-grow_locked(struct segment *segment)
+grow_locked(struct segment *segment, uint32_t bytes_max)
 {
     struct superblock *superblock = segment->superblock;
     struct page_pool *pool = &superblock->pool;
@@ -319,7 +329,7 @@ grow_locked(struct segment *segment)
     if (present >= limit) {
         return false;
     }
-    uint32_t count = EXTENT_BYTES >> superblock->page_shift;
+    uint32_t count = bytes_max >> superblock->page_shift;
     count = count < limit - present ? count : limit - present;
     uint32_t unused = pool->count_max - atomic_load(&pool->populated_count);
     bool absent = present < atomic_load(&pool->populated_count);
@@ -335,15 +345,51 @@ grow_locked(struct segment *segment)
     return populated;
 }
 
-bool
-pool_grow(struct segment *segment)
+static bool
+grow(struct segment *segment, uint32_t bytes_max)
 {
     struct page_pool *pool = &segment->superblock->pool;
     uint32_t before = atomic_load(&pool->present_count);
     if (!pool_lock(segment)) {
         return false;
     }
-    bool grown = atomic_load(&pool->present_count) > before || grow_locked(segment);
+    SPAN_BEGIN(pool_grow);
+    bool grown = atomic_load(&pool->present_count) > before || grow_locked(segment, bytes_max);
+    SPAN_END(pool_grow);
     pool_unlock(segment);
     return grown;
+}
+
+bool
+pool_grow(struct segment *segment)
+{
+    return grow(segment, GROW_BYTES);
+}
+
+/* Notes how many pages were taken lately, and wants as many free as a second would take. */
+static void
+look_ahead(struct segment *segment, struct pool_ahead *ahead, uint32_t used, uint64_t now_ns)
+{
+    uint64_t elapsed_ms = (now_ns - ahead->looked_at_ns) / 1000000u;
+    if (elapsed_ms < AHEAD_LOOK_MS && ahead->looked_at_ns != 0) {
+        return;
+    }
+    uint64_t taken = used > ahead->used ? used - ahead->used : 0;
+    uint64_t most = AHEAD_BYTES_MAX >> segment->superblock->page_shift;
+    uint64_t part = atomic_load(&segment->superblock->pool.effective_count) / AHEAD_PART;
+    most = part < most ? part : most;
+    uint64_t wanted = ahead->looked_at_ns == 0 ? 0 : taken * 1000 / elapsed_ms;
+    ahead->wanted = (uint32_t)(wanted < most ? wanted : most);
+    ahead->used = used;
+    ahead->looked_at_ns = now_ns;
+}
+
+bool
+pool_grow_ahead(struct segment *segment, struct pool_ahead *ahead, uint64_t now_ns)
+{
+    const struct page_pool *pool = &segment->superblock->pool;
+    uint32_t present = atomic_load_explicit(&pool->present_count, memory_order_relaxed);
+    uint32_t spare = atomic_load_explicit(&pool->free_hint, memory_order_relaxed);
+    look_ahead(segment, ahead, present > spare ? present - spare : 0, now_ns);
+    return spare < ahead->wanted && pool_can_grow(segment) && grow(segment, EXTENT_BYTES);
 }

@@ -134,9 +134,21 @@ void pool_recover(struct segment *segment, struct process_slot *slot);
 /* Whether pool_grow() could bring more. */
 bool pool_can_grow(const struct segment *segment);
 
-/* Takes memory for an extent, of pages that are absent before others. Call without any shard lock.
+/* Takes memory for a few pages, absent ones before others. Call without any shard lock.
  * False: the limit is reached or there is a shortage, which then lowers the effective limit and is
  * told in the pool. */
 bool pool_grow(struct segment *segment);
+
+/* What the maintainer remembers from one call to the next. */
+struct pool_ahead {
+    uint64_t looked_at_ns;
+    uint32_t used;   /* pages in use then */
+    uint32_t wanted; /* free pages to be kept until it looks again */
+};
+
+/* Takes an extent from the host before it is needed: while pages are being taken, as many are kept
+ * free as one second takes. True: it has, and may have to again soon. now_ns is of the monotonic
+ * clock. */
+bool pool_grow_ahead(struct segment *segment, struct pool_ahead *ahead, uint64_t now_ns);
 
 #endif

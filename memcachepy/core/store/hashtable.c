@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/crash.h"
+#include "base/span.h"
 #include "base/xxh64.h"
 #include "mem/populate.h"
 #include "store/cell.h"
@@ -509,7 +510,10 @@ table_grow(struct store *store, struct shard *shard, unsigned steps)
         }
         /* A full cache pays for a larger table only when the chains have become long. */
         bool steal = shard->sums.curr_items > buckets * (TABLE_LOAD + TABLE_LOAD / 2);
-        if (!split_next(store, shard, steal)) {
+        SPAN_BEGIN(table_grow_step);
+        bool split = split_next(store, shard, steal);
+        SPAN_END(table_grow_step);
+        if (!split) {
             return;
         }
     }

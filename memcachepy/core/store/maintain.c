@@ -1,4 +1,6 @@
 /* What the maintainer does between requests; see store_maintain() in store.h. */
+#include "base/clock.h"
+#include "store/shard.h"
 #include "store/shrink.h"
 #include "store/sweep.h"
 
@@ -7,6 +9,7 @@ store_maintain(struct store *store)
 {
     store_tick(store);
     bool shrinks = store_shrink(store);
+    bool grows = pool_grow_ahead(store->segment, &store->ahead, clock_mono_ns());
     bool sweeps = store_sweep(store);
-    return shrinks || sweeps;
+    return shrinks || grows || sweeps;
 }

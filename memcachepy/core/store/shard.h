@@ -130,6 +130,7 @@ struct store {
     uint32_t draining;    /* page number + 1 that is kept though it becomes empty */
     uint32_t shrink_turn; /* the shard that gives a page next */
     struct sweep_pass sweep;
+    struct pool_ahead ahead;
     uint8_t class_of_units[CHUNK_BYTES_MAX / 8 + 1]; /* class by size in 8 bytes, rounded up */
 };
 

@@ -1,0 +1,135 @@
+/* The pool of pages: what it takes ahead of need, and how a limit that moves changes what it gives.
+ */
+#include "mem/page.h"
+#include "mem/segment.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#define EXPECT(condition)                                                                          \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            printf("line %d: %s\n", __LINE__, #condition);                                         \
+            exit(1);                                                                               \
+        }                                                                                          \
+    } while (0)
+
+#define MIB (UINT64_C(1) << 20)
+
+static struct segment *
+make(uint64_t megabytes)
+{
+    struct segment_settings settings = {.memory_limit_bytes = megabytes * MIB,
+                                        .item_size_max_bytes = MIB,
+                                        .growth_factor = 1.25,
+                                        .item_size_min_bytes = 8,
+                                        .conn_limit = 10,
+                                        .worker_count = 1};
+    struct segment *segment;
+    char sentence[SEGMENT_SENTENCE_MAX];
+    if (segment_create(&settings, 4096, &segment, sentence) != SEGMENT_OK) {
+        puts(sentence);
+        exit(2);
+    }
+    return segment;
+}
+
+static uint32_t
+take(struct segment *segment, struct process_slot *slot, uint32_t count)
+{
+    uint32_t taken = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t number = pool_take(segment, slot);
+        if (number == PAGE_NONE && pool_grow(segment)) {
+            number = pool_take(segment, slot);
+        }
+        if (number == PAGE_NONE) {
+            break;
+        }
+        atomic_store(&page_entry(segment, number)->owner, page_owner(0, 1));
+        page_keep(slot);
+        taken++;
+    }
+    return taken;
+}
+
+static uint64_t
+file_bytes(const struct segment *segment)
+{
+    struct stat about;
+    EXPECT(fstat(segment->fd, &about) == 0);
+    return (uint64_t)about.st_blocks * 512;
+}
+
+static void
+as_much_is_kept_free_as_a_second_takes(void)
+{
+    struct segment *segment = make(64);
+    const struct page_pool *pool = &segment->superblock->pool;
+    struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST];
+    struct pool_ahead ahead = {0};
+    uint64_t now_ns = 77;
+    EXPECT(!pool_grow_ahead(segment, &ahead, now_ns));
+    EXPECT(atomic_load(&pool->present_count) == 0);
+    EXPECT(take(segment, slot, 100) == 100);
+    now_ns += 500000000;
+    while (pool_grow_ahead(segment, &ahead, now_ns)) {
+    }
+    EXPECT(atomic_load(&pool->free_hint) >= 200);
+    uint32_t present = atomic_load(&pool->present_count);
+    now_ns += 500000000;
+    EXPECT(!pool_grow_ahead(segment, &ahead, now_ns)); /* Nobody takes any: nothing is wanted. */
+    EXPECT(take(segment, slot, 200) == 200);
+    now_ns += 1000;
+    EXPECT(!pool_grow_ahead(segment, &ahead, now_ns)); /* It is not looking yet. */
+    EXPECT(atomic_load(&pool->present_count) == present);
+    EXPECT(take(segment, slot, 3300) == 3300);
+    now_ns += 500000000;
+    while (pool_grow_ahead(segment, &ahead, now_ns)) {
+    }
+    /* But no more than a sixteenth of the limit, and an extent. */
+    EXPECT(atomic_load(&pool->free_hint) >= 256);
+    EXPECT(atomic_load(&pool->present_count) <= 3600 + 256 + 128);
+    segment_close(segment);
+}
+
+static void
+nothing_is_given_above_the_limit_and_what_went_comes_back(void)
+{
+    struct segment *segment = make(64);
+    const struct page_pool *pool = &segment->superblock->pool;
+    struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST];
+    EXPECT(take(segment, slot, 4096) == 4096 && take(segment, slot, 1) == 0);
+    uint64_t full = file_bytes(segment);
+    for (uint32_t number = 0; number < 4096; number += 2) {
+        atomic_store(&slot->page_in_flight, number + 1);
+        atomic_store(&page_entry(segment, number)->owner, page_owner_in_hand(segment, slot));
+        pool_give_back(segment, slot, number);
+    }
+    EXPECT(pool_take_surplus(segment, slot) == PAGE_NONE);
+    EXPECT(!pool_set_limit(segment, segment->bytes * 2));
+    EXPECT(pool_set_limit(segment, 48 * MIB) && pool_is_over(segment));
+    EXPECT(take(segment, slot, 1) == 0);
+    while (pool_is_over(segment)) {
+        uint32_t number = pool_take_surplus(segment, slot);
+        EXPECT(number != PAGE_NONE && pool_drop(segment, slot, number));
+    }
+    EXPECT(atomic_load(&pool->present_count) == 3072);
+    EXPECT(file_bytes(segment) == full - 16 * MIB);
+    EXPECT(take(segment, slot, 4096) == 1024);
+    EXPECT(pool_set_limit(segment, 66 * MIB));
+    EXPECT(take(segment, slot, 4096) == 1152);
+    EXPECT(atomic_load(&pool->present_count) == 4224);
+    EXPECT(atomic_load(&pool->populated_count) == 4224);
+    segment_close(segment);
+}
+
+int
+main(void)
+{
+    as_much_is_kept_free_as_a_second_takes();
+    nothing_is_given_above_the_limit_and_what_went_comes_back();
+    puts("ok");
+    return 0;
+}
