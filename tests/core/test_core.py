@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 import xxhash
+from support.programs import compile_program
 
 from memcachepy import _core
 
 HERE = Path(__file__).parent
-CORE = HERE.parents[1] / "memcachepy" / "core"
-LAYERS = ("base", "mem", "store")
 ADDRESS = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 THREAD = ("-O1", "-fsanitize=thread")
 
@@ -25,17 +24,12 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """Compiles one of this folder's programs with the layers below the protocol."""
     folder = tmp_path_factory.mktemp("core")
 
-    def compile_program(name: str, *flags: str) -> Path:
+    def build_program(name: str, *flags: str) -> Path:
         program = folder / f"{name}-{len(list(folder.iterdir()))}"
-        sources = sorted(str(path) for layer in LAYERS for path in (CORE / layer).glob("*.c"))
-        command = ["cc", "-std=c11", "-D_GNU_SOURCE", "-g", "-Wall", "-Wextra", "-Werror", *flags]
-        command += ["-DMEMCACHEPY_DEBUG", "-DMEMCACHEPY_CRASH_POINTS", f"-I{CORE}", f"-I{HERE}"]
-        command += [str(HERE / f"{name}.c"), *sources, "-o", str(program), "-lpthread"]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0, result.stderr
-        return program
+        debugging = ("-DMEMCACHEPY_DEBUG", "-DMEMCACHEPY_CRASH_POINTS")
+        return compile_program(HERE / f"{name}.c", program, *flags, *debugging)
 
-    return compile_program
+    return build_program
 
 
 def run(program: Path, *arguments: object, timeout_s: float = 120) -> str:

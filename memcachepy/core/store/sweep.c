@@ -128,9 +128,6 @@ look_at(struct store *store, struct shard *shard, const struct batch *batch)
         uint32_t expire_word = atomic_load_explicit(&item->expire_word, memory_order_relaxed);
         bool live = state_kind(chunk_state(item)) == CHUNK_LIVE;
         bool dead = live && item_is_dead(store, item);
-        atomic_store_explicit(&column[batch->slots[i]],
-                              live && !dead ? expiry_byte(store, expire_word) : 0,
-                              memory_order_relaxed);
         if (dead) {
             item_unlink_hashed(store, shard, ref_of(store, item), hashes[i], UNLINK_RECLAIM);
             CRASH_POINT(swept_item);
@@ -139,6 +136,10 @@ look_at(struct store *store, struct shard *shard, const struct batch *batch)
                 return;
             }
         }
+        /* Not before the item is gone: a process that dies in between leaves one that is found. */
+        atomic_store_explicit(&column[batch->slots[i]],
+                              live && !dead ? expiry_byte(store, expire_word) : 0,
+                              memory_order_relaxed);
     }
 }
 
