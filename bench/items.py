@@ -17,7 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from replays import CLIENT_DEPTH, MEGABYTE, OurStore, ServerStore, build_client, say, server_store
+from replays import (
+    CLIENT_DEPTH,
+    MEGABYTE,
+    OurStore,
+    ServerStore,
+    add_output_options,
+    begin_results,
+    build_client,
+    made_on,
+    say,
+    server_store,
+    write_results,
+)
 from servers import BenchError
 
 from memcachepy import _core
@@ -121,6 +133,10 @@ def run(load: Load, args: argparse.Namespace, client: Path) -> dict[str, Any]:
 def render(results: Mapping[str, Any]) -> str:
     """The table in Markdown."""
     lines = [
+        f"Items at the first eviction at `-m {results['memory_mb']}`, keys of"
+        f" {results['key_size']} bytes; later is the ratio when three times as many keys have come"
+        " as can fit. Bytes are per item; the last columns are shares of the memory.",
+        "",
         "| values | memcached's items | ours | ratio | bar | later | header | table"
         " | ring and ghost | expiry column | rounding, free chunks and page ends | bar |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
@@ -139,6 +155,7 @@ def render(results: Mapping[str, Any]) -> str:
             f" + {found['page_remainder_share']:.1%} = **{found['waste_share']:.1%}**"
             f" | ≤ {WASTE_BAR:.0%} {'✓' if found['waste_share'] <= WASTE_BAR else '✗ missed'} |"
         )
+    lines += ["", made_on(results)]
     return "\n".join(lines) + "\n"
 
 
@@ -149,7 +166,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--eviction-policy", default=_core.EVICTION_POLICIES[0])
     parser.add_argument("--depth", type=int, default=CLIENT_DEPTH, help="keys in a get")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--output", type=Path, help="write the figures as JSON")
+    add_output_options(parser)
     args = parser.parse_args(arguments)
     args.loads = args.loads.split(",")
     return args
@@ -158,8 +175,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and print; 1 when it cannot be done."""
     args = _parse(arguments)
-    rows = []
+    rows: list[dict[str, Any]] = []
     try:
+        results = begin_results()
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             client = build_client(Path(folder))
             for load in LOADS:
@@ -169,10 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BenchError as error:
         say(f"items: {error}")
         return 1
-    results = {"seed": args.seed, "memory_mb": args.memory, "key_size": KEY_LEN, "rows": rows}
+    results |= {"seed": args.seed, "memory_mb": args.memory, "key_size": KEY_LEN, "rows": rows}
     print(render(results), end="")
-    if args.output:
-        args.output.write_text(json.dumps(results, indent=1) + "\n")
+    write_results("items", results, args)
     return 0
 
 

@@ -6,25 +6,36 @@ replays.py. Rows in which memcached does not evict are left out.
 """
 
 import argparse
-import datetime
-import json
 import math
 import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from replays import CLIENT_DEPTH, MEGABYTE, OurStore, build_client, say, server_store
-from run import RESULTS, describe_machine
+from replays import (
+    CLIENT_DEPTH,
+    MEGABYTE,
+    OurStore,
+    add_output_options,
+    begin_results,
+    build_client,
+    made_on,
+    say,
+    server_store,
+    write_results,
+)
+from run import RESULTS
 from servers import BenchError
-from workloads import read_u32, with_one_hit_keys, with_scans, zipf
+from workloads import with_one_hit_keys, with_scans, zipf
 
 from memcachepy import _core
+from memcachepy.errors import MemcachepyError
+from memcachepy.simulate import Trace, plot_panels
 
 KEY_COUNT = 1_000_000
 PERCENTS = (1, 5, 10, 20)
@@ -72,8 +83,13 @@ def workloads(args: argparse.Namespace) -> Iterator[Workload]:
         lambda items: with_scans(plain(0.99), items, SCAN_EVERY),
     )
     for path in args.traces:
-        stream = read_u32(path, args.trace_requests)
-        yield Workload(path.stem, path.name, len(set(stream)), lambda _items, s=stream: s)
+        stream = array("Q")
+        for batch in Trace(path).requests():
+            stream.extend(batch.ids)
+            if len(stream) >= args.trace_requests:
+                break
+        name = Path(path).name
+        yield Workload(name, name, len(set(stream)), lambda _items, stream=stream: stream)
 
 
 def memcached_chunk_bytes(client: Path, args: argparse.Namespace) -> int:
@@ -143,7 +159,7 @@ def run_row(
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("traces", nargs="*", type=Path, help="files of little-endian 32-bit keys")
+    parser.add_argument("traces", nargs="*", help="in any format of simulate; sizes are ignored")
     parser.add_argument("--requests", type=int, default=3_000_000, help="of a synthetic stream")
     parser.add_argument("--trace-requests", type=int, default=4_000_000, help="of a trace, at most")
     parser.add_argument("--workloads", default="", help="names, comma separated; default all")
@@ -157,7 +173,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--depth", type=int, default=CLIENT_DEPTH, help="keys in a get")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--output", type=Path, help="default: results/miss_ratio-DATE.json")
+    add_output_options(parser)
+    parser.add_argument("--plot", type=Path, help="draw the curves into a .svg or .png file")
     args = parser.parse_args(arguments)
     args.percents = [float(percent) for percent in args.percents.split(",")]
     args.stores = args.stores.split(",")
@@ -168,61 +185,126 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def run_all(args: argparse.Namespace, client: Path) -> dict[str, Any]:
+    """All rows, and which were left out and why."""
+    chunk_bytes = memcached_chunk_bytes(client, args)
+    rows: list[dict[str, Any]] = []
+    left_out = []
+    for workload in workloads(args):
+        if args.workloads and workload.name not in args.workloads:
+            continue
+        memory_mb = 0
+        for percent in args.percents:
+            last_mb, memory_mb = memory_mb, row_memory_mb(workload, percent, chunk_bytes)
+            if memory_mb == last_mb:
+                left_out.append(f"{workload.name} at {percent:g} % (the memory of the row before)")
+                continue
+            row = run_row(workload, percent, memory_mb, args, client)
+            if row is None:
+                left_out.append(f"{workload.name} at {percent:g} % (memcached evicts nothing)")
+                continue
+            rows.append(row)
+            _say_row(row)
+    return {"chunk_bytes": chunk_bytes, "left_out": left_out, "rows": rows}
+
+
+def _say_row(row: Mapping[str, Any]) -> None:
+    figures = "  ".join(
+        f"{kind} {found['miss_ratio']:.4f}"
+        f" ({found.get('to_memcached', 0):.3f}, late {found.get('late_to_memcached', 0):.3f})"
+        for kind, found in row["stores"].items()
+    )
+    say(f"{row['workload']:10} {row['keys_percent']:3g} % {row['memory_mb']:4} MB  {figures}")
+
+
+def _others(results: Mapping[str, Any]) -> list[str]:
+    """The stores that are compared with memcached."""
+    return [kind for kind in results["rows"][0]["stores"] if kind != "memcached"]
+
+
+def _verdict(value: float, bar: float, kind: str) -> str:
+    is_judged = kind in (_core.EVICTION_POLICIES[0], "node")
+    return f" ≤ {bar:.2f} {'✓' if value <= bar else '✗ missed'}" if is_judged else ""
+
+
+def render(results: Mapping[str, Any]) -> str:
+    """The table in Markdown."""
+    others = _others(results)
+    lines = [
+        f"Misses per request, read-through, at the same `-m`: {results['key_size']}-byte keys,"
+        f" {results['value_size']}-byte values, a million keys in the synthetic workloads. Late is"
+        " the ratio in the second half of the requests, which has fewer of the first misses that"
+        " no cache avoids.",
+        "",
+        "| workload | memory for | MB | memcached | "
+        + " | ".join(f"{kind} | ratio | late" for kind in others)
+        + " |",
+        "|---|---|---|---" + "|---|---|---" * len(others) + "|",
+    ]
+    for row in results["rows"]:
+        cells = [row["title"], f"{row['keys_percent']:g} %", str(row["memory_mb"])]
+        cells.append(f"{row['stores']['memcached']['miss_ratio']:.4f}")
+        for kind in others:
+            found = row["stores"][kind]
+            mark = " ✗" if found["to_memcached"] > results["bars"]["row"] else ""
+            cells.append(f"{found['miss_ratio']:.4f}")
+            cells.append(f"**{found['to_memcached']:.3f}**{mark}")
+            cells.append(f"{found['late_to_memcached']:.3f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    for kind in others:
+        ratios = [row["stores"][kind]["to_memcached"] for row in results["rows"]]
+        mean = sum(ratios) / len(ratios)
+        lines += [
+            "",
+            f"{kind}: mean of the ratios **{mean:.3f}**"
+            f"{_verdict(mean, results['bars']['mean'], kind)}, highest {max(ratios):.3f}"
+            f"{_verdict(max(ratios), results['bars']['row'], kind)}.",
+        ]
+    if results["left_out"]:
+        lines += ["", f"Left out: {', '.join(results['left_out'])}."]
+    lines += ["", made_on(results)]
+    return "\n".join(lines) + "\n"
+
+
+def draw(results: Mapping[str, Any], path: Path) -> None:
+    """A chart for each workload that has several sizes."""
+    panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for row in results["rows"]:
+        curves = panels.setdefault(row["workload"], {})
+        for kind, found in row["stores"].items():
+            point = (row["memory_mb"] * MEGABYTE, found["miss_ratio"])
+            curves.setdefault(kind, []).append(point)
+    plot_panels(
+        path,
+        {name: curves for name, curves in panels.items() if len(next(iter(curves.values()))) > 1},
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all rows; 1 when it cannot be done."""
     args = _parse(arguments)
-    started = datetime.datetime.now(datetime.UTC)
-    rows = []
-    left_out = []
     try:
-        machine = describe_machine()
+        results = begin_results()
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            client = build_client(Path(folder))
-            chunk_bytes = memcached_chunk_bytes(client, args)
-            for workload in workloads(args):
-                if args.workloads and workload.name not in args.workloads:
-                    continue
-                memory_mb = 0
-                for percent in args.percents:
-                    last_mb, memory_mb = memory_mb, row_memory_mb(workload, percent, chunk_bytes)
-                    if memory_mb == last_mb:
-                        left_out.append(f"{workload.name} at {percent:g} %: the row before again")
-                        continue
-                    row = run_row(workload, percent, memory_mb, args, client)
-                    if row is None:
-                        left_out.append(f"{workload.name} at {percent:g} %: no evictions")
-                        continue
-                    rows.append(row)
-                    figures = "  ".join(
-                        f"{kind} {found['miss_ratio']:.4f}"
-                        f" ({found.get('to_memcached', 0):.3f}, late"
-                        f" {found.get('late_to_memcached', 0):.3f})"
-                        for kind, found in row["stores"].items()
-                    )
-                    say(f"{workload.name:10} {percent:3g} % {row['memory_mb']:4} MB  {figures}")
-    except BenchError as error:
+            results |= {
+                "seed": args.seed,
+                "value_size": args.value_size,
+                "key_size": args.key_size,
+                "depth": args.depth,
+                "bars": {"mean": MEAN_BAR, "row": ROW_BAR},
+                **run_all(args, build_client(Path(folder))),
+            }
+        if not results["rows"]:
+            raise BenchError(f"no row is left: {', '.join(results['left_out'])}")
+        pictures = [RESULTS / "miss_ratio.svg"] if args.publish else []
+        for path in [*pictures, *([args.plot] if args.plot else [])]:
+            draw(results, path)
+    except (BenchError, MemcachepyError) as error:
         say(f"miss_ratio: {error}")
         return 1
-    results = {
-        "started_at": started.isoformat(timespec="seconds"),
-        "machine": machine,
-        "seed": args.seed,
-        "value_size": args.value_size,
-        "key_size": args.key_size,
-        "depth": args.depth,
-        "chunk_bytes": chunk_bytes,
-        "bars": {"mean": MEAN_BAR, "row": ROW_BAR},
-        "left_out": left_out,
-        "rows": rows,
-    }
-    for kind in args.stores:
-        ratios = [row["stores"][kind].get("to_memcached", 0) for row in rows]
-        if ratios:
-            say(f"{kind}: mean {sum(ratios) / len(ratios):.4f}, worst {max(ratios):.4f}")
-    output = args.output or RESULTS / f"miss_ratio-{started:%Y-%m-%d-%H%M%S}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(results, indent=1) + "\n")
-    print(output)
+    if "memcached" in args.stores and len(args.stores) > 1:
+        print(render(results), end="")
+    write_results("miss_ratio", results, args)
     return 0
 
 

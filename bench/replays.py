@@ -5,7 +5,10 @@ and the same eviction as below a node's sockets; a server is driven over a UNIX 
 `readthrough/readthrough.c`.
 """
 
+import argparse
 import contextlib
+import datetime
+import json
 import os
 import shutil
 import socket
@@ -17,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from run import RESULTS, describe_machine
 from servers import BenchError, Server, server_command
 
 from memcachepy import _core
@@ -135,6 +139,42 @@ def server_store(
         cpu = min(os.sched_getaffinity(0))
         with Server(kind, command, address, cpu) as server:
             yield ServerStore(server, client, depth)
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Where the figures go."""
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="write them to results/, where report.py finds them: an undisturbed machine's only",
+    )
+
+
+def begin_results() -> dict[str, Any]:
+    """When and where the figures are taken."""
+    now = datetime.datetime.now(datetime.UTC)
+    return {"started_at": now.isoformat(timespec="seconds"), "machine": describe_machine()}
+
+
+def write_results(name: str, results: Mapping[str, Any], args: argparse.Namespace) -> None:
+    """As the options say."""
+    stamp = datetime.datetime.fromisoformat(results["started_at"]).strftime("%Y-%m-%d-%H%M%S")
+    published = [RESULTS / f"{name}-{stamp}.json"] if args.publish else []
+    for path in [*published, *([args.output] if args.output else [])]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, indent=1) + "\n")
+        say(str(path))
+
+
+def made_on(results: Mapping[str, Any]) -> str:
+    """The line below a table."""
+    machine = results["machine"]
+    return (
+        f"{machine['memcached']} against memcachepy {machine['memcachepy']} ({machine['commit']});"
+        f" {machine['cpu']}, {machine['cpu_count']} CPUs, {machine['system']}, on"
+        f" {results['started_at'][:10]}."
+    )
 
 
 def say(text: str) -> None:

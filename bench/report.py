@@ -1,10 +1,12 @@
-"""Render a file of results as the Markdown table of the README.
+"""Render the newest results of each kind as the Markdown tables of the README files.
 
-A ratio is taken within each round and the median of the rounds is shown, with the smallest and the
-largest; times are medians of the rounds.
+What `run.py` measured is rendered here, the rest by the script that measured it. A ratio is taken
+within each round and the median of the rounds is shown, with the smallest and the largest; times
+are medians of the rounds.
 """
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,8 +17,13 @@ from typing import Any
 from scenarios import PRIVATE_DIRTY_BYTES_BAR
 
 HERE = Path(__file__).parent
-BEGIN = "<!-- bench:begin -->"
-END = "<!-- bench:end -->"
+SECTIONS = {
+    "bench": "[0-9]*.json",
+    "miss_ratio": "miss_ratio-*.json",
+    "shift": "shift-*.json",
+    "items": "items-*.json",
+}
+"""The name of a section's markers, and the files of its results."""
 GENERATOR_SHARE_BOUND = 0.95
 OTHER_SHARE_BOUND = 0.05
 
@@ -139,28 +146,44 @@ def render(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def insert(document: str, section: str) -> str:
-    """The document with what is between the markers replaced.
+def insert(document: str, section: str, name: str = "bench") -> str:
+    """The document with what is between the markers of the name replaced.
 
     Raises:
         ValueError: the markers are not there, once each and in order.
     """
-    head, begin, rest = document.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    begin_mark, end_mark = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    head, begin, rest = document.partition(begin_mark)
+    _, end, tail = rest.partition(end_mark)
     if not begin or not end:
-        raise ValueError(f"no {BEGIN} … {END}")
-    return f"{head}{BEGIN}\n{section}{END}{tail}"
+        raise ValueError(f"no {begin_mark} … {end_mark}")
+    return f"{head}{begin_mark}\n{section}{end_mark}{tail}"
 
 
-def newest_results() -> Path | None:
-    """The file whose name, a date, comes last."""
-    return max((HERE / "results").glob("*.json"), default=None)
+def newest_results(name: str = "bench") -> Path | None:
+    """The file of the section whose name, a date, comes last."""
+    return max((HERE / "results").glob(SECTIONS[name]), default=None)
+
+
+def section_of(path: Path) -> str:
+    """By the name of a file of results; those of run.py may have any."""
+    return next((name for name, names in SECTIONS.items() if path.match(names)), "bench")
+
+
+def render_file(path: Path) -> str:
+    """One section."""
+    name = section_of(path)
+    renderer = render if name == "bench" else importlib.import_module(name).render
+    text: str = renderer(json.loads(path.read_text()))
+    return text
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table, or put it into the README files."""
+    """Print the tables, or put them into the README files."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", nargs="?", type=Path, help="default: the newest")
+    parser.add_argument(
+        "results", nargs="*", type=Path, help="default: the newest of each kind that there is"
+    )
     parser.add_argument("--update-readme", action="store_true", help="between the markers")
     parser.add_argument(
         "--readme",
@@ -169,20 +192,22 @@ def main(arguments: list[str] | None = None) -> int:
         help="default: bench/README.md and, where it has the markers, the top README.md",
     )
     args = parser.parse_args(arguments)
-    source = args.results or newest_results()
-    if source is None:
+    sources = args.results or list(filter(None, map(newest_results, SECTIONS)))
+    if not sources:
         parser.error("there are no results yet; run bench/run.py")
-    section = render(json.loads(source.read_text()))
-    if not args.update_readme:
-        print(section, end="")
-        return 0
-    for readme in args.readme or [HERE / "README.md", HERE.parent / "README.md"]:
-        try:
-            readme.write_text(insert(readme.read_text(), section))
-        except (FileNotFoundError, ValueError) as error:
-            if args.readme:
-                print(f"report: {readme}: {error}", file=sys.stderr)
-                return 1
+    for source in sources:
+        section = render_file(source)
+        if not args.update_readme:
+            print(section, end="" if source == sources[-1] else "\n")
+            continue
+        for readme in args.readme or [HERE / "README.md", HERE.parent / "README.md"]:
+            try:
+                document = insert(readme.read_text(), section, section_of(source))
+                readme.write_text(document)
+            except (FileNotFoundError, ValueError) as error:
+                if args.readme:
+                    print(f"report: {readme}: {error}", file=sys.stderr)
+                    return 1
     return 0
 
 

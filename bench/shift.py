@@ -17,7 +17,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from replays import CLIENT_DEPTH, OurStore, ServerStore, build_client, say, server_store
+from replays import (
+    CLIENT_DEPTH,
+    OurStore,
+    ServerStore,
+    add_output_options,
+    begin_results,
+    build_client,
+    made_on,
+    say,
+    server_store,
+    write_results,
+)
 from servers import BenchError
 from workloads import zipf
 
@@ -72,6 +83,10 @@ def run(
 def render(results: dict[str, Any]) -> str:
     """The table in Markdown."""
     lines = [
+        f"Misses in requests 1,000,001 to 1,200,000 after values changed their size, at"
+        f" `-m {results['memory_mb']}`, Zipf {EXPONENT} over {KEY_COUNT:,} keys; fresh is an empty"
+        " cache given only the requests after the change.",
+        "",
         "| store | values | misses, shifted | misses, fresh | ratio | bar |",
         "|---|---|---|---|---|---|",
     ]
@@ -83,6 +98,7 @@ def render(results: dict[str, Any]) -> str:
             f" | {row['misses_shifted'][-1]:,} | {row['misses_fresh'][-1]:,}"
             f" | **{row['ratio']:.2f}** | {verdict} |"
         )
+    lines += ["", made_on(results)]
     return "\n".join(lines) + "\n"
 
 
@@ -100,7 +116,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--depth", type=int, default=CLIENT_DEPTH, help="keys in a get")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--output", type=Path, help="write the figures as JSON")
+    add_output_options(parser)
     args = parser.parse_args(arguments)
     args.size_after = [int(size) for size in args.size_after.split(",")]
     args.stores = args.stores.split(",")
@@ -113,8 +129,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and print; 1 when it cannot be done."""
     args = _parse(arguments)
-    rows = []
+    rows: list[dict[str, Any]] = []
     try:
+        results = begin_results()
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             client = build_client(Path(folder))
             streams = (
@@ -129,10 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BenchError as error:
         say(f"shift: {error}")
         return 1
-    results = {"seed": args.seed, "memory_mb": args.memory, "bar": BAR, "rows": rows}
+    results |= {"seed": args.seed, "memory_mb": args.memory, "bar": BAR, "rows": rows}
     print(render(results), end="")
-    if args.output:
-        args.output.write_text(json.dumps(results, indent=1) + "\n")
+    write_results("shift", results, args)
     return 0
 
 

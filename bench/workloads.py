@@ -5,10 +5,8 @@ A request is a native 64-bit number, the number of its key; streams are arrays o
 """
 
 import random
-import sys
 from array import array
 from itertools import accumulate
-from pathlib import Path
 
 ONCE_FIRST = 1 << 40
 _CHUNK_REQUESTS = 1 << 16
@@ -45,13 +43,3 @@ def with_scans(stream: "array[int]", scan_keys: int, every: int) -> "array[int]"
             first = ONCE_FIRST + len(mixed)
             mixed.extend(range(first, first + scan_keys))
     return mixed
-
-
-def read_u32(path: Path, request_count: int) -> "array[int]":
-    """The first requests of a file of little-endian 32-bit numbers."""
-    numbers = array("I")
-    with path.open("rb") as file:
-        numbers.frombytes(file.read(request_count * 4))
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return array("Q", numbers)

@@ -11,7 +11,7 @@ this process: the store, the slab classes and the eviction of a node, without it
 
 from memcachepy.simulate.cache import Cache, CacheConfig, CacheFigures, SimulationError, simulate
 from memcachepy.simulate.footprint import Footprint, measure_footprint
-from memcachepy.simulate.plot import plot_curves
+from memcachepy.simulate.plot import plot_curves, plot_panels
 from memcachepy.simulate.requests import Requests
 from memcachepy.simulate.stream import TraceError
 from memcachepy.simulate.trace import FORMATS, Trace
@@ -28,5 +28,6 @@ __all__ = [
     "TraceError",
     "measure_footprint",
     "plot_curves",
+    "plot_panels",
     "simulate",
 ]

@@ -64,11 +64,19 @@ def test_a_bound_generator_and_other_work_are_said() -> None:
     assert "other work used 30% of a core" in table
 
 
-def test_the_table_replaces_what_is_between_the_markers() -> None:
-    document = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
-    assert report.insert(document, "new\n") == f"before\n{report.BEGIN}\nnew\n{report.END}\nafter\n"
-    with pytest.raises(ValueError, match="no <!-- bench:begin -->"):
-        report.insert("nothing", "new\n")
+@pytest.mark.parametrize("name", report.SECTIONS)
+def test_the_table_replaces_what_is_between_the_markers(name: str) -> None:
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    document = f"before\n{begin}\nold\n{end}\nafter\n"
+    assert report.insert(document, "new\n", name) == f"before\n{begin}\nnew\n{end}\nafter\n"
+    with pytest.raises(ValueError, match=f"no <!-- {name}:begin -->"):
+        report.insert("nothing", "new\n", name)
+
+
+def test_results_belong_to_the_section_of_their_name() -> None:
+    names = {"2026-11-21-032720.json": "bench", "shift-2026-11-21-032720.json": "shift"}
+    names |= {"miss_ratio-2026-11-21-032720.json": "miss_ratio", "mine.json": "bench"}
+    assert {name: report.section_of(Path(name)) for name in names} == names
 
 
 def test_scenarios_have_names_of_their_own_and_known_settings() -> None:
