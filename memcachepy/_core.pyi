@@ -128,8 +128,8 @@ class Segment:
         """Processes that hold a shard's lock just now.
 
         Returns:
-            Slot, pid, shard, and how many locks the process has taken so far: who holds one for
-            long does not count on.
+            Slot, pid, shard, and how often the process has tried to get a lock so far: who holds
+            one for long does not count on.
         """
     def set_stuck(self, slot: int, stuck: bool) -> None:
         """What `stats memcachepy` says of the slot's process, until it is recovered."""

@@ -6,6 +6,7 @@
 #include "base/check.h"
 
 #include <errno.h>
+#include <linux/futex.h>
 #include <time.h>
 
 /* A sleeper costs two context switches per hand-over; most holds are shorter than this. */
@@ -64,6 +65,19 @@ lock_acquire(struct shared_lock *lock, unsigned timeout_ms)
         deadline.tv_sec++;
     }
     return result_of(pthread_mutex_timedlock(&lock->mutex, &deadline));
+}
+
+int32_t
+lock_owner(const struct shared_lock *lock)
+{
+#ifdef __GLIBC__
+    /* The word that the kernel looks at when an owner dies; see robust_futexes in its manual. */
+    unsigned word = __atomic_load_n((const unsigned *)&lock->mutex.__data.__lock, __ATOMIC_RELAXED);
+    return (int32_t)(word & FUTEX_TID_MASK);
+#else
+    (void)lock;
+    return -1;
+#endif
 }
 
 void

@@ -21,6 +21,10 @@ void lock_init(struct shared_lock *lock);
 /* Spins for about two microseconds, then sleeps for at most timeout_ms. */
 enum lock_result lock_acquire(struct shared_lock *lock, unsigned timeout_ms) MUST_CHECK;
 enum lock_result lock_try(struct shared_lock *lock) MUST_CHECK;
+
+/* The thread that has the lock just now, as its PID namespace numbers it; 0 nobody, -1 unknown.
+ */
+int32_t lock_owner(const struct shared_lock *lock);
 void lock_repaired(struct shared_lock *lock);
 void lock_release(struct shared_lock *lock);
 

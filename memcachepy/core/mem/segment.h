@@ -84,8 +84,9 @@ struct held_ref {
 struct process_slot {
     alignas(CACHE_LINE_BYTES) _Atomic int32_t pid; /* [own][sup] 0: nobody */
     _Atomic uint32_t serving;                      /* [own] 1 once in its loop */
-    _Atomic uint32_t locked_shard;                 /* [own] shard index + 1 while it holds a lock */
-    _Atomic uint32_t lock_count; /* [own] locks taken; who holds one for long does not count on */
+    _Atomic uint32_t locked_shard; /* [own] shard index + 1 while it may change that shard */
+    _Atomic uint32_t lock_count;   /* [own] tries; who holds a lock for long does not count on */
+    _Atomic uint32_t wanted_shard; /* [own] shard index + 1 from before a try to after a release */
     _Atomic uint32_t page_in_flight;        /* [own] page number + 1 between pool and owner */
     _Atomic uint64_t held_bytes;            /* [own] by uploads and pins */
     _Atomic uint32_t waiters;               /* [own] connections that wait for held_bytes */

@@ -407,10 +407,10 @@ stats_attached(struct output *output, const struct process_slot *slot, unsigned 
     }
     snprintf(name, sizeof(name), "attached:%u:pid", index);
     stat_line(output, name, "%d", (int)atomic_load_explicit(&slot->pid, memory_order_relaxed));
-    uint32_t locked = atomic_load_explicit(&slot->locked_shard, memory_order_relaxed);
-    if (is_stuck(slot) && locked != 0) {
+    uint32_t wanted = atomic_load_explicit(&slot->wanted_shard, memory_order_relaxed);
+    if (is_stuck(slot) && wanted != 0) {
         snprintf(name, sizeof(name), "attached:%u:stuck_in_shard", index);
-        stat_line(output, name, "%u", locked - 1);
+        stat_line(output, name, "%u", wanted - 1);
     }
 }
 

@@ -4,8 +4,10 @@
 
 #include "store/recover.h"
 
+#include <stdio.h>
 #include <sys/ioctl.h>
 #include <time.h>
+#include <unistd.h>
 
 /* ---- recovery ------------------------------------------------------------------------------- */
 
@@ -111,21 +113,32 @@ segment_recover(struct segment_object *self, PyObject *args, PyObject *kwargs)
 
 /* ---- who holds a lock ----------------------------------------------------------------------- */
 
+/* Whether the thread is one of the process. */
+static bool
+has_thread(int32_t pid, int32_t thread)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/%d/task/%d", (int)pid, (int)thread);
+    return thread == pid || thread < 0 || (thread > 0 && access(path, F_OK) == 0);
+}
+
 PyObject *
 segment_lock_holders(struct segment_object *self, PyObject *unused)
 {
     (void)unused;
     struct segment *segment = segment_opened(self);
-    PyObject *list = segment == NULL ? NULL : PyList_New(0);
+    struct store *store = segment == NULL ? NULL : segment_store(self);
+    PyObject *list = store == NULL ? NULL : PyList_New(0);
     unsigned slot_count = list == NULL ? 0 : segment_slot_count(segment);
     for (unsigned i = 0; i < slot_count; i++) {
         struct process_slot *slot = &segment->slots[i];
-        uint32_t locked = atomic_load(&slot->locked_shard);
-        if (locked == 0) {
+        uint32_t wanted = atomic_load(&slot->wanted_shard);
+        int32_t pid = atomic_load(&slot->pid);
+        uint32_t count = atomic_load(&slot->lock_count);
+        if (wanted == 0 || !has_thread(pid, store_lock_owner(store, wanted - 1))) {
             continue;
         }
-        PyObject *holder = Py_BuildValue("(IiII)", i, (int)atomic_load(&slot->pid), locked - 1,
-                                         atomic_load(&slot->lock_count));
+        PyObject *holder = Py_BuildValue("(IiII)", i, (int)pid, wanted - 1, count);
         int appended = holder == NULL ? -1 : PyList_Append(list, holder);
         Py_XDECREF(holder);
         if (appended != 0) {

@@ -57,6 +57,7 @@ store_recover(struct store *store, unsigned slot_index, struct recovery *recover
     atomic_store(&slot->waiters, 0);
     atomic_store(&slot->stuck, 0);
     atomic_store(&slot->locked_shard, 0);
+    atomic_store(&slot->wanted_shard, 0);
     atomic_store(&slot->serving, 0);
     atomic_store(&slot->pid, 0);
     return true;

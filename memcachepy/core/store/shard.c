@@ -91,14 +91,29 @@ clear_stuck(struct shard *shard)
     }
 }
 
+/* Before the lock is tried and until after it is released, so that there is no moment in which who
+ * has it has not said so. Who waits counts on meanwhile. */
+static void
+announce(struct store *store, const struct shard *shard)
+{
+    struct process_slot *slot = store->slot;
+    uint32_t count = atomic_load_explicit(&slot->lock_count, memory_order_relaxed);
+    atomic_store_explicit(&slot->lock_count, count + 1, memory_order_relaxed);
+    atomic_store_explicit(&slot->wanted_shard, shard_index(store, shard) + 1, memory_order_relaxed);
+}
+
+static void
+renounce(struct store *store)
+{
+    atomic_store_explicit(&store->slot->wanted_shard, 0, memory_order_relaxed);
+}
+
 static void
 note_holder(struct store *store, struct shard *shard)
 {
     clear_stuck(shard);
-    struct process_slot *slot = store->slot;
-    uint32_t count = atomic_load_explicit(&slot->lock_count, memory_order_relaxed);
-    atomic_store_explicit(&slot->lock_count, count + 1, memory_order_relaxed);
-    atomic_store_explicit(&slot->locked_shard, shard->index + 1, memory_order_relaxed);
+    atomic_store_explicit(&store->slot->locked_shard, shard_index(store, shard) + 1,
+                          memory_order_relaxed);
 }
 
 static bool
@@ -106,6 +121,7 @@ lock_result_held(struct store *store, struct shard *shard, enum lock_result resu
 {
     switch (result) {
     case LOCK_TIMEOUT:
+        renounce(store);
         return false;
     case LOCK_OWNER_DIED:
         note_holder(store, shard);
@@ -122,6 +138,7 @@ lock_result_held(struct store *store, struct shard *shard, enum lock_result resu
 bool
 shard_try_lock(struct store *store, struct shard *shard)
 {
+    announce(store, shard);
     return lock_result_held(store, shard, lock_try(&shard->lock));
 }
 
@@ -132,6 +149,7 @@ wait_for_holder(struct store *store, struct shard *shard)
 {
     enum lock_result result = LOCK_TIMEOUT;
     for (unsigned i = 0; result == LOCK_TIMEOUT && i < LOCK_WAITS_MAX; i++) {
+        announce(store, shard);
         COUNT(&store->slot->counters, lock_waits);
         result = lock_acquire(&shard->lock, LOCK_WAIT_MS);
     }
@@ -144,6 +162,7 @@ wait_for_holder(struct store *store, struct shard *shard)
 bool
 shard_lock(struct store *store, struct shard *shard)
 {
+    announce(store, shard);
     enum lock_result result = lock_try(&shard->lock);
     if (UNLIKELY(result == LOCK_TIMEOUT) &&
         atomic_load_explicit(&shard->stuck, memory_order_relaxed) == 0) {
@@ -161,4 +180,11 @@ shard_unlock(struct store *store, struct shard *shard)
     clear_stuck(shard);
     atomic_store_explicit(&store->slot->locked_shard, 0, memory_order_relaxed);
     lock_release(&shard->lock);
+    renounce(store);
+}
+
+int32_t
+store_lock_owner(const struct store *store, uint32_t shard)
+{
+    return lock_owner(&store->shards[shard].lock);
 }

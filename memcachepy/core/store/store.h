@@ -56,6 +56,9 @@ store_superblock(struct store *store)
     return store_segment(store)->superblock;
 }
 
+/* lock_owner() of a shard's lock, for the supervisor's watch. */
+int32_t store_lock_owner(const struct store *store, uint32_t shard);
+
 /* Reads the clocks and lets a delayed flush that is due take effect. Call once per batch of events,
  * at least once a second while there are requests. */
 void store_tick(struct store *store);
