@@ -199,7 +199,7 @@ SETTINGS: Final[Mapping[str, object]]
 memory_limit_bytes, item_size_max_bytes, growth_factor, item_size_min_bytes (key + value + client
 flags of the smallest slab class), conn_limit, worker_count, requests_per_event, backlog, verbosity,
 eviction_policy (one of `EVICTION_POLICIES`), cas_enabled, flush_enabled, shutdown_enabled,
-tcp_port, unix_socket (str), unix_mask (int),
+large_pages (bool), tcp_port, unix_socket (str), unix_mask (int),
 listen (str: what `stats settings` shows as inter), supervisor_pid.
 """
 

@@ -339,6 +339,9 @@ class NodeConfig:
     disable_evictions: bool = _row("M", Switch(), False, "the same as --eviction-policy noeviction")
     disable_cas: bool = _row("C", Switch(), False, "items carry no cas unique")
     disable_flush_all: bool = _row("F", Switch(), False, "refuse flush_all")
+    enable_largepages: bool = _row(
+        "L", Switch(), False, "huge pages are a must: no start without them"
+    )
     enable_shutdown: bool = _row("A", Switch(), False, "allow the shutdown command")
     user: str | None = _row(
         "u", Text("<user>"), None, "user to become after the ports are open", shown=""

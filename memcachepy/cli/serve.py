@@ -16,7 +16,6 @@ _NOT_OFFERED = {
     "-d": ("--daemon", False, "run it under a service manager"),
     "-P": ("--pidfile", True, "run it under a service manager"),
     "-k": ("--lock-memory", False, ""),
-    "-L": ("--enable-largepages", False, ""),
     "-r": ("--enable-coredumps", False, "use ulimit -c"),
     "-D": ("--stat-key-prefix", True, ""),
     "-B": ("--protocol", True, "only the text protocol is spoken"),

@@ -97,6 +97,7 @@ def segment_settings(config: NodeConfig, listeners: Sequence[Listener]) -> dict[
         "cas_enabled": not config.disable_cas,
         "flush_enabled": not config.disable_flush_all,
         "shutdown_enabled": config.enable_shutdown,
+        "large_pages": config.enable_largepages,
         "tcp_port": ports[0] if ports else 0,
         "unix_socket": config.unix_socket or "",
         "unix_mask": config.unix_mask,

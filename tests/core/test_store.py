@@ -1,5 +1,11 @@
 """Facts about the store that take a whole history to show, through the protocol without sockets."""
 
+import os
+import random
+from collections.abc import Sequence
+
+import pytest
+
 from memcachepy import _core
 
 
@@ -31,3 +37,31 @@ def test_a_rebuild_of_a_full_cache_keeps_what_the_table_can_hold() -> None:
     for i in range(59_000, 60_000):
         reply = connection.feed(b"get key%d\r\n" % i)
         assert reply in (b"VALUE key%d 0 20\r\n%020d\r\nEND\r\n" % (i, i), b"END\r\n")
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "value_lens"),
+    [(16, (10,)), (64, (10, 100, 1000, 9000)), (256, (3000, 20_000, 400_000))],
+)
+def test_the_limit_bounds_all_that_grows_with_data(
+    megabytes: int, value_lens: Sequence[int], rng: random.Random
+) -> None:
+    limit = megabytes << 20
+    segment = _core.Segment({"memory_limit_bytes": limit, "worker_count": 1})
+    segment.claim_slot(_core.SLOT_WORKER_FIRST)
+    connection = _core.Connection(segment, _core.SLOT_WORKER_FIRST)
+    stored_bytes = key = 0
+    while stored_bytes < 2 * limit:
+        value = b"v" * rng.choice(value_lens)
+        requests = [
+            b"set k%d 0 0 %d noreply\r\n%s\r\n" % (key + i, len(value), value) for i in range(50)
+        ]
+        asked = [b"get k%d\r\n" % rng.randrange(key, key + 50) for _ in range(10)]
+        connection.feed(b"".join(requests + asked))
+        key += 50
+        stored_bytes += 50 * (len(value) + 40)
+    used_bytes = os.fstat(segment.fd).st_blocks * 512
+    assert segment.counters()["evictions"] > 0
+    # Slots, shards and directories: less than a percent, and a part that small caches have, too.
+    assert limit * 0.97 < used_bytes < limit + limit // 128 + (256 << 10)
+    assert segment.check() == []

@@ -61,7 +61,7 @@ def test_flags_stand_together_as_with_memcached(run: Run) -> None:
     assert config.listen == (Address("127.0.0.1"), Address("::1"))
 
 
-@pytest.mark.parametrize("letter", "dPkLrDBSXWYeZNoi")
+@pytest.mark.parametrize("letter", "dPkrDBSXWYeZNoi")
 @pytest.mark.parametrize("value", [[], ["x=1"]])
 def test_letter_that_is_not_there_is_refused_by_name(
     letter: str, value: list[str], run: Run, capsys: pytest.CaptureFixture[str]

@@ -26,6 +26,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "disable_evictions": ("no", False),
     "disable_cas": ("true", True),
     "disable_flush_all": ("1", True),
+    "enable_largepages": ("1", True),
     "enable_shutdown": ("on", True),
     "user": ("nobody", "nobody"),
     "control_socket": ("/run/control.sock", "/run/control.sock"),

@@ -5,6 +5,7 @@
 #include "base/crash.h"
 #include "base/span.h"
 #include "mem/hostmem.h"
+#include "mem/hugepage.h"
 #include "mem/populate.h"
 
 #include <signal.h>
@@ -384,6 +385,18 @@ look_ahead(struct segment *segment, struct pool_ahead *ahead, uint32_t used, uin
     ahead->looked_at_ns = now_ns;
 }
 
+/* The newest whole extent, where that is a must: its memory may have come in small steps. */
+static void
+make_huge(struct segment *segment)
+{
+    const struct superblock *superblock = segment->superblock;
+    uint64_t end = page_offset(superblock, atomic_load(&superblock->pool.populated_count));
+    end = end / EXTENT_BYTES * EXTENT_BYTES;
+    if (superblock->settings.large_pages && end > superblock->data_at) {
+        hugepage_collapse(segment->base, end - EXTENT_BYTES);
+    }
+}
+
 bool
 pool_grow_ahead(struct segment *segment, struct pool_ahead *ahead, uint64_t now_ns)
 {
@@ -391,5 +404,9 @@ pool_grow_ahead(struct segment *segment, struct pool_ahead *ahead, uint64_t now_
     uint32_t present = atomic_load_explicit(&pool->present_count, memory_order_relaxed);
     uint32_t spare = atomic_load_explicit(&pool->free_hint, memory_order_relaxed);
     look_ahead(segment, ahead, present > spare ? present - spare : 0, now_ns);
-    return spare < ahead->wanted && pool_can_grow(segment) && grow(segment, EXTENT_BYTES);
+    if (spare >= ahead->wanted || !pool_can_grow(segment) || !grow(segment, EXTENT_BYTES)) {
+        return false;
+    }
+    make_huge(segment);
+    return true;
 }

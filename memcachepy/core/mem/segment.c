@@ -4,6 +4,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "mem/hostmem.h"
+#include "mem/hugepage.h"
 #include "mem/page.h"
 #include "mem/populate.h"
 #include "mem/ref.h"
@@ -181,8 +182,8 @@ map(uint64_t bytes, struct segment *segment, char *sentence)
         close(fd);
         return status;
     }
-    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-    if (base == MAP_FAILED) {
+    void *base = hugepage_map(fd, bytes);
+    if (base == NULL) {
         enum segment_status status = fail(sentence, "mmap");
         close(fd);
         return status;
@@ -207,6 +208,17 @@ populate_parts(const struct segment *segment, const struct superblock *plan,
            populate(segment->fd, segment->base, plan->shards_at, shards) &&
            populate(segment->fd, segment->base, plan->words_at,
                     plan->shard_count * sizeof(uint64_t));
+}
+
+/* Only under the pages: the parts before them are sparse. */
+static bool
+back_by_huge_pages(const struct segment *segment, const struct segment_settings *settings,
+                   const struct plan *plan, char *sentence)
+{
+    uint64_t data_at = plan->superblock.data_at;
+    hugepage_ask(segment->base, data_at, segment->bytes - data_at);
+    return !settings->large_pages ||
+           hugepage_require(segment->fd, segment->base, data_at, sentence, SEGMENT_SENTENCE_MAX);
 }
 
 static uint32_t
@@ -267,9 +279,13 @@ segment_create(const struct segment_settings *settings, size_t shard_bytes, stru
             "memory_limit: the host or its cgroup has no memory left for the tables of a cache "
             "of %llu MB; free some or lower -m",
             (unsigned long long)settings->memory_limit_bytes >> 20);
+        status = SEGMENT_SHORTAGE;
+    } else if (status == SEGMENT_OK && !back_by_huge_pages(segment, settings, plan, sentence)) {
+        status = SEGMENT_SHORTAGE;
+    }
+    if (status == SEGMENT_SHORTAGE && segment->base != NULL) {
         munmap(segment->base, segment->bytes);
         close(segment->fd);
-        status = SEGMENT_SHORTAGE;
     }
     if (status != SEGMENT_OK) {
         free(plan);
@@ -331,11 +347,11 @@ segment_attach(int fd, size_t shard_bytes, struct segment **out, char *sentence)
     }
     uint64_t bytes = (uint64_t)file.st_size;
     int own_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-    if (own_fd < 0 || base == MAP_FAILED) {
+    void *base = hugepage_map(fd, bytes);
+    if (own_fd < 0 || base == NULL) {
         snprintf(sentence, SEGMENT_SENTENCE_MAX, "cannot map the node's segment: %s",
                  strerror(errno));
-        if (base != MAP_FAILED) {
+        if (base != NULL) {
             munmap(base, bytes);
         }
         if (own_fd >= 0) {

@@ -66,6 +66,7 @@ struct segment_settings {
     bool cas_enabled;
     bool flush_enabled;
     bool shutdown_enabled;
+    bool large_pages; /* huge pages are a must; else they are asked for */
     int32_t tcp_port; /* 0: none */
     uint32_t unix_mask;
     int32_t supervisor_pid;

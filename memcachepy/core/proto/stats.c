@@ -304,7 +304,8 @@ stats_general_count(void)
     X(memory_file, "(null)")                                                                       \
     X(client_flags_size, "4")                                                                      \
     /* Ours. */                                                                                    \
-    X(eviction_policy, "%s", policy_names[s->eviction_policy])
+    X(eviction_policy, "%s", policy_names[s->eviction_policy])                                     \
+    X(large_pages, "%s", YES_NO(s->large_pages))
 
 void
 stats_settings(struct output *output, struct store *store)

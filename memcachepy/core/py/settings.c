@@ -41,6 +41,7 @@ static const struct setting settings_table[] = {
     SETTING(cas_enabled, SETTING_BOOL, 0, 1),
     SETTING(flush_enabled, SETTING_BOOL, 0, 1),
     SETTING(shutdown_enabled, SETTING_BOOL, 0, 1),
+    SETTING(large_pages, SETTING_BOOL, 0, 1),
     SETTING(tcp_port, SETTING_I32, 0, 65535),
     SETTING(unix_mask, SETTING_U32, 0, 0777),
     SETTING(supervisor_pid, SETTING_I32, 0, 2147483647),
