@@ -125,11 +125,11 @@ class Segment:
             a stopped process holds what is to be repaired; the slot stays taken, try again.
         """
     def lock_holders(self) -> list[tuple[int, int, int, int]]:
-        """Processes that hold a shard's lock just now.
+        """Processes that hold a shard's lock, or that of the page pool, just now.
 
         Returns:
-            Slot, pid, shard, and how often the process has tried to get a lock so far: who holds
-            one for long does not count on.
+            Slot, pid, shard (-1: the pool), and how often the process has tried to get a lock so
+            far: who holds one for long does not count on.
         """
     def set_stuck(self, slot: int, stuck: bool) -> None:
         """What `stats memcachepy` says of the slot's process, until it is recovered."""

@@ -251,13 +251,13 @@ class Supervisor:
         if child is None:
             self._on_stuck_attached(holder, is_stuck)
         elif is_stuck and child.pid == holder.pid:
-            facts = {"name": child.name, "pid": child.pid, "shard": holder.shard}
+            facts = {"name": child.name, "pid": child.pid, "lock": holder.lock}
             log.warning(fact("child killed", **facts, reason="it holds a lock and does not run"))
             child.kill()
 
     def _on_stuck_attached(self, holder: Holder, is_stuck: bool) -> None:
         """It is somebody else's process, perhaps in a debugger: named, and left alone."""
-        facts: dict[str, object] = {"pid": holder.pid, "shard": holder.shard}
+        facts: dict[str, object] = {"pid": holder.pid, "lock": holder.lock}
         self._segment.set_stuck(holder.slot, is_stuck)
         peer = self._control.peer_in(holder.slot) if self._control else None
         if not is_stuck:

@@ -19,7 +19,12 @@ class Holder(NamedTuple):
     slot: int
     pid: int
     shard: int
+    """-1: the page pool."""
     lock_count: int
+
+    @property
+    def lock(self) -> str:
+        return f"shard-{self.shard}" if self.shard >= 0 else "page-pool"
 
 
 class Watch:

@@ -157,7 +157,7 @@ def stop_with_lock(segment: _core.Segment, pid: int) -> int:
         process.suspend()
         wait_until(lambda: process.status() == psutil.STATUS_STOPPED, "the process to stop")
         for _, holder, shard, _ in segment.lock_holders():
-            if holder == pid:
+            if holder == pid and shard >= 0:
                 return shard
         process.resume()
         time.sleep(0.0005)
@@ -171,7 +171,7 @@ def test_stopped_holder_is_named_and_left_alone(node: Node, path: Path, cache: C
         wait_until(lambda: cache.get("k99") is not None, "all keys to be there")
         shard = stop_with_lock(segment, pid)
         (line,) = node.wait_for_log("attached process stuck", timeout_s=15)
-        assert f"pid={pid} shard={shard}" in line
+        assert f"pid={pid} lock=shard-{shard} " in line
         stats = client.stats("memcachepy")
         assert stats["stuck_processes"] == "1"
         stuck = [name for name, value in stats.items() if value == str(pid)]

@@ -47,14 +47,14 @@ def is_stopped(process: psutil.Process) -> bool:
     return bool(process.status() == psutil.STATUS_STOPPED)
 
 
-def stop_with_lock(segment: _core.Segment, pid: int) -> int:
-    """Stop a busy process until it happens to hold a lock; returns the shard."""
+def stop_with_lock(segment: _core.Segment, pid: int, pool: bool = False) -> int:
+    """Stop a busy process until it happens to hold a shard's lock, or the pool's; the shard."""
     process = psutil.Process(pid)
     for _ in range(TRIES_MAX):
         process.suspend()
         wait_until(lambda: is_stopped(process), "the process to stop")
         for _, holder, shard, _ in segment.lock_holders():
-            if holder == pid:
+            if holder == pid and (shard < 0) == pool:
                 return shard
         process.resume()
     raise AssertionError(f"in {TRIES_MAX} tries it never held a lock")
@@ -68,7 +68,7 @@ def test_stuck_worker_is_replaced_and_nobody_else(start: Start) -> None:
         stop_with_lock(segment, victim.pid)
         (line,) = node.wait_for_log("child killed", timeout_s=FOUND_S)
         node.wait_for_other("worker", [victim])
-    assert f"name=worker-0 pid={victim.pid} shard=" in line
+    assert f"name=worker-0 pid={victim.pid} lock=shard-" in line
     assert "it holds a lock and does not run" in line
     (line,) = node.wait_for_log("child exited")
     assert f"pid={victim.pid} status=SIGKILL" in line
@@ -234,5 +234,39 @@ def test_recovery_waits_for_who_has_taken_over_the_lock_and_is_stopped() -> None
         os.kill(heir_pid, signal.SIGCONT)
         wait_until(lambda: segment.recover(dead) is not None, "the recovery")
     assert segment.recover(heir) is not None
+    assert segment.check() == []
+    segment.close()
+
+
+def test_pool_that_a_stopped_process_grows_does_not_hold_others_up() -> None:
+    """They make do with the memory that there is."""
+    ours, theirs = _core.SLOT_WORKER_FIRST, _core.SLOT_WORKER_FIRST + 1
+    segment = _core.Segment({"memory_limit_bytes": 512 << 20, "worker_count": 2})
+    value = bytes(4000)
+
+    def store(conn: _core.Connection, key: str) -> bytes:
+        return conn.feed(b"set %s 0 0 4000\r\n%s\r\n" % (key.encode(), value))
+
+    def grow() -> None:
+        segment.claim_slot(theirs)
+        conn = _core.Connection(segment, theirs)
+        number = 0
+        while True:
+            number += 1
+            store(conn, f"theirs{number}")
+
+    segment.claim_slot(ours)
+    conn = _core.Connection(segment, ours)
+    with forked(grow) as pid:
+        wait_until(lambda: segment.counters()["cmd_set"] > 100, "writes")
+        stop_with_lock(segment, pid, pool=True)
+        begin_s = time.monotonic()
+        for number in range(2000):
+            assert store(conn, f"ours{number}") == b"STORED\r\n"
+        assert time.monotonic() - begin_s < 30, "each of them would have waited for a second"
+        os.kill(pid, signal.SIGCONT)
+        pages = segment.counters()["pages"]
+        wait_until(lambda: segment.counters()["pages"] > pages, "the pool to grow again")
+    assert segment.recover(theirs) is not None
     assert segment.check() == []
     segment.close()

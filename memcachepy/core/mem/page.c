@@ -139,22 +139,44 @@ pool_repair(struct segment *segment)
     atomic_fetch_add(&pool->free_hint, EXTENT_BYTES >> segment->superblock->page_shift);
 }
 
+/* False: a stopped process has it. Only the first waits to find that out; see pool_can_grow(). */
 static bool
 pool_lock(struct segment *segment)
 {
     struct page_pool *pool = &segment->superblock->pool;
-    enum lock_result locked = lock_acquire(&pool->grow_lock, GROW_WAIT_MS);
+    enum lock_result locked = lock_try(&pool->grow_lock);
+    if (locked == LOCK_TIMEOUT && atomic_load(&pool->grow_stuck) == 0) {
+        locked = lock_acquire(&pool->grow_lock, GROW_WAIT_MS);
+        if (locked == LOCK_TIMEOUT) {
+            atomic_store(&pool->grow_stuck, 1);
+        }
+    }
+    if (locked == LOCK_TIMEOUT) {
+        return false;
+    }
     if (locked == LOCK_OWNER_DIED) {
         pool_repair(segment);
         lock_repaired(&pool->grow_lock);
     }
-    return locked != LOCK_TIMEOUT;
+    atomic_store(&pool->grow_stuck, 0);
+    atomic_fetch_add(&pool->grow_count, 1);
+    return true;
 }
 
 static void
 pool_unlock(struct segment *segment)
 {
+    atomic_store(&segment->superblock->pool.grow_stuck, 0);
     lock_release(&segment->superblock->pool.grow_lock);
+}
+
+/* A mark that came late, after the release, must not stay. */
+static void
+look_whether_stuck(struct segment *segment)
+{
+    if (atomic_load(&segment->superblock->pool.grow_stuck) != 0 && pool_lock(segment)) {
+        pool_unlock(segment);
+    }
 }
 
 /* ---- giving memory to the host -------------------------------------------------------------- */
@@ -245,7 +267,8 @@ pool_can_grow(const struct segment *segment)
 {
     const struct page_pool *pool = &segment->superblock->pool;
     return atomic_load_explicit(&pool->present_count, memory_order_relaxed) <
-           atomic_load_explicit(&pool->effective_count, memory_order_relaxed);
+               atomic_load_explicit(&pool->effective_count, memory_order_relaxed) &&
+           atomic_load_explicit(&pool->grow_stuck, memory_order_relaxed) == 0;
 }
 
 /* It looks for a shortage whenever a signal wakes it. */
@@ -403,6 +426,7 @@ pool_grow_ahead(struct segment *segment, struct pool_ahead *ahead, uint64_t now_
     const struct page_pool *pool = &segment->superblock->pool;
     uint32_t present = atomic_load_explicit(&pool->present_count, memory_order_relaxed);
     uint32_t spare = atomic_load_explicit(&pool->free_hint, memory_order_relaxed);
+    look_whether_stuck(segment);
     look_ahead(segment, ahead, present > spare ? present - spare : 0, now_ns);
     if (spare >= ahead->wanted || !pool_can_grow(segment) || !grow(segment, EXTENT_BYTES)) {
         return false;

@@ -107,6 +107,8 @@ static_assert(sizeof(struct process_slot) == 16768, "layout change: bump SEGMENT
 /* The pool of pages. Which pages are free stands in the page directory alone. */
 struct page_pool {
     struct shared_lock grow_lock;     /* guards [grow] */
+    _Atomic uint32_t grow_stuck;      /* [atomic] 1: who holds the lock was waited for in vain */
+    _Atomic uint32_t grow_count;      /* [grow] how often the lock was taken */
     _Atomic uint32_t populated_count; /* [grow] pages that ever had memory: the ones to look at */
     _Atomic uint32_t present_count;   /* [grow] pages that have it: all of them but the absent */
     uint32_t absent_from;             /* [grow] no page before this one is absent */

@@ -122,6 +122,16 @@ has_thread(int32_t pid, int32_t thread)
     return thread == pid || thread < 0 || (thread > 0 && access(path, F_OK) == 0);
 }
 
+/* False with an exception. */
+static bool
+add_holder(PyObject *list, unsigned slot, int32_t pid, int shard, uint32_t count)
+{
+    PyObject *holder = Py_BuildValue("(IiiI)", slot, (int)pid, shard, count);
+    bool added = holder != NULL && PyList_Append(list, holder) == 0;
+    Py_XDECREF(holder);
+    return added;
+}
+
 PyObject *
 segment_lock_holders(struct segment_object *self, PyObject *unused)
 {
@@ -129,22 +139,27 @@ segment_lock_holders(struct segment_object *self, PyObject *unused)
     struct segment *segment = segment_opened(self);
     struct store *store = segment == NULL ? NULL : segment_store(self);
     PyObject *list = store == NULL ? NULL : PyList_New(0);
-    unsigned slot_count = list == NULL ? 0 : segment_slot_count(segment);
-    for (unsigned i = 0; i < slot_count; i++) {
+    if (list == NULL) {
+        return NULL;
+    }
+    const struct page_pool *pool = &segment->superblock->pool;
+    uint32_t grow_count = atomic_load(&pool->grow_count);
+    int32_t grower = lock_owner(&pool->grow_lock);
+    bool good = true;
+    for (unsigned i = 0; good && i < segment_slot_count(segment); i++) {
         struct process_slot *slot = &segment->slots[i];
-        uint32_t wanted = atomic_load(&slot->wanted_shard);
         int32_t pid = atomic_load(&slot->pid);
+        uint32_t wanted = atomic_load(&slot->wanted_shard);
         uint32_t count = atomic_load(&slot->lock_count);
-        if (wanted == 0 || !has_thread(pid, store_lock_owner(store, wanted - 1))) {
-            continue;
+        if (wanted != 0 && has_thread(pid, store_lock_owner(store, wanted - 1))) {
+            good = add_holder(list, i, pid, (int)wanted - 1, count);
         }
-        PyObject *holder = Py_BuildValue("(IiII)", i, (int)pid, wanted - 1, count);
-        int appended = holder == NULL ? -1 : PyList_Append(list, holder);
-        Py_XDECREF(holder);
-        if (appended != 0) {
-            Py_DECREF(list);
-            return NULL;
+        if (good && pid != 0 && grower > 0 && has_thread(pid, grower)) {
+            good = add_holder(list, i, pid, -1, grow_count);
         }
+    }
+    if (!good) {
+        Py_CLEAR(list);
     }
     return list;
 }
