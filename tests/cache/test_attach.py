@@ -325,3 +325,52 @@ def test_draining_node_is_still_there(cache: Cache, node: Node) -> None:
     assert cache.get("k") == b"v"
     client.close()
     assert node.wait() == 0
+
+
+# ---- memory ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def small_cgroup(limit_bytes: int) -> Iterator[Path]:
+    """Its file for processes to join."""
+    name = f"memcachepy-test-{os.getpid()}"
+    v1, v2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
+    folder = (v1 if (v1 / "memory.limit_in_bytes").exists() else v2) / name
+    limit = folder / ("memory.limit_in_bytes" if folder.parent == v1 else "memory.max")
+    try:
+        folder.mkdir()
+        limit.write_text(str(limit_bytes))
+    except OSError:
+        if folder.exists():
+            folder.rmdir()
+        pytest.skip("no memory cgroup can be made here")
+    try:
+        yield folder / "cgroup.procs"
+    finally:
+        wait_until(lambda: (folder / "cgroup.procs").read_text() == "", "the cgroup to be empty")
+        folder.rmdir()
+
+
+@needs_root
+def test_small_cgroup_of_an_attached_process_is_none_of_the_nodes(start: Start, path: Path) -> None:
+    node = start("-t", "1", "-m", "200", "--control-socket", str(path))
+    before = node.client().stats("memcachepy")["pages_limit"]
+
+    with small_cgroup(64 << 20) as procs:
+
+        def fill() -> object:
+            procs.write_text(str(os.getpid()))
+            with Cache.attach(path) as cache:
+                for number in range(1500):
+                    cache.set(f"k{number}", bytes(100_000))
+                return cache.get("k1499") == bytes(100_000)
+
+        assert in_child(fill) == "True"
+    assert node.client().stats("memcachepy")["pages_limit"] == before
+    assert "memory is short" not in node.log()
+    used = int(node.client().stats()["bytes"])
+    assert used < 64 << 20, "it grew beyond its cgroup"
+    with Cache.attach(path) as cache:
+        for number in range(1500):
+            cache.set(f"k{number}", bytes(100_000))
+    assert int(node.client().stats()["bytes"]) > 100 << 20

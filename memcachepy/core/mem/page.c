@@ -268,7 +268,8 @@ pool_can_grow(const struct segment *segment)
     const struct page_pool *pool = &segment->superblock->pool;
     return atomic_load_explicit(&pool->present_count, memory_order_relaxed) <
                atomic_load_explicit(&pool->effective_count, memory_order_relaxed) &&
-           atomic_load_explicit(&pool->grow_stuck, memory_order_relaxed) == 0;
+           atomic_load_explicit(&pool->grow_stuck, memory_order_relaxed) == 0 &&
+           !segment->may_not_grow;
 }
 
 /* It looks for a shortage whenever a signal wakes it. */
@@ -363,7 +364,9 @@ grow_locked(struct segment *segment, uint32_t bytes_max)
     hostmem_available(&available);
     bool populated = available.bytes > bytes + HEADROOM_BYTES &&
                      (absent ? populate_absent(segment, count) : populate_next(segment, count));
-    if (!populated) {
+    if (!populated && segment->attached) {
+        segment->may_not_grow = true; /* Its own shortage is none of the node's. */
+    } else if (!populated) {
         note_shortage(superblock, &available, bytes);
     }
     return populated;

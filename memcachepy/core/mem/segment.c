@@ -361,7 +361,8 @@ segment_attach(int fd, size_t shard_bytes, struct segment **out, char *sentence)
     }
     struct segment *segment = calloc(1, sizeof(*segment));
     CHECK(segment != NULL);
-    *segment = (struct segment){.base = base, .bytes = bytes, .fd = own_fd, .superblock = base};
+    *segment = (struct segment){
+        .base = base, .bytes = bytes, .fd = own_fd, .superblock = base, .attached = true};
     if (refuse_superblock(segment->superblock, bytes, shard_bytes, sentence)) {
         segment_close(segment);
         return SEGMENT_FAILED;

@@ -155,6 +155,8 @@ struct segment {
     int fd;
     struct superblock *superblock;
     struct process_slot *slots;
+    bool attached;     /* by a process outside the node, in a cgroup of its own */
+    bool may_not_grow; /* that cgroup has no memory for the pool */
 };
 
 enum segment_status {
