@@ -444,7 +444,8 @@ sweep(const struct operation *operation, struct progress *progress, uint64_t see
     trial.longest_at = part->first;
     die_after_each(&trial, &path, part->first, last, victim, verdict_on_victim);
     unsigned kills = trial.kills, played = trial.played;
-    for (unsigned i = 0; i < repairs; i++) {
+    /* The repair of a rebuild is a rebuild: that was swept already. */
+    for (unsigned i = 0; i < repairs && !operation->rebuilds; i++) {
         uint32_t at = i == 0 ? trial.longest_at
                       : i == 1 && trial.reclaiming_at != 0
                           ? trial.reclaiming_at
