@@ -127,6 +127,16 @@ def test_miss_ratios_are_judged_by_mean_and_row() -> None:
     assert "**1.030** ✗ |" in table
 
 
+def test_workloads_with_several_sizes_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    other = _row(0.9) | {"memory_mb": 20}
+    single = _row(0.9) | {"workload": "only-once"}
+    miss_ratio.draw(COMMON | {"rows": [_row(0.8), other, single]}, tmp_path / "curves.svg")
+    picture = (tmp_path / "curves.svg").read_text()
+    assert "<!-- w -->" in picture
+    assert "only-once" not in picture
+
+
 def test_the_shift_is_judged_by_the_fresh_cache() -> None:
     row = {"store": "s3fifo", "size_before": 400, "size_after": 100, "ratio": 1.2,
            "misses_shifted": [9, 12], "misses_fresh": [9, 10]}  # fmt: skip
