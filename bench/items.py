@@ -3,7 +3,7 @@
 Both are filled with new keys of 12 bytes until the first of them is evicted; then their items are
 counted. Values have 100 bytes, 10 bytes, or sizes spread evenly from 10 to 2,000. When three times
 as many keys have come as can fit the items are counted again: with sizes spread, a store may then
-hold more items because it has come to prefer small ones.
+hold more items because it has come to hold more small ones.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def account(report: Mapping[str, int], memory_bytes: int) -> dict[str, float]:
 
 
 def fill(store: OurStore | ServerStore, load: Load, args: argparse.Namespace) -> dict[str, Any]:
-    """Items at the first eviction and in the end; the memory report at the first."""
+    """Items at the first eviction and in the end; the memory report in the end."""
     memory_bytes = args.memory * MEGABYTE
     mean = (load.low + load.high) / 2
     fitting = round(memory_bytes / (_ITEM_BYTES_LEAST + KEY_LEN + mean))
@@ -100,10 +100,10 @@ def fill(store: OurStore | ServerStore, load: Load, args: argparse.Namespace) ->
         stats = store.stats()
         if stats["evictions"]:
             found["items"] = stats["curr_items"]
-            if isinstance(store, OurStore):
-                found["report"] = store.segment.memory_report()
     _set_new(store, range(at, FILL * fitting), value_lens)
     found["items_later"] = store.stats()["curr_items"]
+    if isinstance(store, OurStore):
+        found["report"] = store.segment.memory_report()
     return found
 
 
@@ -134,10 +134,12 @@ def render(results: Mapping[str, Any]) -> str:
     """The table in Markdown."""
     lines = [
         f"Items at the first eviction at `-m {results['memory_mb']}`, keys of"
-        f" {results['key_size']} bytes; later is the ratio when three times as many keys have come"
-        " as can fit. Bytes are per item; the last columns are shares of the memory.",
+        f" {results['key_size']} bytes. Later is when three times as many keys have come as can"
+        " fit: then the ratio again, the bytes per item beside its key and value, and the shares of"
+        " the memory that are lost. Of spread sizes the two then hold different mixes: whoever has"
+        " more small items has more items.",
         "",
-        "| values | memcached's items | ours | ratio | bar | later | header | table"
+        "| values | memcached's items | ours | ratio | bar | ratio later | header | table"
         " | ring and ghost | expiry column | rounding, free chunks and page ends | bar |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
