@@ -70,10 +70,11 @@ def _value_lens(load: Load, count: int, seed: int) -> "int | array[int]":
 def account(report: Mapping[str, int], memory_bytes: int) -> dict[str, float]:
     """Bytes per item, and what is lost, from `Segment.memory_report`."""
     items = report["items"]
+    table = ("bucket_bytes", "overflow_bytes", "table_spare_bytes")
     waste = ("rounding_bytes", "free_chunk_bytes", "page_remainder_bytes")
     return {
         "header_per_item": report["header_bytes"] / items,
-        "table_per_item": (report["bucket_bytes"] + report["table_spare_bytes"]) / items,
+        "table_per_item": sum(report[name] for name in table) / items,
         "ring_and_ghost_per_item": (report["ring_bytes"] + report["ghost_bytes"]) / items,
         "expiry_column_per_item": report["expiry_column_bytes"] / items,
         "rounding_share": report["rounding_bytes"] / memory_bytes,

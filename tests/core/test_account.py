@@ -12,7 +12,7 @@ MEGABYTE = 1 << 20
 PARTS = (
     "key_bytes", "value_bytes", "header_bytes", "rounding_bytes", "unlinked_bytes",
     "free_chunk_bytes", "page_remainder_bytes", "expiry_column_bytes", "bucket_bytes",
-    "ring_bytes", "table_spare_bytes", "ghost_bytes", "free_page_bytes",
+    "overflow_bytes", "ring_bytes", "table_spare_bytes", "ghost_bytes", "free_page_bytes",
 )  # fmt: skip
 
 

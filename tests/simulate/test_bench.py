@@ -146,12 +146,12 @@ def test_the_shift_is_judged_by_the_fresh_cache() -> None:
 
 def test_items_are_judged_by_ratio_and_waste() -> None:
     report = dict.fromkeys(
-        ("header_bytes", "bucket_bytes", "table_spare_bytes", "ring_bytes", "ghost_bytes",
-         "expiry_column_bytes", "rounding_bytes", "free_chunk_bytes", "page_remainder_bytes",
+        ("header_bytes", "bucket_bytes", "overflow_bytes", "table_spare_bytes", "ring_bytes",
+         "ghost_bytes", "expiry_column_bytes", "rounding_bytes", "free_chunk_bytes", "page_remainder_bytes",
          "free_page_bytes"), 10,
     )  # fmt: skip
     found = items.account(report | {"items": 10}, 1000)
-    assert found["table_per_item"] == 2
+    assert found["table_per_item"] == 3
     assert found["waste_share"] == 0.03
     row = {"title": "t", "bar": 1.15, "ratio": 1.2, "ratio_later": 1.1, "account": found,
            "memcached": {"items": 10}, "memcachepy": {"items": 12}}  # fmt: skip

@@ -100,11 +100,12 @@ account_table(struct walk *walk, const struct shard *shard)
     for (uint32_t class_id = 1; class_id <= store->superblock->class_count; class_id++) {
         ring += ring_cells(&shard->classes[class_id]);
     }
-    uint64_t buckets = (uint64_t)table_bucket_count(word) + shard->cell_count - ring;
+    uint64_t buckets = table_bucket_count(word) * sizeof(struct table_bucket);
+    walk->account->bucket_bytes += buckets;
+    walk->account->overflow_bytes += (shard->cell_count - ring) * CELL_BYTES;
     walk->account->ring_bytes += ring * CELL_BYTES;
-    walk->account->bucket_bytes += buckets * sizeof(struct table_bucket);
     walk->account->table_spare_bytes +=
-        walk->table_page_bytes - buckets * sizeof(struct table_bucket) - ring * CELL_BYTES;
+        walk->table_page_bytes - buckets - (uint64_t)shard->cell_count * CELL_BYTES;
 }
 
 static void

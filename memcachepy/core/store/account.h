@@ -14,7 +14,8 @@
     X(free_chunk_bytes)     /* in pages of classes */                                              \
     X(page_remainder_bytes) /* too short for another chunk */                                      \
     X(expiry_column_bytes)                                                                         \
-    X(bucket_bytes)      /* of the hash table, overflow included */                                \
+    X(bucket_bytes) /* of the hash table's primary buckets */                                      \
+    X(overflow_bytes)                                                                              \
     X(ring_bytes)        /* probation */                                                           \
     X(table_spare_bytes) /* of the table's pages */                                                \
     X(ghost_bytes)                                                                                 \
