@@ -36,6 +36,7 @@ from workloads import with_one_hit_keys, with_scans, zipf
 from memcachepy import _core
 from memcachepy.errors import MemcachepyError
 from memcachepy.simulate import Trace, plot_panels
+from memcachepy.simulate.plot import check_picture
 
 KEY_COUNT = 1_000_000
 PERCENTS = (1, 5, 10, 20)
@@ -283,7 +284,10 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all rows; 1 when it cannot be done."""
     args = _parse(arguments)
+    pictures = [*([RESULTS / "miss_ratio.svg"] if args.publish else ()), *filter(None, [args.plot])]
     try:
+        for path in pictures:
+            check_picture(path)
         results = begin_results()
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             results |= {
@@ -296,15 +300,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             }
         if not results["rows"]:
             raise BenchError(f"no row is left: {', '.join(results['left_out'])}")
-        pictures = [RESULTS / "miss_ratio.svg"] if args.publish else []
-        for path in [*pictures, *([args.plot] if args.plot else [])]:
+        write_results("miss_ratio", results, args)
+        for path in pictures:
             draw(results, path)
     except (BenchError, MemcachepyError) as error:
         say(f"miss_ratio: {error}")
         return 1
     if "memcached" in args.stores and len(args.stores) > 1:
         print(render(results), end="")
-    write_results("miss_ratio", results, args)
     return 0
 
 

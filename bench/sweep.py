@@ -2,9 +2,9 @@
 
     .venv/bin/python bench/sweep.py
 
-Prints the CPU time of the passes over live items as a part of the time they are spread over (bar: 1 %
-of a core), and the CPU time per item that is reclaimed (bar: 0.3 microseconds). The clock is moved by
-hand, so a minute of passes takes a moment.
+Prints the CPU time of the passes over live items as a part of the time they are spread over (bar:
+1 % of a core), and the CPU time per item that is reclaimed (bar: 0.3 microseconds). The clock is
+moved by hand, so a minute of passes takes a moment.
 """
 
 import argparse
