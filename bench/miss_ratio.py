@@ -268,17 +268,20 @@ def render(results: Mapping[str, Any]) -> str:
 
 
 def draw(results: Mapping[str, Any], path: Path) -> None:
-    """A chart for each workload that has several sizes."""
+    """A chart for each workload that has several sizes; no file if there is none."""
     panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for row in results["rows"]:
         curves = panels.setdefault(row["workload"], {})
         for kind, found in row["stores"].items():
             point = (row["memory_mb"] * MEGABYTE, found["miss_ratio"])
             curves.setdefault(kind, []).append(point)
-    plot_panels(
-        path,
-        {name: curves for name, curves in panels.items() if len(next(iter(curves.values()))) > 1},
-    )
+    several = {
+        name: curves for name, curves in panels.items() if len(next(iter(curves.values()))) > 1
+    }
+    if several:
+        plot_panels(path, several)
+    else:
+        say(f"{path} is not drawn: no workload has several sizes")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -149,7 +149,8 @@ class Segment:
             items; pages_bytes, which is the sum of key_bytes, value_bytes, header_bytes,
             rounding_bytes (chunks less the items in them), unlinked_bytes (uploads, pinned or
             half-freed items), free_chunk_bytes, page_remainder_bytes, expiry_column_bytes,
-            bucket_bytes, overflow_bytes, ring_bytes, table_spare_bytes, ghost_bytes and free_page_bytes.
+            bucket_bytes, overflow_bytes, ring_bytes, table_spare_bytes, ghost_bytes and
+            free_page_bytes.
 
         Raises:
             TimeoutError: a stopped process holds a shard's lock.

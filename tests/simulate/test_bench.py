@@ -135,6 +135,8 @@ def test_workloads_with_several_sizes_are_drawn(tmp_path: Path) -> None:
     picture = (tmp_path / "curves.svg").read_text()
     assert "<!-- w -->" in picture
     assert "only-once" not in picture
+    miss_ratio.draw(COMMON | {"rows": [single]}, tmp_path / "none.svg")
+    assert not (tmp_path / "none.svg").exists()
 
 
 def test_the_shift_is_judged_by_the_fresh_cache() -> None:
@@ -147,8 +149,8 @@ def test_the_shift_is_judged_by_the_fresh_cache() -> None:
 def test_items_are_judged_by_ratio_and_waste() -> None:
     report = dict.fromkeys(
         ("header_bytes", "bucket_bytes", "overflow_bytes", "table_spare_bytes", "ring_bytes",
-         "ghost_bytes", "expiry_column_bytes", "rounding_bytes", "free_chunk_bytes", "page_remainder_bytes",
-         "free_page_bytes"), 10,
+         "ghost_bytes", "expiry_column_bytes", "rounding_bytes", "free_chunk_bytes",
+         "page_remainder_bytes", "free_page_bytes"), 10,
     )  # fmt: skip
     found = items.account(report | {"items": 10}, 1000)
     assert found["table_per_item"] == 3
