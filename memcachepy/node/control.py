@@ -10,6 +10,7 @@ mapping. While it lives and maps the segment, its slot stays its own.
 """
 
 import array
+import errno
 import logging
 import os
 import pwd
@@ -54,6 +55,8 @@ class Peer:
     pidfd: int = -1
     """Readable when the process has ended; -1 if the kernel has none."""
     slot: int | None = None
+    has_left: bool = False
+    """It no longer uses its slot, which could not be freed yet."""
     received: bytearray = field(default_factory=bytearray)
 
 
@@ -127,7 +130,7 @@ class Control:
             peer.look_at_s = now_s + SILENCE_S
             if peer.slot is None:
                 self._forget(peer)
-            elif peer.socket is None and not self._may_use_segment(peer):
+            elif peer.has_left or (peer.socket is None and not self._may_use_segment(peer)):
                 self._free_slot(peer)
         self._accept_again()
 
@@ -319,6 +322,7 @@ class Control:
     def _free_slot(self, peer: Peer) -> None:
         """Tried again at the next tick if a stopped process holds what is to be repaired."""
         assert peer.slot is not None
+        peer.has_left = True
         repaired = self._segment.recover(peer.slot)
         if repaired is None:
             peer.look_at_s = self._clock()
@@ -365,15 +369,16 @@ def _pidfd(connection: socket.socket, pid: int) -> int:
 
     Raises:
         ProcessLookupError: it has ended.
+        OSError: there is no descriptor left.
     """
     with suppress(OSError):
         return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
     try:
         return os.pidfd_open(pid)
-    except ProcessLookupError:
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            return -1  # Before Linux 5.3.
         raise
-    except OSError:
-        return -1  # Before Linux 5.3.
 
 
 def _has_ended(pidfd: int) -> bool:
