@@ -93,6 +93,10 @@ class Node:
     def workers(self) -> list[psutil.Process]:
         return self.children("worker")
 
+    def worker(self) -> psutil.Process:
+        """The first one, as soon as it bears its name: that is after it has reported."""
+        return wait_until(self.workers, "a worker")[0]
+
     def acceptor(self) -> psutil.Process:
         (found,) = self.children("acceptor")
         return found

@@ -42,7 +42,7 @@ def test_killed_worker_costs_its_connections_and_no_item(start: Start) -> None:
     clients = [node.client() for _ in range(8)]
     for index, client in enumerate(clients):
         client.ask(b"set k%d 0 0 1\r\nv\r\n" % index, b"STORED\r\n")
-    kill(node, node.workers()[0])
+    kill(node, node.worker())
     alive = [client for client in clients if is_open(client)]
     assert len(alive) == 4
     for index in range(8):
@@ -57,7 +57,7 @@ def test_killed_worker_is_replaced_within_fifty_milliseconds(start: Start) -> No
     def seconds_to_respawn() -> float:
         node = start("-t", "1", "-v")
         for count in range(2, 6):
-            node.workers()[0].kill()
+            node.worker().kill()
             births = node.wait_for_log("child ready name=worker-0", count)
         deaths = node.wait_for_log("child exited name=worker-0")
         return min(stamp(b) - stamp(a) for a, b in zip(deaths, births[1:], strict=True))
@@ -80,7 +80,7 @@ def test_killed_acceptor_loses_no_connection(start: Start) -> None:
 
 def test_connections_on_their_way_to_a_killed_worker_survive(start: Start) -> None:
     node = start("-t", "1")
-    victim = node.workers()[0]
+    victim = node.worker()
     victim.suspend()
     waiting = [node.client() for _ in range(20)]
     for client in waiting:
@@ -96,7 +96,7 @@ def test_connections_on_their_way_to_a_killed_worker_survive(start: Start) -> No
 def test_fifth_death_within_ten_seconds_backs_off(start: Start) -> None:
     node = start("-t", "1", "-v")
     for count in range(2, 7):
-        node.workers()[0].kill()
+        node.worker().kill()
         node.wait_for_log("child ready name=worker-0", count)
     assert len(node.wait_for_log("respawn backs off")) == 1
     deaths = node.wait_for_log("child exited", 5)
@@ -111,14 +111,14 @@ def test_stop_while_a_respawn_waits(start: Start) -> None:
     node = start("-t", "1", "-v")
     for count in range(5):
         node.wait_for_log("child ready name=worker-0", count + 1)
-        node.workers()[0].kill()
+        node.worker().kill()
     node.wait_for_log("backs off")
     assert node.stop() == 0
 
 
 def test_death_is_logged_with_its_facts(start: Start) -> None:
     node = start()
-    victim = node.workers()[0]
+    victim = node.worker()
     kill(node, victim)
     (line,) = node.wait_for_log("child exited")
     assert re.search(
@@ -158,8 +158,8 @@ def test_cpu_time_of_the_dead_still_counts(start: Start) -> None:
     for _ in range(50):
         client.send(b"get k\r\n" * 500)
         client.expect(b"END\r\n" * 500)
-    user_s, system_s = node.workers()[0].cpu_times()[:2]
-    kill(node, node.workers()[0])
+    user_s, system_s = node.worker().cpu_times()[:2]
+    kill(node, node.worker())
     stats = node.client().stats()
     total_s = float(stats["rusage_user"]) + float(stats["rusage_system"])
     assert total_s >= user_s + system_s - 0.02
