@@ -35,7 +35,6 @@ from memcachepy import __version__, _load
 
 RESULTS = Path(__file__).parent / "results"
 KINDS = ("memcached", "memcachepy", "floor")
-MEMORY_MB = 1024
 WARMUP_S = 0.5
 
 
@@ -140,14 +139,16 @@ def measure(server: Server, scenario: Scenario, duration_s: float) -> dict[str, 
 
 
 @contextlib.contextmanager
-def running(kinds: tuple[str, ...], unix: bool, cpu: int, floor: Path) -> Iterator[list[Server]]:
+def running(
+    kinds: tuple[str, ...], scenario: Scenario, cpu: int, floor: Path
+) -> Iterator[list[Server]]:
     """The servers of one scenario, all on one CPU, idle but for the one being loaded."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
         servers = []
         for kind in kinds:
-            address = f"{folder}/{kind}.sock" if unix else str(free_port())
-            command = server_command(kind, address, MEMORY_MB, floor)
+            address = f"{folder}/{kind}.sock" if scenario.unix else str(free_port())
+            command = server_command(kind, address, scenario.memory_mb, floor)
             servers.append(stack.enter_context(Server(kind, command, address, cpu)))
         yield servers
 
@@ -157,7 +158,7 @@ def run_scenario(
 ) -> dict[str, Any]:
     """All rounds of one scenario."""
     rounds = []
-    with running(kinds, scenario.unix, args.server_cpu, floor) as servers:
+    with running(kinds, scenario, args.server_cpu, floor) as servers:
         for server in servers:
             prefill(server, scenario)
         for number in range(args.rounds):
@@ -184,7 +185,7 @@ def measure_memory(
     """Private dirty memory of each server in the middle of a mixed load."""
     scenario = next(scenario for scenario in SCENARIOS if scenario.name == "mix")
     found = {}
-    with running(kinds, False, args.server_cpu, floor) as servers:
+    with running(kinds, scenario, args.server_cpu, floor) as servers:
         for server in servers:
             prefill(server, scenario)
             samples: list[Memory] = []

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 KEY_COUNT = 100_000
 CONNECTION_COUNT = 50
 VALUE_BYTES = 100
+MEMORY_MB = 1024
 
 PRIVATE_DIRTY_BYTES_BAR = 5_000_000
 """Per worker, under load."""
@@ -22,6 +23,7 @@ class Scenario:
         goal: the ratio aimed at.
         unix: over a UNIX socket instead of TCP.
         key_count: how many keys are set before, and drawn from.
+        memory_mb: -m of each server.
         load: further settings of the generator.
         memcached_load: settings that differ when memcached is the server.
     """
@@ -32,6 +34,7 @@ class Scenario:
     goal: float | None = None
     unix: bool = False
     key_count: int = KEY_COUNT
+    memory_mb: int = MEMORY_MB
     load: Mapping[str, int] = field(default_factory=dict)
     memcached_load: Mapping[str, int] = field(default_factory=dict)
 
@@ -88,6 +91,13 @@ SCENARIOS = (
         "keys-1m",
         "16 pipelined gets of 1,000,000 keys",
         key_count=1_000_000,
+        load={"pipeline_depth": 16},
+    ),
+    Scenario(
+        "keys-10m",
+        "16 pipelined gets of 10,000,000 keys",
+        key_count=10_000_000,
+        memory_mb=4096,
         load={"pipeline_depth": 16},
     ),
 )

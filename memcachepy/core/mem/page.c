@@ -411,6 +411,30 @@ look_ahead(struct segment *segment, struct pool_ahead *ahead, uint32_t used, uin
     ahead->looked_at_ns = now_ns;
 }
 
+/* The long part of taking an extent, while nobody waits for the lock. Whoever has it meanwhile
+ * finds the memory there; should the limit fall just now, an extent more than it is in use until
+ * the next growth. */
+static void
+populate_unlocked(struct segment *segment)
+{
+    const struct superblock *superblock = segment->superblock;
+    const struct page_pool *pool = &superblock->pool;
+    uint32_t first = atomic_load(&pool->populated_count);
+    uint32_t present = atomic_load(&pool->present_count);
+    uint32_t limit = atomic_load(&pool->effective_count);
+    if (present < first || limit <= first) {
+        return; /* Absent pages come first, one by one. */
+    }
+    uint64_t bytes = (uint64_t)(limit - first) << superblock->page_shift;
+    bytes = bytes < EXTENT_BYTES ? bytes : EXTENT_BYTES;
+    struct memory_limit available;
+    hostmem_available(&available);
+    if (available.bytes > bytes + HEADROOM_BYTES) {
+        bool ignored = populate(segment->fd, segment->base, page_offset(superblock, first), bytes);
+        (void)ignored; /* It is tried again, and counted, under the lock. */
+    }
+}
+
 /* The newest whole extent, where that is a must: its memory may have come in small steps. */
 static void
 make_huge(struct segment *segment)
@@ -431,7 +455,11 @@ pool_grow_ahead(struct segment *segment, struct pool_ahead *ahead, uint64_t now_
     uint32_t spare = atomic_load_explicit(&pool->free_hint, memory_order_relaxed);
     look_whether_stuck(segment);
     look_ahead(segment, ahead, present > spare ? present - spare : 0, now_ns);
-    if (spare >= ahead->wanted || !pool_can_grow(segment) || !grow(segment, EXTENT_BYTES)) {
+    if (spare >= ahead->wanted || !pool_can_grow(segment)) {
+        return false;
+    }
+    populate_unlocked(segment);
+    if (!grow(segment, EXTENT_BYTES)) {
         return false;
     }
     make_huge(segment);
