@@ -9,7 +9,8 @@
 struct shard *shard_of_ref(const struct store *store, struct ref ref);
 
 /* Counts the entry's bytes into the share if it has room. One value is always let in, however
- * large; of several that ask at the same time no more than fit, mostly the one of the lowest slot. */
+ * large; of several that ask at the same time no more than fit, mostly the one of the lowest slot.
+ */
 bool hold_if_room(const struct store *store, struct held_ref *entry, uint32_t bytes) MUST_CHECK;
 
 /* Counts the entry's bytes in, whatever is held already, and out. */
