@@ -34,8 +34,7 @@ set_or_get(struct store *store, uint8_t *buffer)
     if (draw(2)) {
         struct put put = {.key = key, .value = buffer, .value_len = draw_len() / 4};
         memset(buffer, fill_of(number), put.value_len);
-        enum put_result result = store_put(store, &put);
-        if (result != PUT_STORED && result != PUT_NO_MEMORY) {
+        if (store_put(store, &put) != PUT_STORED) {
             die_of("was not stored", (int)number);
         }
         return;
