@@ -307,7 +307,7 @@ class NodeConfig:
         "I", Size(1 << 10, 1 << 30), 1 << 20, "largest item, at most half of -m", shown="1m"
     )
     slab_growth_factor: float = _row(
-        "f", Decimal(1.0, 16.0), 1.25, "chunk size growth factor of the slab classes"
+        "f", Decimal(1.0, 16.0), 1.1, "chunk size growth factor of the slab classes"
     )
     slab_min_size: int = _row(
         "n",

@@ -119,7 +119,7 @@ def run_trace(trace: Trace, options: Mapping[str, Any], is_shown: bool) -> dict[
         CacheConfig(
             memory_bytes=memory_bytes,
             eviction_policy=policy,
-            growth_factor=options["slab_growth_factor"] or 1.25,
+            growth_factor=options["slab_growth_factor"] or 1.1,
             item_size_min_bytes=options["slab_min_size"] or 8,
             item_size_max_bytes=options["max_item_size"],
             ttl_s=options["ttl"],

@@ -34,7 +34,7 @@ class CacheConfig:
 
     memory_bytes: int
     eviction_policy: str = _core.EVICTION_POLICIES[0]
-    growth_factor: float = 1.25
+    growth_factor: float = 1.1
     item_size_min_bytes: int = 8
     item_size_max_bytes: int | None = None
     ttl_s: int = 0

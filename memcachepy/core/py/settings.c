@@ -57,7 +57,7 @@ settings_defaults(struct segment_settings *settings)
     *settings = (struct segment_settings){
         .memory_limit_bytes = 64u << 20,
         .item_size_max_bytes = 1u << 20,
-        .growth_factor = 1.25,
+        .growth_factor = 1.1,
         .item_size_min_bytes = 8,
         .conn_limit = 1024,
         .worker_count = 4,

@@ -134,7 +134,8 @@ item_unlink_hashed(struct store *store, struct shard *shard, struct ref ref, uin
     struct table_place place;
     table_find_ref(store, shard, ref, hash, &place);
     CHECK(place.bucket != NULL);
-    if (reason >= UNLINK_EVICT && has_probation(store)) {
+    /* Who had its chance in the main part and lost it comes back as anybody. */
+    if (reason >= UNLINK_EVICT && reason != UNLINK_EVICT + EVICTED_MAIN && has_probation(store)) {
         balance_evicted(store, shard, class_of_ref(store, ref));
         ghost_remember(store, shard, hash);
     }
