@@ -4,7 +4,7 @@
 
 Prints the CPU time of the passes over live items as a part of the time they are spread over (bar:
 1 % of a core), and the CPU time per item that is reclaimed (bar: 0.3 microseconds). The clock is
-moved by hand, so a minute of passes takes a moment.
+moved by hand, so that minutes of passes take a moment.
 """
 
 import argparse

@@ -211,7 +211,14 @@ node_cpu(struct store *store)
     X(moves_to_warm, ZERO)                                                                         \
     X(moves_within_lru, ZERO)                                                                      \
     X(direct_reclaims, ZERO)                                                                       \
-    X(lru_bumps_dropped, ZERO)
+    X(lru_bumps_dropped, ZERO)                                                                     \
+    /* Ours: evictions by reason, which add up to all. */                                          \
+    X(evicted_probation, SUM(evicted_probation))                                                   \
+    X(evicted_main, SUM(evicted_main))                                                             \
+    X(evicted_page_move, SUM(evicted_page_move))                                                   \
+    X(evicted_donation, SUM(evicted_donation))                                                     \
+    X(evicted_table, SUM(evicted_table))                                                           \
+    X(evicted_shrink, SUM(evicted_shrink))
 
 void
 stats_general(struct output *output, struct store *store)

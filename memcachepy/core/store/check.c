@@ -42,7 +42,7 @@ struct check {
     uint32_t pages, table_pages, ghost_pages;
     uint32_t class_pages[SLAB_CLASS_COUNT_MAX], class_free[SLAB_CLASS_COUNT_MAX],
         class_empty[SLAB_CLASS_COUNT_MAX];
-    uint64_t live, bytes, continuations, reached;
+    uint64_t live, expiring, bytes, continuations, reached;
 };
 
 static void PRINTF_LIKE(2, 3) report(struct check *check, const char *format, ...)
@@ -65,6 +65,7 @@ check_head(struct check *check, struct ref ref, uint32_t class_id)
     uint32_t kind = state_kind(chunk_state(item));
     if (kind == CHUNK_LIVE) {
         check->live++;
+        check->expiring += atomic_load(&item->expire_word) != 0;
         if (atomic_load(&item->expire_word) != 0 && atomic_load(expiry_byte_of(store, item)) == 0) {
             report(check, "item at ref %u expires, its page does not say so", ref.units);
         }
@@ -256,6 +257,10 @@ shard_check(struct store *store, struct shard *shard, problem_fn *problem, void 
     if (check.ghost_pages != shard->ghost_page_count) {
         report(&check, "counts %u pages of the ghost; there are %u", shard->ghost_page_count,
                check.ghost_pages);
+    }
+    if (check.expiring != shard->sums.volatile_items) {
+        report(&check, "%" PRIu64 " items expire, %" PRIu64 " counted", check.expiring,
+               shard->sums.volatile_items);
     }
     uint64_t evictions = 0;
     for (unsigned i = 0; i < EVICTION_REASON_COUNT; i++) {

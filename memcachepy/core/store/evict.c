@@ -14,8 +14,14 @@
 #include "store/probation.h"
 #include "store/slab.h"
 
-#define EVICT_STEPS_MAX 16
+#define EVICT_STEPS_MAX 64
+#define SAMPLES 16
+#define SAMPLES_TOGETHER 4
 #define EVICT_POPS_MAX 64
+
+/* A count that was not used for so long is lost, one whenever the hand comes by. */
+#define LFU_IDLE_UNITS (60 / STATE_ACCESS_UNIT_S)
+#define HAND_JUMP_PAGES 16
 
 /* Chunks that are no item heads are passed over; a chain of a megabyte has a hundred. */
 #define EVICT_CHUNKS_MAX 1024
@@ -27,6 +33,10 @@ sums_remove(struct store *store, struct shard *shard, struct item *item, enum un
     LOG(store, shard, sums->curr_items);
     LOG(store, shard, sums->bytes);
     sums->curr_items--;
+    if (atomic_load_explicit(&item->expire_word, memory_order_relaxed) != 0) {
+        LOG(store, shard, sums->volatile_items);
+        sums->volatile_items--;
+    }
     sums->bytes -= item_bytes(item);
     bool fetched = chunk_state(item) & STATE_FETCHED;
     if (reason == UNLINK_DELETE) {
@@ -192,14 +202,27 @@ consider(struct store *store, struct item *item, struct sweep *sweep)
         sweep->lowest = item;
         sweep->lowest_rank = rank;
     }
-    if (policy_samples(store)) {
-        return false;
-    }
-    if (state_count(state) == 0) {
+    if (is_random_policy(store)) {
         return true;
     }
-    age(item, state);
+    bool clock = is_clock_policy(store);
+    if (state_count(state) == 0) {
+        return clock;
+    }
+    if (clock || idle_units(store, state) > LFU_IDLE_UNITS) {
+        age(item, state);
+    }
     return false;
+}
+
+/* From anywhere near: the class's pages have no order that could be drawn from. */
+static void
+hand_jump(struct store *store, struct class_list *list, uint32_t class_id)
+{
+    for (uint32_t i = random_next(store) % HAND_JUMP_PAGES; i > 0 && list->hand_page != 0; i--) {
+        list->hand_page = page_entry(store->segment, list->hand_page - 1)->class_next;
+    }
+    list->hand_slot = random_next(store) % slab_chunks_per_page(store, class_id);
 }
 
 /* Moves the hand until an item is gone. */
@@ -209,8 +232,11 @@ evict_by_hand(struct store *store, struct shard *shard, uint32_t class_id)
     struct class_list *list = &shard->classes[class_id];
     struct sweep sweep = {.lowest_rank = UINT32_MAX};
     uint32_t items = 0;
-    for (uint32_t i = 0; i < EVICT_CHUNKS_MAX && items < EVICT_STEPS_MAX && list->hand_page != 0;
-         i++) {
+    uint32_t items_max = is_clock_policy(store) ? EVICT_STEPS_MAX : SAMPLES;
+    for (uint32_t i = 0; i < EVICT_CHUNKS_MAX && items < items_max && list->hand_page != 0; i++) {
+        if (!is_clock_policy(store) && i % SAMPLES_TOGETHER == 0) {
+            hand_jump(store, list, class_id);
+        }
         struct item *item = hand_next(store, list, class_id);
         uint32_t kind = state_kind(chunk_state(item));
         if (kind == CHUNK_CONT) {
@@ -257,7 +283,7 @@ evict_probationer(struct store *store, struct shard *shard, uint32_t class_id)
     if (item_is_dead(store, item)) {
         item_unlink(store, shard, ref_of(store, item), UNLINK_RECLAIM);
     } else if (state_count(chunk_state(item)) > 0) {
-        probation_end(item);
+        probation_end(item, 0);
     } else {
         item_unlink(store, shard, ref_of(store, item), UNLINK_EVICT + EVICTED_PROBATION);
     }

@@ -7,6 +7,7 @@
 #ifndef STORE_EXPIRY_H
 #define STORE_EXPIRY_H
 
+#include "base/crash.h"
 #include "store/slab.h"
 
 #define EXPIRY_UNIT_S 2u
@@ -68,20 +69,23 @@ expiry_note(const struct store *store, const struct item *item, uint32_t expire_
     }
 }
 
-/* Changes a live item's expiry, under the lock. Whoever dies in between leaves the nearer moment.
- */
+/* Changes a live item's expiry; own transaction. Whoever dies in between leaves the nearer moment
+ * in the column. */
 static inline void
-expiry_change(const struct store *store, struct item *item, uint32_t expire_word)
+expiry_change(struct store *store, struct shard *shard, struct item *item, uint32_t expire_word)
 {
     uint32_t old = atomic_load_explicit(&item->expire_word, memory_order_relaxed);
     bool nearer = old == 0 || (expire_word != 0 && expire_word < old);
     if (nearer) {
         expiry_note(store, item, expire_word);
-        STORES_IN_ORDER();
     }
+    LOG(store, shard, shard->sums.volatile_items);
+    LOG(store, shard, item->expire_word);
+    shard->sums.volatile_items += (uint64_t)(expire_word != 0) - (uint64_t)(old != 0);
     atomic_store_explicit(&item->expire_word, expire_word, memory_order_relaxed);
+    CRASH_POINT(expiry_changed);
+    journal_commit(shard);
     if (!nearer) {
-        STORES_IN_ORDER();
         expiry_note(store, item, expire_word);
     }
 }

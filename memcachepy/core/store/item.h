@@ -174,17 +174,40 @@ state_touched(const struct store *store, uint32_t state)
     return (state & ((1u << STATE_ACCESS_SHIFT) - 1)) | access << STATE_ACCESS_SHIFT;
 }
 
+/* G. Marsaglia, Xorshift RNGs, 2003. */
+static inline uint32_t
+random_next(struct store *store)
+{
+    uint32_t x = store->random;
+    x ^= x << 13;
+    x ^= x >> 17;
+    x ^= x << 5;
+    return store->random = x;
+}
+
+/* Under the LFU policies a count stands for four times as many hits as the one before: R. Morris,
+ * Counting large numbers of events in small registers, 1978. */
+static inline bool
+hit_is_counted(struct store *store, uint32_t state)
+{
+    return !store->counts_by_chance ||
+           (random_next(store) & ((1u << 2 * state_count(state)) - 1)) == 0;
+}
+
 /* The state after one more hit; the same value once nothing would change. */
 static inline uint32_t
-state_after_hit(const struct store *store, uint32_t state)
+state_after_hit(struct store *store, uint32_t state)
 {
     uint32_t touched = state_touched(store, state) | STATE_FETCHED;
+    if (UNLIKELY(!hit_is_counted(store, state))) {
+        return touched;
+    }
     return state_count(state) < store->count_max ? touched + (1u << STATE_COUNT_SHIFT) : touched;
 }
 
 /* Counts a hit under the shard's lock; readers may do so at the same time. */
 static inline void
-item_hit_locked(const struct store *store, struct item *item)
+item_hit_locked(struct store *store, struct item *item)
 {
     uint32_t state = atomic_load_explicit(&item->state, memory_order_relaxed);
     uint32_t next = state_after_hit(store, state);

@@ -31,9 +31,25 @@ may_evict(const struct store *store, const struct item *item)
            atomic_load_explicit(&item->expire_word, memory_order_relaxed) != 0;
 }
 
-/* Whether the hand samples: takes the lowest rank of what it passes, and lets counts be. */
+#define COUNT_MAX 3u
+#define COUNT_MAX_LFU 7u
+
 static inline bool
-policy_samples(const struct store *store)
+is_lfu_policy(const struct store *store)
+{
+    return policy_of(store) == POLICY_ALLKEYS_LFU || policy_of(store) == POLICY_VOLATILE_LFU;
+}
+
+static inline bool
+is_random_policy(const struct store *store)
+{
+    return policy_of(store) == POLICY_ALLKEYS_RANDOM || policy_of(store) == POLICY_VOLATILE_RANDOM;
+}
+
+/* Whether the hand is a clock's: it takes counts, and the first item without one. Else it samples:
+ * of some items in its way the one with the lowest rank goes. */
+static inline bool
+is_clock_policy(const struct store *store)
 {
     switch (policy_of(store)) {
     case POLICY_S3FIFO:
@@ -41,24 +57,38 @@ policy_samples(const struct store *store)
     case POLICY_ALLKEYS_LRU:
     case POLICY_VOLATILE_LRU:
     case POLICY_COUNT:
-        return false;
+        return true;
     case POLICY_ALLKEYS_LFU:
     case POLICY_ALLKEYS_RANDOM:
     case POLICY_VOLATILE_LFU:
     case POLICY_VOLATILE_RANDOM:
     case POLICY_VOLATILE_TTL:
-        return true;
+        return false;
     }
-    return false;
+    return true;
 }
 
-/* Of what the hand passes, the lowest goes first. */
+/* How long ago the item was asked for, in units of STATE_ACCESS_UNIT_S, as far as its state can
+ * tell. */
+static inline uint32_t
+idle_units(const struct store *store, uint32_t state)
+{
+    uint32_t now = store->now_s / STATE_ACCESS_UNIT_S;
+    return (now - (state >> STATE_ACCESS_SHIFT)) & (UINT32_MAX >> STATE_ACCESS_SHIFT);
+}
+
+/* Of what the hand passes, the lowest goes first: the fewest counts and then the longest idle, or
+ * whatever expires next. */
 static inline uint32_t
 policy_rank(const struct store *store, const struct item *item, uint32_t state)
 {
-    (void)item;
-    (void)store;
-    return state_count(state);
+    if (policy_of(store) == POLICY_VOLATILE_TTL) {
+        uint32_t word = atomic_load_explicit(&item->expire_word, memory_order_relaxed);
+        int64_t left_s = (int64_t)(word >> 1) - (word & 1 ? store->wall_s : store->now_s);
+        return left_s > 0 ? (uint32_t)left_s : 0;
+    }
+    uint32_t most = UINT32_MAX >> STATE_ACCESS_SHIFT;
+    return state_count(state) << (32 - STATE_ACCESS_SHIFT) | (most - idle_units(store, state));
 }
 
 #endif

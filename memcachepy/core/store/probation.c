@@ -124,12 +124,12 @@ probation_pop(struct store *store, struct shard *shard, uint32_t class_id)
 }
 
 void
-probation_end(struct item *item)
+probation_end(struct item *item, uint32_t kept)
 {
     uint32_t state = atomic_load_explicit(&item->state, memory_order_relaxed);
-    while (!atomic_compare_exchange_weak_explicit(&item->state, &state,
-                                                  state & ~(STATE_PROBATION | STATE_COUNT_MASK),
-                                                  memory_order_relaxed, memory_order_relaxed)) {
+    while (!atomic_compare_exchange_weak_explicit(
+        &item->state, &state, state & (kept | ~(STATE_PROBATION | STATE_COUNT_MASK)),
+        memory_order_relaxed, memory_order_relaxed)) {
     }
 }
 
@@ -144,7 +144,7 @@ probation_settle(struct store *store, struct shard *shard, uint32_t class_id)
     for (unsigned i = 0; i < SETTLE_STEPS && list->ring_count > most; i++) {
         struct item *item = probation_pop(store, shard, class_id);
         if (item != NULL) {
-            probation_end(item);
+            probation_end(item, STATE_COUNT_MASK);
         }
     }
 }

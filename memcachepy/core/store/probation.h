@@ -26,8 +26,9 @@ bool probation_push(struct store *store, struct shard *shard, uint32_t class_id,
  * gone. The ring is not empty. */
 struct item *probation_pop(struct store *store, struct shard *shard, uint32_t class_id);
 
-/* Makes it one of the class's other items, with no hits to its name. */
-void probation_end(struct item *item);
+/* Makes it one of the class's other items; `kept` is STATE_COUNT_MASK if it may keep its count,
+ * else 0. */
+void probation_end(struct item *item, uint32_t kept);
 
 /* While memory is free: the oldest of too many simply end their probation. */
 void probation_settle(struct store *store, struct shard *shard, uint32_t class_id);

@@ -161,6 +161,7 @@ relink(struct rebuild *rebuild, struct item *item)
     expiry_note(store, item, atomic_load(&item->expire_word));
     journal_commit(shard);
     shard->sums.curr_items++;
+    shard->sums.volatile_items += atomic_load(&item->expire_word) != 0;
     shard->sums.bytes += item_bytes(item);
     return true;
 }
@@ -254,6 +255,7 @@ shard_rebuild(struct store *store, struct shard *shard)
     shard->empty_pages = 0;
     each_page(store, shard, sweep_page, &rebuild);
     shard->sums.curr_items = 0;
+    shard->sums.volatile_items = 0;
     shard->sums.bytes = 0;
     CRASH_POINT(rebuild_swept);
     reset_table(&rebuild, table_word_generation(word));

@@ -64,7 +64,8 @@ static_assert(sizeof(struct class_list) == 56, "layout change: bump SEGMENT_LAYO
 
 struct shard_sums {
     uint64_t curr_items;
-    uint64_t bytes; /* header, key and value of every item */
+    uint64_t bytes;          /* header, key and value of every item */
+    uint64_t volatile_items; /* of curr_items, those that will expire */
     uint64_t total_items;
     uint64_t evictions; /* the sum of evicted_by */
     uint64_t evicted_by[EVICTION_REASON_COUNT];
@@ -121,7 +122,9 @@ struct store {
     uint32_t unit_shift;
     uint32_t page_shift;
     uint32_t chunk_bytes_max;
-    uint32_t count_max; /* highest hit count of an item under the policy */
+    uint32_t count_max;    /* highest hit count of an item under the policy */
+    bool counts_by_chance; /* not every hit raises the count */
+    uint32_t random;       /* never 0 */
     uint32_t table_pages_max;
     /* As of the last tick. */
     uint32_t now_s;       /* seconds of the node's clock since the segment's base */

@@ -10,6 +10,11 @@
 #include "store/policy.h"
 #include "store/probation.h"
 
+/* A page to give up is looked for among so many, by the counts of so many of its items. */
+#define PAGE_CANDIDATES 8
+#define WARMTH_SAMPLES 16
+#define DRAIN_TRIES_MAX 64
+
 /* Page numbers in lists are stored plus one. */
 static struct page *
 listed_page(const struct store *store, uint32_t stored)
@@ -301,11 +306,77 @@ page_drain(struct store *store, struct shard *shard, uint32_t number, uint32_t c
     return page_entry(store->segment, number)->free_count == count;
 }
 
+/* How many of some items of the page were asked for lately. */
+static uint32_t
+page_warmth(const struct store *store, uint32_t number, uint32_t class_id)
+{
+    uint32_t count = slab_chunks_per_page(store, class_id);
+    uint32_t step = count / WARMTH_SAMPLES + 1;
+    const uint8_t *at = page_memory(store, number);
+    uint32_t warmth = 0;
+    for (uint32_t slot = 0; slot < count; slot += step) {
+        const void *chunk = at + slot * slab_chunk_bytes(store, class_id);
+        const struct item *item = item_of_chunk(store, (void *)chunk);
+        warmth += item != NULL ? state_count(chunk_state((void *)item)) : 0;
+    }
+    return warmth;
+}
+
+/* The page, stored plus one, that is coldest of those the hand will come to next and those it saw
+ * last. */
+static uint32_t
+coldest_page(const struct store *store, const struct class_list *list, uint32_t class_id)
+{
+    uint32_t best = list->hand_page;
+    uint32_t lowest = UINT32_MAX;
+    uint32_t ahead = list->hand_page;
+    uint32_t behind = list->hand_page;
+    for (uint32_t i = 0; i < PAGE_CANDIDATES && i < list->page_count && lowest > 0; i++) {
+        uint32_t at = i % 2 == 0 ? ahead : behind;
+        uint32_t warmth = page_warmth(store, at - 1, class_id);
+        if (warmth < lowest) {
+            lowest = warmth;
+            best = at;
+        }
+        if (i % 2 == 0) {
+            behind = listed_page(store, behind)->class_prev;
+        } else {
+            ahead = listed_page(store, ahead)->class_next;
+        }
+    }
+    return best;
+}
+
+/* Empties a page of the class. A page that cannot go is passed over; a few tries, for uploads are
+ * few. */
+static uint32_t
+drain_some_page(struct store *store, struct shard *shard, uint32_t class_id,
+                enum eviction_reason reason)
+{
+    const struct class_list *list = &shard->classes[class_id];
+    uint32_t tries = list->page_count < DRAIN_TRIES_MAX ? list->page_count : DRAIN_TRIES_MAX;
+    uint32_t at = coldest_page(store, list, class_id);
+    for (uint32_t i = 0; i < tries && at != 0; i++) {
+        uint32_t next = listed_page(store, at)->class_next;
+        uint32_t owner = page_owner(shard->index, class_id);
+        /* Draining frees whole chains, whose empty pages may have gone back to the pool. */
+        if (atomic_load(&listed_page(store, at)->owner) != owner) {
+            return PAGE_NONE;
+        }
+        if (page_drain(store, shard, at - 1, class_id, reason)) {
+            return at - 1;
+        }
+        at = next;
+    }
+    return PAGE_NONE;
+}
+
 /* While the shard is being rebuilt, items that are not linked yet cannot be unlinked. */
 static bool
 may_evict_any(const struct store *store, const struct shard *shard)
 {
     return policy_of(store) != POLICY_NOEVICTION &&
+           !(is_volatile_policy(store) && shard->sums.volatile_items == 0) &&
            !(atomic_load_explicit(table_word_at(store, shard), memory_order_relaxed) &
              TABLE_WORD_REBUILDING);
 }
@@ -325,22 +396,7 @@ class_free_page(struct store *store, struct shard *shard, uint32_t class_id,
             }
         }
     }
-    /* A page that cannot go is passed over; a few tries, for uploads are few. */
-    uint32_t tries = list->page_count < 64 ? list->page_count : 64;
-    uint32_t at = list->hand_page;
-    for (uint32_t i = 0; reason != NULL && i < tries && at != 0; i++) {
-        uint32_t next = listed_page(store, at)->class_next;
-        uint32_t owner = page_owner(shard->index, class_id);
-        /* Draining frees whole chains, whose empty pages may have gone back to the pool. */
-        if (atomic_load(&listed_page(store, at)->owner) != owner) {
-            return PAGE_NONE;
-        }
-        if (page_drain(store, shard, at - 1, class_id, *reason)) {
-            return at - 1;
-        }
-        at = next;
-    }
-    return PAGE_NONE;
+    return reason == NULL ? PAGE_NONE : drain_some_page(store, shard, class_id, *reason);
 }
 
 /* Takes an empty page from a class of this shard, in hand. */

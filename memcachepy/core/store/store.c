@@ -4,6 +4,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "store/hashtable.h"
+#include "store/policy.h"
 #include "store/walk.h"
 #include "store/write.h"
 
@@ -80,7 +81,10 @@ store_open(struct segment *segment, unsigned slot_index)
     store->unit_shift = superblock->unit_shift;
     store->page_shift = superblock->page_shift;
     store->chunk_bytes_max = superblock->chunk_bytes[superblock->class_count];
-    store->count_max = 3;
+    store->counts_by_chance = is_lfu_policy(store);
+    store->count_max = store->counts_by_chance ? COUNT_MAX_LFU : COUNT_MAX;
+    store->random = (uint32_t)store->hash_seed ^ slot_index << 16 ^ 1u << 31;
+    store->random |= 1;
     map_sizes_to_classes(store);
     store_tick(store);
     return store;

@@ -113,6 +113,22 @@ admit(struct store *store, struct shard *shard, const struct table_place *place,
     return state & ~STATE_PROBATION;
 }
 
+/* Counts what will expire in and out, and tells the sweep. Inside the transaction. */
+static void
+count_volatile(struct store *store, struct shard *shard, const struct table_place *place,
+               const struct item *item)
+{
+    uint32_t word = atomic_load_explicit(&item->expire_word, memory_order_relaxed);
+    uint32_t old = place->bucket == NULL
+                       ? 0
+                       : atomic_load_explicit(&place->item->expire_word, memory_order_relaxed);
+    if ((word | old) != 0) {
+        LOG(store, shard, shard->sums.volatile_items);
+        shard->sums.volatile_items += (uint64_t)(word != 0) - (uint64_t)(old != 0);
+        expiry_note(store, item, word);
+    }
+}
+
 void
 item_publish(struct store *store, struct shard *shard, const struct table_place *place,
              uint64_t hash, struct ref ref, bool counts)
@@ -128,7 +144,7 @@ item_publish(struct store *store, struct shard *shard, const struct table_place 
         sums->total_items++;
     }
     sums->bytes += item_bytes(item);
-    expiry_note(store, item, atomic_load_explicit(&item->expire_word, memory_order_relaxed));
+    count_volatile(store, shard, place, item);
     atomic_store_explicit(&item->state, admit(store, shard, place, hash, class_id, item),
                           memory_order_relaxed);
     if (place->bucket != NULL) {
@@ -176,7 +192,7 @@ write_small(struct store *store, struct shard *shard, const struct table_place *
 }
 
 enum put_result
-put_verdict(const struct put *put, struct item *old, const struct store *store)
+put_verdict(const struct put *put, struct item *old, struct store *store)
 {
     switch (put->mode) {
     case PUT_SET:
@@ -203,7 +219,9 @@ put_verdict(const struct put *put, struct item *old, const struct store *store)
 enum put_result
 put_failed(struct store *store, const struct put *put, enum put_result result)
 {
-    if (put->mode == PUT_SET && store_delete(store, &put->key) == DELETE_BUSY) {
+    /* Under a policy that protects items the old one was protected too. */
+    bool keeps = result == PUT_NO_MEMORY && is_volatile_policy(store);
+    if (put->mode == PUT_SET && !keeps && store_delete(store, &put->key) == DELETE_BUSY) {
         return PUT_BUSY;
     }
     return result;
@@ -333,7 +351,7 @@ store_touch(struct store *store, const struct key *key, struct expiry expire)
     table_find(store, shard, key->bytes, key->len, key->hash, &place);
     struct item *item = place_live(store, &place);
     if (item != NULL) {
-        expiry_change(store, item, expire.word);
+        expiry_change(store, shard, item, expire.word);
         item_hit_locked(store, item);
     }
     shard_unlock(store, shard);

@@ -35,7 +35,7 @@ void item_write_header(const struct store *store, struct item *item, const struc
 struct item *place_live(const struct store *store, const struct table_place *place);
 
 /* PUT_STORED: go on; else the answer. An `add` that fails counts as a hit. */
-enum put_result put_verdict(const struct put *put, struct item *old, const struct store *store);
+enum put_result put_verdict(const struct put *put, struct item *old, struct store *store);
 
 /* Ends a put without the lock: a `set` that cannot be stored removes the old item. */
 enum put_result put_failed(struct store *store, const struct put *put, enum put_result result);

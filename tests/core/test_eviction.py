@@ -1,0 +1,153 @@
+"""What goes when memory is full, under each policy."""
+
+import random
+from array import array
+from collections.abc import Iterable
+
+import pytest
+
+from memcachepy import _core
+
+MEMORY_BYTES = 8 << 20
+VALUE_BYTES = 100
+FITS = 40_000
+"""About as many items of that size as fit; more than a half of them always do."""
+
+EVICTING = [name for name in _core.EVICTION_POLICIES if name != "noeviction"]
+VOLATILE = [name for name in EVICTING if name.startswith("volatile-")]
+REASONS = ("probation", "main", "page_move", "donation", "table", "shrink")
+TTL_S = 100_000
+
+
+def open_segment(policy: str, **settings: object) -> _core.Segment:
+    given = {"memory_limit_bytes": MEMORY_BYTES, "eviction_policy": policy} | settings
+    segment = _core.Segment(given)
+    segment.claim_slot(_core.SLOT_WORKER_FIRST)
+    return segment
+
+
+def read_through(segment: _core.Segment, keys: Iterable[int], ttl_s: int = TTL_S) -> int:
+    """Gets each key and sets it if it is not there; returns the misses."""
+    return segment.replay(array("Q", keys), VALUE_BYTES, ttl_s=ttl_s)[1]
+
+
+def assert_counters_add_up(segment: _core.Segment) -> None:
+    counters = segment.counters()
+    assert counters["evictions"] == sum(counters[f"evicted_{reason}"] for reason in REASONS)
+    assert counters["evicted_unfetched"] <= counters["evictions"]
+    assert segment.check() == []
+
+
+@pytest.mark.parametrize("policy", EVICTING)
+def test_evictions_make_room_and_are_counted_by_reason(policy: str) -> None:
+    segment = open_segment(policy)
+    keys = 3 * FITS
+    assert read_through(segment, range(keys)) == keys
+    counters = segment.counters()
+    assert counters["curr_items"] + counters["evictions"] == keys
+    assert counters["curr_items"] > FITS / 2
+    assert counters["store_no_memory"] == 0
+    assert_counters_add_up(segment)
+    # Other sizes: pages change their class, their items go for another reason.
+    assert segment.replay(array("Q", range(keys, keys + 3000)), 1500, ttl_s=TTL_S)[2] == 0
+    assert segment.counters()["evicted_page_move"] > 0
+    assert_counters_add_up(segment)
+
+
+def test_who_is_asked_for_survives_a_scan() -> None:
+    segment = open_segment("s3fifo")
+    hot = range(FITS // 4)
+    for _ in range(3):
+        read_through(segment, hot)
+    read_through(segment, range(10**6, 10**6 + 5 * FITS))
+    assert read_through(segment, hot) < len(hot) / 50
+    counters = segment.counters()
+    assert counters["evicted_probation"] > 9 * counters["evicted_main"]
+    assert_counters_add_up(segment)
+
+
+def test_who_comes_back_soon_is_not_put_on_probation_again() -> None:
+    segment = open_segment("s3fifo")
+    read_through(segment, range(2 * FITS))
+    strangers = iter(range(10**6, 10**7))
+    once_more = range(10**8, 10**8 + 2000)
+    read_through(segment, once_more)
+    read_through(segment, [next(strangers) for _ in range(FITS // 2)])
+    assert read_through(segment, once_more) > 1900  # Nobody asked for them: they had gone.
+    read_through(segment, [next(strangers) for _ in range(FITS // 2)])
+    assert read_through(segment, once_more) < 100  # As many strangers do not matter now.
+
+
+def test_overwriting_does_not_change_a_place_in_the_queue() -> None:
+    segment = open_segment("s3fifo")
+    connection = _core.Connection(segment)
+    read_through(segment, range(2 * FITS))
+    for _ in range(20):
+        connection.feed(b"set written 0 0 1\r\nx\r\n")
+    read_through(segment, range(10**6, 10**6 + FITS))
+    assert connection.feed(b"get written\r\n") == b"END\r\n"
+
+
+@pytest.mark.parametrize("policy", VOLATILE)
+def test_only_what_will_expire_is_evicted(policy: str) -> None:
+    segment = open_segment(policy)
+    lasting = range(FITS // 4)
+    read_through(segment, lasting, ttl_s=0)
+    read_through(segment, range(10**6, 10**6 + 3 * FITS))
+    assert segment.counters()["evictions"] > FITS
+    assert read_through(segment, lasting, ttl_s=0) == 0
+    assert_counters_add_up(segment)
+
+
+@pytest.mark.parametrize("policy", VOLATILE)
+def test_without_anything_to_evict_a_set_is_refused_and_the_old_value_kept(policy: str) -> None:
+    segment = open_segment(policy)
+    connection = _core.Connection(segment)
+    connection.feed(b"set k 0 0 3\r\nold\r\n")
+    _, misses, refused, _ = segment.replay(array("Q", range(2 * FITS)), VALUE_BYTES)
+    assert 0 < refused < misses
+    too_much = b"set k 0 0 50000\r\n" + bytes(50000) + b"\r\n"
+    assert connection.feed(too_much) == b"SERVER_ERROR out of memory storing object\r\n"
+    assert connection.feed(b"get k\r\n") == b"VALUE k 0 3\r\nold\r\nEND\r\n"
+    assert segment.counters()["evictions"] == 0
+    assert_counters_add_up(segment)
+
+
+def test_ttl_policy_prefers_what_ends_next() -> None:
+    segment = open_segment("volatile-ttl")
+    soon, late = range(FITS // 4), range(10**6, 10**6 + FITS // 4)
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    mixed = [*soon, *late]
+    random.Random(seed).shuffle(mixed)
+    for key in mixed:
+        read_through(segment, [key], ttl_s=100 if key < 10**6 else 100_000)
+    read_through(segment, range(10**7, 10**7 + FITS), ttl_s=50_000)
+    assert segment.counters()["evictions"] > FITS // 10
+    gone_late = read_through(segment, late)
+    gone_soon = read_through(segment, soon)
+    assert gone_soon > 5 * gone_late
+
+
+def test_lfu_keeps_what_was_asked_for_often() -> None:
+    segment = open_segment("allkeys-lfu")
+    often = range(FITS // 4)
+    for _ in range(100):
+        read_through(segment, often)
+    for first in range(10**6, 10**6 + 3 * FITS, 1000):
+        twice = range(first, first + 1000)
+        read_through(segment, twice)
+        read_through(segment, twice)
+    assert read_through(segment, often) < len(often) / 50
+
+
+def test_the_policies_differ_as_they_should() -> None:
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    rng = random.Random(seed)
+    # Zipf of exponent 1 over four times as many keys as fit.
+    keys = [int((4 * FITS) ** rng.random()) for _ in range(400_000)]
+    misses = {policy: read_through(open_segment(policy), keys) for policy in EVICTING}
+    print(misses)
+    assert misses["s3fifo"] < misses["allkeys-lru"] < misses["allkeys-random"]
+    assert misses["volatile-lru"] < misses["volatile-random"]
