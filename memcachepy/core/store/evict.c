@@ -16,12 +16,11 @@
 
 #define EVICT_STEPS_MAX 64
 #define SAMPLES 16
-#define SAMPLES_TOGETHER 4
+#define SAMPLE_BUCKETS_MAX 16
 #define EVICT_POPS_MAX 64
 
 /* A count that was not used for so long is lost, one whenever the hand comes by. */
 #define LFU_IDLE_UNITS (60 / STATE_ACCESS_UNIT_S)
-#define HAND_JUMP_PAGES 16
 
 /* Chunks that are no item heads are passed over; a chain of a megabyte has a hundred. */
 #define EVICT_CHUNKS_MAX 1024
@@ -188,22 +187,19 @@ struct sweep {
     struct item *last_resort; /* an item in probation, or of another class whose tail is here */
 };
 
-/* Looks at an item under the hand. True: it goes. */
+/* Looks at an item in the hand's way or drawn. True: it goes. */
 static bool
 consider(struct store *store, struct item *item, struct sweep *sweep)
 {
     uint32_t state = chunk_state(item);
-    uint32_t rank = policy_rank(store, item, state);
     if (state & STATE_PROBATION) {
         sweep->last_resort = item;
         return false;
     }
-    if (rank < sweep->lowest_rank) {
+    uint32_t rank = is_random_policy(store) ? random_next(store) : policy_rank(store, item, state);
+    if (rank <= sweep->lowest_rank) {
         sweep->lowest = item;
         sweep->lowest_rank = rank;
-    }
-    if (is_random_policy(store)) {
-        return true;
     }
     bool clock = is_clock_policy(store);
     if (state_count(state) == 0) {
@@ -215,16 +211,6 @@ consider(struct store *store, struct item *item, struct sweep *sweep)
     return false;
 }
 
-/* From anywhere near: the class's pages have no order that could be drawn from. */
-static void
-hand_jump(struct store *store, struct class_list *list, uint32_t class_id)
-{
-    for (uint32_t i = random_next(store) % HAND_JUMP_PAGES; i > 0 && list->hand_page != 0; i--) {
-        list->hand_page = page_entry(store->segment, list->hand_page - 1)->class_next;
-    }
-    list->hand_slot = random_next(store) % slab_chunks_per_page(store, class_id);
-}
-
 /* Moves the hand until an item is gone. */
 static void
 evict_by_hand(struct store *store, struct shard *shard, uint32_t class_id)
@@ -232,11 +218,8 @@ evict_by_hand(struct store *store, struct shard *shard, uint32_t class_id)
     struct class_list *list = &shard->classes[class_id];
     struct sweep sweep = {.lowest_rank = UINT32_MAX};
     uint32_t items = 0;
-    uint32_t items_max = is_clock_policy(store) ? EVICT_STEPS_MAX : SAMPLES;
-    for (uint32_t i = 0; i < EVICT_CHUNKS_MAX && items < items_max && list->hand_page != 0; i++) {
-        if (!is_clock_policy(store) && i % SAMPLES_TOGETHER == 0) {
-            hand_jump(store, list, class_id);
-        }
+    for (uint32_t i = 0; i < EVICT_CHUNKS_MAX && items < EVICT_STEPS_MAX && list->hand_page != 0;
+         i++) {
         struct item *item = hand_next(store, list, class_id);
         uint32_t kind = state_kind(chunk_state(item));
         if (kind == CHUNK_CONT) {
@@ -272,6 +255,50 @@ evict_by_hand(struct store *store, struct shard *shard, uint32_t class_id)
     }
 }
 
+/* Considers the class's items among those of a bucket; returns how many there were. */
+static uint32_t
+consider_bucket(struct store *store, const struct table_bucket *bucket, uint32_t class_id,
+                struct sweep *sweep)
+{
+    uint32_t items = 0;
+    for (unsigned slot = 0; slot < BUCKET_SLOTS; slot++) {
+        uint8_t tag = atomic_load_explicit(&bucket->tag[slot], memory_order_relaxed);
+        struct ref ref = {atomic_load_explicit(&bucket->ref[slot], memory_order_relaxed)};
+        if (tag == 0 || tag == TAG_OVERFLOW || class_of_ref(store, ref) != class_id) {
+            continue;
+        }
+        struct item *item = ref_at(store, ref);
+        if (item_is_dead(store, item) || may_evict(store, item)) {
+            items++;
+            consider(store, item, sweep);
+        }
+    }
+    return items;
+}
+
+/* Draws from all of the shard: the next in a page were stored at about the same time. A class that
+ * has too few of the shard's items is left to the hand. */
+static void
+evict_by_sample(struct store *store, struct shard *shard, uint32_t class_id)
+{
+    struct sweep sweep = {.lowest_rank = UINT32_MAX};
+    uint32_t count = table_bucket_count(atomic_load(table_word_at(store, shard)));
+    uint32_t items = 0;
+    uint32_t samples = is_random_policy(store) ? 1 : SAMPLES;
+    for (unsigned i = 0; i < SAMPLE_BUCKETS_MAX && items < samples && count != 0; i++) {
+        for (const struct table_bucket *bucket =
+                 table_bucket_at(store, shard, random_next(store) % count);
+             bucket != NULL; bucket = bucket_next(store, bucket)) {
+            items += consider_bucket(store, bucket, class_id, &sweep);
+        }
+    }
+    if (sweep.lowest != NULL) {
+        item_unlink(store, shard, ref_of(store, sweep.lowest),
+                    item_is_dead(store, sweep.lowest) ? UNLINK_RECLAIM
+                                                      : UNLINK_EVICT + EVICTED_MAIN);
+    }
+}
+
 /* Ends the probation of the oldest: it stays if it was asked for, else it goes. */
 static void
 evict_probationer(struct store *store, struct shard *shard, uint32_t class_id)
@@ -298,6 +325,9 @@ evict_from_class(struct store *store, struct shard *shard, uint32_t class_id)
             break;
         }
         evict_probationer(store, shard, class_id);
+    }
+    if (list->free_chunks == 0 && !is_clock_policy(store)) {
+        evict_by_sample(store, shard, class_id);
     }
     if (list->free_chunks == 0) {
         evict_by_hand(store, shard, class_id);

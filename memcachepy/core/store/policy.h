@@ -46,8 +46,8 @@ is_random_policy(const struct store *store)
     return policy_of(store) == POLICY_ALLKEYS_RANDOM || policy_of(store) == POLICY_VOLATILE_RANDOM;
 }
 
-/* Whether the hand is a clock's: it takes counts, and the first item without one. Else it samples:
- * of some items in its way the one with the lowest rank goes. */
+/* Whether a class evicts by its hand, as a clock: it takes counts, and the first item without one
+ * goes. Else of some that are drawn the one with the lowest rank goes. */
 static inline bool
 is_clock_policy(const struct store *store)
 {

@@ -13,7 +13,7 @@
 /* A page to give up is looked for among so many, by the counts of so many of its items. */
 #define PAGE_CANDIDATES 8
 #define WARMTH_SAMPLES 16
-#define DRAIN_TRIES_MAX 64
+#define DRAIN_TRIES_MAX 1024
 
 /* Page numbers in lists are stored plus one. */
 static struct page *
@@ -347,8 +347,8 @@ coldest_page(const struct store *store, const struct class_list *list, uint32_t 
     return best;
 }
 
-/* Empties a page of the class. A page that cannot go is passed over; a few tries, for uploads are
- * few. */
+/* Empties a page of the class. A page that cannot go is passed over: it holds an upload, a pinned
+ * value, or what the policy protects. */
 static uint32_t
 drain_some_page(struct store *store, struct shard *shard, uint32_t class_id,
                 enum eviction_reason reason)
