@@ -196,6 +196,33 @@ check_ring(struct check *check, uint32_t class_id)
     return cells;
 }
 
+/* Returns how many items the bucket links; `index` is that of its primary. */
+static uint32_t
+check_bucket(struct check *check, const struct table_bucket *bucket, uint32_t index)
+{
+    struct store *store = check->store;
+    uint64_t word = atomic_load(table_word_at(store, check->shard));
+    uint32_t linked = 0;
+    for (unsigned slot = 0; slot < BUCKET_SLOTS; slot++) {
+        uint8_t tag = atomic_load(&bucket->tag[slot]);
+        if (tag == 0 || tag == TAG_OVERFLOW) {
+            continue;
+        }
+        linked++;
+        struct item *item = ref_at(store, (struct ref){atomic_load(&bucket->ref[slot])});
+        if (state_kind(chunk_state(item)) != CHUNK_LIVE) {
+            report(check, "bucket %u links a chunk that is not live", index);
+            continue;
+        }
+        uint64_t hash = item_hash(store, item);
+        if (hash_tag(hash) != tag || table_bucket_index(word, hash) != index ||
+            shard_of_hash(store, hash) != check->shard) {
+            report(check, "bucket %u links an item that belongs elsewhere", index);
+        }
+    }
+    return linked;
+}
+
 static void
 check_table(struct check *check)
 {
@@ -209,26 +236,15 @@ check_table(struct check *check)
         if (atomic_load(&primary->version) & 1) {
             report(check, "bucket %u is open", index);
         }
-        for (const struct table_bucket *bucket = primary; bucket != NULL;
+        linked += check_bucket(check, primary, index);
+        for (const struct table_bucket *bucket = bucket_next(store, primary); bucket != NULL;
              bucket = bucket_next(store, bucket)) {
-            cells += bucket != primary;
-            for (unsigned slot = 0; slot < BUCKET_SLOTS; slot++) {
-                uint8_t tag = atomic_load(&bucket->tag[slot]);
-                if (tag == 0 || tag == TAG_OVERFLOW) {
-                    continue;
-                }
-                linked++;
-                struct item *item = ref_at(store, (struct ref){atomic_load(&bucket->ref[slot])});
-                if (state_kind(chunk_state(item)) != CHUNK_LIVE) {
-                    report(check, "bucket %u links a chunk that is not live", index);
-                    continue;
-                }
-                uint64_t hash = item_hash(store, item);
-                if (hash_tag(hash) != tag || table_bucket_index(word, hash) != index ||
-                    shard_of_hash(store, hash) != shard) {
-                    report(check, "bucket %u links an item that belongs elsewhere", index);
-                }
+            uint32_t links = check_bucket(check, bucket, index);
+            if (links < 2) {
+                report(check, "bucket %u goes on in one that links %u items", index, links);
             }
+            linked += links;
+            cells++;
         }
     }
     if (linked != check->live || shard->sums.curr_items != check->live) {

@@ -245,11 +245,51 @@ table_replace(struct store *store, struct shard *shard, const struct table_place
     CRASH_POINT(table_replaced);
 }
 
+static void
+clear_slot(struct store *store, struct shard *shard, struct table_bucket *bucket, unsigned slot)
+{
+    LOG(store, shard, bucket->tag_word[slot / 4]);
+    atomic_store_explicit(&bucket->tag[slot], 0, memory_order_release);
+}
+
+static void
+copy_slot(struct store *store, struct shard *shard, struct table_bucket *to, unsigned to_slot,
+          const struct table_bucket *from, unsigned from_slot)
+{
+    log_slot(store, shard, to, to_slot);
+    set_slot(to, to_slot, atomic_load_explicit(&from->tag[from_slot], memory_order_relaxed),
+             atomic_load_explicit(&from->ref[from_slot], memory_order_relaxed));
+}
+
+static uint32_t
+used_slots(const struct table_bucket *bucket)
+{
+    return ~bucket_match(bucket, 0) & ((1u << BUCKET_SLOTS) - 1);
+}
+
+/* A hole is filled from the end of the chain, and a bucket there with one entry left gives it up: a
+ * table that changes all the time would keep its longest chains otherwise. */
 void
 table_unlink(struct store *store, struct shard *shard, const struct table_place *place)
 {
-    LOG(store, shard, place->bucket->tag_word[place->slot / 4]);
-    atomic_store_explicit(&place->bucket->tag[place->slot], 0, memory_order_release);
+    struct table_bucket *before = NULL;
+    struct table_bucket *last = place->primary;
+    for (struct table_bucket *next; (next = bucket_next(store, last)) != NULL; last = next) {
+        before = last;
+    }
+    if (last == place->bucket) {
+        clear_slot(store, shard, last, place->slot);
+    } else {
+        unsigned slot = (unsigned)(31 - __builtin_clz(used_slots(last)));
+        copy_slot(store, shard, place->bucket, place->slot, last, slot);
+        clear_slot(store, shard, last, slot);
+    }
+    uint32_t left = used_slots(last);
+    DCHECK(before == NULL || left != 0);
+    if (before != NULL && (left & (left - 1)) == 0) {
+        copy_slot(store, shard, before, BUCKET_SLOTS - 1, last, (unsigned)__builtin_ctz(left));
+        cell_push(store, shard, ref_of(store, last));
+    }
     CRASH_POINT(table_unlinked);
 }
 

@@ -16,10 +16,11 @@
 #define AHEAD_BUCKET 6
 #define AHEAD_ITEM 3
 
-static uint32_t *
+/* Atomic, for a reader with an old link takes the cell for a bucket. */
+static _Atomic uint32_t *
 entry_at(const struct store *store, uint32_t cell, uint32_t index)
 {
-    uint32_t *words = ref_at(store, (struct ref){cell});
+    _Atomic uint32_t *words = ref_at(store, (struct ref){cell});
     return &words[index < CELL_NEXT_WORD ? index : index + 1];
 }
 
@@ -63,7 +64,8 @@ probation_push(struct store *store, struct shard *shard, uint32_t class_id, uint
         list->ring_pushed = 0;
     }
     /* Behind the last entry: nothing that a death would have to undo. */
-    *entry_at(store, list->ring_tail, list->ring_pushed) = (uint32_t)hash;
+    atomic_store_explicit(entry_at(store, list->ring_tail, list->ring_pushed), (uint32_t)hash,
+                          memory_order_relaxed);
     list->ring_pushed++;
     list->ring_count++;
     CRASH_POINT(probation_pushed);
@@ -85,7 +87,7 @@ look_ahead(struct store *store, struct shard *shard, const struct class_list *li
             index -= PROBATION_CELL_ENTRIES;
             cell = atomic_load_explicit(cell_next(store, (struct ref){cell}), memory_order_relaxed);
         }
-        uint32_t hash = *entry_at(store, cell, index);
+        uint32_t hash = atomic_load_explicit(entry_at(store, cell, index), memory_order_relaxed);
         if (i == 0) {
             table_prefetch_bucket(store, shard, hash);
         } else {
@@ -100,7 +102,8 @@ probation_pop(struct store *store, struct shard *shard, uint32_t class_id)
     struct class_list *list = &shard->classes[class_id];
     DCHECK(list->ring_count > 0);
     look_ahead(store, shard, list);
-    uint32_t hash = *entry_at(store, list->ring_head, list->ring_popped);
+    uint32_t hash = atomic_load_explicit(entry_at(store, list->ring_head, list->ring_popped),
+                                         memory_order_relaxed);
     struct item *item = table_find_probationer(store, shard, hash);
     log_ring(store, shard, list);
     list->ring_popped++;
