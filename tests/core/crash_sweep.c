@@ -1,15 +1,20 @@
 /* Kills a child by SIGKILL at the n-th pass through any crash point, for n = 1, 2, 3 …, while it
  * changes one segment, and checks after each death: the segment is sound, every acknowledged
- * operation happened, the unanswered one happened whole or not at all, and no memory leaked.
+ * operation happened (value, flags, expiry, cas and counters as they were told), the unanswered one
+ * happened whole or not at all, and, when all is deleted, no memory leaked.
  *
  * usage: crash_sweep FIRST STEP COUNT SEED [POINT]
  * Prints a summary; exits 1 at the first thing wrong. */
 #include "ledger.h"
+#include "repair_times.h"
 
 #include "store/shrink.h"
 
 #define MEGABYTES 16
 #define OPERATIONS_MAX 4000
+
+/* So many deaths, and all is deleted: what is left then was lost. */
+#define DELETE_EVERY 8
 
 /* Gives free pages to the host, evicting nothing, and lifts the limit again. */
 static void
@@ -55,6 +60,7 @@ main(int argc, char **argv)
     unsigned count = (unsigned)atoi(argv[3]), deaths = 0;
     uint64_t seed = strtoull(argv[4], NULL, 10);
     const char *point = argc > 5 ? argv[5] : "*";
+    struct repair_times times = {0};
     struct segment *segment = segment_make(MEGABYTES);
     ledger = ledgers_make(1);
     struct store *store = store_open(segment, SLOT_SUPERVISOR);
@@ -74,7 +80,7 @@ main(int argc, char **argv)
         deaths += WIFSIGNALED(status);
         struct recovery recovery;
         char when[128];
-        store_recover(store, SLOT_WORKER_FIRST, &recovery);
+        recover_timed(store, SLOT_WORKER_FIRST, &recovery, &times);
         snprintf(when, sizeof(when), "after pass %u of %s, seed %" PRIu64, pass, point, seed);
         expect_sound(segment, store, when);
         if (recovery.shards_rebuilt != 0) {
@@ -82,7 +88,13 @@ main(int argc, char **argv)
             return 1;
         }
         verify(store);
+        if (i % DELETE_EVERY == DELETE_EVERY - 1) {
+            delete_everything(store);
+            expect_sound(segment, store, when);
+            expect_nothing_left(segment, store);
+        }
     }
+    repair_times_print(&times);
     printf("%u deaths, %" PRIu64 " operations, sound after each\n", deaths, ledger->operations);
     store_close(store);
     segment_close(segment);

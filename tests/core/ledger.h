@@ -28,7 +28,9 @@ struct belief {
     uint8_t fill;
     uint32_t value_len;
     uint32_t client_flags;
+    uint32_t expire_word;
     uint64_t number; /* of a counter; fill is 0 then */
+    uint64_t cas;    /* 0: given by an operation that did not say it */
 };
 
 struct ledger {
@@ -36,6 +38,7 @@ struct ledger {
     /* The operation under way: what was before stands in `now`, what will be here. */
     int under_way; /* key, or -1 */
     struct belief next;
+    uint64_t cas_floor_of[KEY_COUNT]; /* the newest that the key is known to have had */
     uint64_t operations;
     unsigned child; /* part of its keys' names */
 };
@@ -102,6 +105,91 @@ die_of(const char *what, int index)
     exit(1);
 }
 
+/* The result of a put that was begun. */
+static void
+acknowledge_put(const struct put *put, enum put_result result)
+{
+    if (result == PUT_STORED) {
+        ledger->next.cas = put->cas_new;
+        ledger->cas_floor_of[ledger->under_way] = put->cas_new;
+    }
+    acknowledge(result == PUT_STORED);
+}
+
+static void
+put_new(struct store *store, struct put *put, struct belief next, int index, uint8_t *buffer)
+{
+    put->value_len = next.value_len;
+    memset(buffer, next.fill, next.value_len);
+    begin(index, next);
+    acknowledge_put(put, store_put(store, put));
+}
+
+/* Adds to what is there; a counter or nothing is left alone. */
+static void
+put_concat(struct store *store, struct put *put, int index, uint8_t *buffer)
+{
+    struct belief next = ledger->now[index];
+    if (!next.exists || next.fill == 0 || next.value_len + 100 >= VALUE_MAX) {
+        return;
+    }
+    next.value_len += 100;
+    next.cas = 0;
+    put->mode = draw(2) ? PUT_APPEND : PUT_PREPEND;
+    put->value_len = 100;
+    memset(buffer, next.fill, 100);
+    begin(index, next);
+    acknowledge_put(put, store_put(store, put));
+}
+
+static void
+count_up(struct store *store, struct put *put, struct belief next, int index, uint8_t *buffer)
+{
+    const struct belief *now = &ledger->now[index];
+    uint64_t number;
+    if (now->exists && now->fill == 0) {
+        next = *now;
+        next.number += 3;
+        next.cas = 0;
+        begin(index, next);
+        acknowledge(store_arith(store, &put->key, true, 3, &number) == ARITH_DONE);
+        return;
+    }
+    next.fill = 0;
+    next.value_len = 1;
+    put->value_len = 1;
+    buffer[0] = '0';
+    begin(index, next);
+    acknowledge_put(put, store_put(store, put));
+}
+
+/* A value that comes in pieces, and sometimes not whole. */
+static void
+put_upload(struct store *store, struct put *put, struct belief next, int index)
+{
+    struct upload upload;
+    next.value_len = (uint32_t)(20000 + draw(60000));
+    put->value_len = next.value_len;
+    if (store_upload_begin(store, put, &upload) != PUT_STORED) {
+        return;
+    }
+    uint32_t abort_at = (uint32_t)draw(2 * next.value_len);
+    uint8_t *space;
+    enum put_result result;
+    uint32_t room;
+    while ((room = store_upload_space(store, &upload, &space, &result)) > 0 &&
+           upload.received < abort_at) {
+        memset(space, next.fill, room);
+        store_upload_advance(store, &upload, room);
+    }
+    if (upload.received < upload.value_len) {
+        store_upload_abort(store, &upload);
+        return;
+    }
+    begin(index, next);
+    acknowledge_put(put, store_upload_commit(store, put, &upload));
+}
+
 /* One random operation; values are filled with one byte so that a tear shows. */
 static inline void
 operate(struct store *store, uint8_t *buffer)
@@ -111,44 +199,27 @@ operate(struct store *store, uint8_t *buffer)
     char text[32];
     struct key key;
     make_key(store, &key, text, index);
+    struct expiry expire = store_expiry(store, draw(2) ? 0 : (int64_t)(100000 + draw(100000)));
     struct belief next = {.exists = true,
                           .fill = (uint8_t)(1 + draw(255)),
                           .value_len = draw_len(),
-                          .client_flags = (uint32_t)draw(2) * 77};
-    struct put put = {.key = key, .value = buffer, .client_flags = next.client_flags};
-    uint64_t number;
-    switch (draw(8)) {
+                          .client_flags = (uint32_t)draw(2) * 77,
+                          .expire_word = expire.word};
+    struct put put = {
+        .key = key, .value = buffer, .client_flags = next.client_flags, .expire = expire};
+    switch (draw(12)) {
     case 0:
         begin(index, (struct belief){0});
         acknowledge(store_delete(store, &key) == DELETE_DONE || !now->exists);
         return;
     case 1:
-        if (now->exists && now->fill != 0 && now->value_len + 100 < VALUE_MAX) {
-            next = *now;
-            next.value_len += 100;
-            put.mode = draw(2) ? PUT_APPEND : PUT_PREPEND;
-            put.value_len = 100;
-            memset(buffer, now->fill, 100);
-            begin(index, next);
-            acknowledge(store_put(store, &put) == PUT_STORED);
-        }
+        put_concat(store, &put, index, buffer);
         return;
     case 2:
-        if (now->exists && now->fill == 0) {
-            next = *now;
-            next.number += 3;
-            begin(index, next);
-            acknowledge(store_arith(store, &key, true, 3, &number) == ARITH_DONE);
-            return;
-        }
-        next = (struct belief){.exists = true, .value_len = 1, .number = 0};
-        put.client_flags = 0;
-        put.value_len = 1;
-        buffer[0] = '0';
-        begin(index, next);
-        acknowledge(store_put(store, &put) == PUT_STORED);
+    case 3:
+        count_up(store, &put, next, index, buffer);
         return;
-    case 3: {
+    case 4: {
         struct pin pin;
         if (store_pin(store, &key, &pin) == PIN_OK) {
             begin(index, (struct belief){0});
@@ -157,11 +228,26 @@ operate(struct store *store, uint8_t *buffer)
         }
         return;
     }
-    default:
-        put.value_len = next.value_len;
-        memset(buffer, next.fill, next.value_len);
+    case 5:
+        next = *now;
+        next.expire_word = expire.word;
         begin(index, next);
-        acknowledge(store_put(store, &put) == PUT_STORED);
+        acknowledge(store_touch(store, &key, expire) == TOUCH_DONE);
+        return;
+    case 6:
+        put_upload(store, &put, next, index);
+        return;
+    case 7:
+        put.mode = PUT_CAS;
+        put.cas_unique = now->cas;
+        put_new(store, &put, next, index, buffer);
+        return;
+    case 8:
+        put.mode = draw(2) ? PUT_ADD : PUT_REPLACE;
+        put_new(store, &put, next, index, buffer);
+        return;
+    default:
+        put_new(store, &put, next, index, buffer);
         return;
     }
 }
@@ -180,6 +266,8 @@ read_value(struct store *store, const struct key *key, uint8_t *out, struct beli
             }
             found->value_len = view.value_len;
             found->client_flags = view.client_flags;
+            found->expire_word = view.expire_word;
+            found->cas = view.cas;
             return true;
         }
         if (result != VIEW_HIT_LARGE) {
@@ -198,6 +286,8 @@ read_value(struct store *store, const struct key *key, uint8_t *out, struct beli
         }
         found->value_len = at;
         found->client_flags = pin.client_flags;
+        found->expire_word = view.expire_word;
+        found->cas = pin.cas;
         store_unpin(store, &pin);
         return true;
     }
@@ -209,13 +299,20 @@ agrees(const struct belief *belief, bool exists, const struct belief *found, con
     if (!belief->exists || !exists) {
         return belief->exists == exists;
     }
+    if (found->client_flags != belief->client_flags || found->expire_word != belief->expire_word) {
+        return false;
+    }
+    if (belief->cas != 0 && found->cas != belief->cas) {
+        return false;
+    }
     if (belief->fill == 0) {
         char text[32];
-        memcpy(text, bytes, found->value_len < 31 ? found->value_len : 31);
-        text[found->value_len < 31 ? found->value_len : 31] = '\0';
+        uint32_t len = found->value_len < 31 ? found->value_len : 31;
+        memcpy(text, bytes, len);
+        text[len] = '\0';
         return strtoull(text, NULL, 10) == belief->number;
     }
-    if (found->value_len != belief->value_len || found->client_flags != belief->client_flags) {
+    if (found->value_len != belief->value_len) {
         return false;
     }
     for (uint32_t i = 0; i < found->value_len; i++) {
@@ -237,11 +334,17 @@ verify(struct store *store)
         struct belief found = {0};
         bool exists = read_value(store, &key, bytes, &found);
         struct belief *now = &ledger->now[index];
-        if (index == ledger->under_way && agrees(&ledger->next, exists, &found, bytes)) {
+        if (!agrees(now, exists, &found, bytes)) {
+            if (index != ledger->under_way || !agrees(&ledger->next, exists, &found, bytes)) {
+                die_of(exists ? "holds what nobody acknowledged" : "is lost", index);
+            }
             *now = ledger->next;
-        } else if (!agrees(now, exists, &found, bytes)) {
-            die_of(exists ? "holds what nobody acknowledged" : "is lost", index);
         }
+        if (exists && now->cas == 0 && found.cas <= ledger->cas_floor_of[index]) {
+            die_of("has a cas that is not newer", index);
+        }
+        now->cas = found.cas;
+        ledger->cas_floor_of[index] = found.cas;
     }
     ledger->under_way = -1;
 }
@@ -278,6 +381,43 @@ pages_add_up(struct segment *segment, struct store *store)
         return false;
     }
     return true;
+}
+
+/* When all keys are gone, every page is empty, or the table's or the ghost's. */
+static inline void
+expect_nothing_left(struct segment *segment, struct store *store)
+{
+    const struct superblock *superblock = segment->superblock;
+    for (uint32_t i = 0; i < superblock->shard_count; i++) {
+        const struct shard *shard = &store->shards[i];
+        for (uint32_t class_id = 1; class_id <= superblock->class_count; class_id++) {
+            const struct class_list *list = &shard->classes[class_id];
+            if (list->empty_count != list->page_count) {
+                printf("class %u has %u pages, %u of them empty, though no key is left\n", class_id,
+                       list->page_count, list->empty_count);
+                exit(1);
+            }
+        }
+    }
+    struct store_sums sums;
+    store_sum(store, &sums);
+    if (sums.held_bytes != 0 || sums.curr_items != 0) {
+        printf("%" PRIu64 " bytes are held, %" PRIu64 " items left\n", sums.held_bytes,
+               sums.curr_items);
+        exit(1);
+    }
+}
+
+static inline void
+delete_everything(struct store *store)
+{
+    for (int index = 0; index < KEY_COUNT; index++) {
+        char text[32];
+        struct key key;
+        make_key(store, &key, text, index);
+        (void)!store_delete(store, &key);
+        ledger->now[index] = (struct belief){0};
+    }
 }
 
 static struct ledger *

@@ -3,6 +3,7 @@
  *
  * usage: torture CHILDREN KILLS SEED */
 #include "ledger.h"
+#include "repair_times.h"
 
 #include <time.h>
 
@@ -76,6 +77,7 @@ main(int argc, char **argv)
     }
     random_state = seed;
     struct recovery sum = {0};
+    struct repair_times times = {0};
     for (unsigned i = 0; i < kills; i++) {
         struct timespec pause = {.tv_nsec = (long)(200000 + draw(3000000))};
         nanosleep(&pause, NULL);
@@ -88,7 +90,7 @@ main(int argc, char **argv)
             return 1;
         }
         struct recovery recovery;
-        store_recover(store, SLOT_WORKER_FIRST + index, &recovery);
+        recover_timed(store, SLOT_WORKER_FIRST + index, &recovery, &times);
         sum.shards_repaired += recovery.shards_repaired;
         sum.shards_rebuilt += recovery.shards_rebuilt;
         sum.uploads_freed += recovery.uploads_freed;
@@ -110,6 +112,13 @@ main(int argc, char **argv)
         operations += ledger->operations;
     }
     expect_sound(segment, store, "at the end");
+    for (unsigned i = 0; i < children; i++) {
+        ledger = &ledgers[i];
+        delete_everything(store);
+    }
+    expect_sound(segment, store, "when all is deleted");
+    expect_nothing_left(segment, store);
+    repair_times_print(&times);
     printf("%u kills, %" PRIu64 " operations, %" PRIu64 " repairs by the parent, %" PRIu64
            " rebuilds, %" PRIu64 " uploads and %" PRIu64 " pins freed\n",
            kills, operations, sum.shards_repaired, sum.shards_rebuilt, sum.uploads_freed,

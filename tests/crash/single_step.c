@@ -10,6 +10,7 @@
  * usage: single_step SEED REPAIRS [OPERATION [FIRST [LAST]]]
  *        single_step list
  * Prints a row an operation; exits 1 if anything was wrong. */
+#include "../core/repair_times.h"
 #include "operations.h"
 #include "stepper.h"
 #include "world.h"
@@ -48,34 +49,7 @@ draw(uint32_t below)
     return (uint32_t)(random_state % below);
 }
 
-/* CPU time of each repair by recovery, in nanoseconds. */
-static uint32_t *repair_ns;
-static size_t repair_count, repair_room;
-
-static void
-repair_note(uint64_t ns)
-{
-    if (repair_count == repair_room) {
-        repair_room = repair_room ? 2 * repair_room : 4096;
-        repair_ns = realloc(repair_ns, repair_room * sizeof(*repair_ns));
-    }
-    repair_ns[repair_count++] = ns > UINT32_MAX ? UINT32_MAX : (uint32_t)ns;
-}
-
-static int
-by_size(const void *a, const void *b)
-{
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return x < y ? -1 : x > y;
-}
-
-static uint64_t
-thread_cpu_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
+static struct repair_times repair_times;
 
 static void PRINTF_LIKE(2, 3) problem(struct trial *trial, const char *format, ...)
 {
@@ -242,10 +216,10 @@ judge(struct trial *trial, bool answered)
         /* Every other time it is a reader who finds what the dead one left. */
         check_facts(trial, answered);
     }
-    uint64_t began_ns = thread_cpu_ns();
-    store_recover(world->judge, SLOT_VICTIM, &recovery);
-    if (!trial->operation->rebuilds) {
-        repair_note(thread_cpu_ns() - began_ns);
+    if (trial->operation->rebuilds) {
+        store_recover(world->judge, SLOT_VICTIM, &recovery);
+    } else {
+        recover_timed(world->judge, SLOT_VICTIM, &recovery, &repair_times);
     }
     if (probe_take(world).rebuilds != rebuilds && !trial->operation->rebuilds) {
         problem(trial, "an undo was not enough");
@@ -527,11 +501,6 @@ main(int argc, char **argv)
         printf("there is no operation %s\n", only);
         return 2;
     }
-    qsort(repair_ns, repair_count, sizeof(*repair_ns), by_size);
-    if (repair_count > 0) {
-        printf("repair, CPU in us: p50 %.1f, p99 %.1f, max %.1f of %zu\n",
-               repair_ns[repair_count / 2] / 1e3, repair_ns[repair_count * 99 / 100] / 1e3,
-               repair_ns[repair_count - 1] / 1e3, repair_count);
-    }
+    repair_times_print(&repair_times);
     return problems != 0;
 }
