@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chaos_client import WAIT_MAX_S, Client
+from chaos_client import Client
 from chaos_doors import Door, open_attached, open_socket
 from chaos_node import Node, children_of, kill, run_watched
 
@@ -111,6 +111,7 @@ class Watcher:
             evicts=self._options.evict,
             is_plain=is_plain,
             key_count=self._options.keys,
+            wait_s_max=self._options.wait_ms_max / 1000,
         )
         pid = os.fork()
         if pid == 0:
@@ -184,7 +185,7 @@ class Watcher:
                 max(0.0, min(ended_s, event["ended_s"]) - max(began_s, event["began_s"]))
                 for began_s, ended_s in self._stalls
             )
-            if event["ended_s"] - event["began_s"] - stalled_s > WAIT_MAX_S:
+            if event["ended_s"] - event["began_s"] - stalled_s > self._options.wait_ms_max / 1000:
                 found.append(event)
         return found
 
@@ -254,6 +255,9 @@ def options_from(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=4, help="processes with sockets (4)")
     parser.add_argument("--attached", type=int, default=2, help="processes that attach (2)")
     parser.add_argument("--keys", type=int, help="of each client (200; 1500 with --evict)")
+    parser.add_argument(
+        "--wait-ms-max", type=float, default=500.0, help="longest wait for an answer (500)"
+    )
     parser.add_argument("-t", "--threads", type=int, default=3, help="workers (3)")
     parser.add_argument("-m", "--memory-limit", type=int, help="megabytes (512; 32 with --evict)")
     parser.add_argument("--evict", action="store_true", help="a cache that is too small")

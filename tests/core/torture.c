@@ -5,6 +5,7 @@
 #include "ledger.h"
 #include "repair_times.h"
 
+#include <sys/prctl.h>
 #include <time.h>
 
 /* Reads keys of everybody; a value of several bytes is a tear unless it is a counter. */
@@ -54,6 +55,7 @@ spawn(struct segment *segment, unsigned index, struct ledger *ledgers, unsigned 
     fflush(stdout);
     pid_t pid = fork();
     if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         child(segment, index, ledgers, children, seed);
     }
     return pid;
