@@ -287,7 +287,7 @@ class Model(RuleBasedStateMachine):
     @rule(index=connection)
     def reconnect(self, index: int) -> None:
         self.connections[index].close()
-        self.connections[index] = core.Connection(self.segment, 2 + index)
+        self.connections[index] = core.Connection(self.segment, core.SLOT_WORKER_FIRST + index)
 
     @rule(index=connection, key=KEYS, value=VALUES, part=st.integers(1, 100))
     def break_off(self, index: int, key: bytes, value: bytes, part: int) -> None:
@@ -345,7 +345,7 @@ class Pressure(RuleBasedStateMachine):
         super().__init__()
         self.segment = core.Segment({"memory_limit_bytes": MEMORY_BYTES_TIGHT})
         self.segment.claim_slot(core.SLOT_WORKER_FIRST)
-        self.connection = core.Connection(self.segment, 2)
+        self.connection = core.Connection(self.segment)
         self.newest: dict[bytes, tuple[int, bytes]] = {}
         self.stored = 0
 
@@ -413,7 +413,7 @@ class Pressure(RuleBasedStateMachine):
         request = b"set key-1 0 0 %d\r\n%s" % (length, _value(length, 1)[: length * part // 100])
         assert self.ask(request) == b""
         self.connection.close()
-        self.connection = core.Connection(self.segment, 2)
+        self.connection = core.Connection(self.segment)
 
     @rule()
     def rebuild(self) -> None:
