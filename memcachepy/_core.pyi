@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self, final
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 LAYOUT_VERSION: Final[int]
 PROTOCOL_VERSION: Final[str]
@@ -217,6 +217,7 @@ class Connection:
     def close(self) -> None:
         """The peer went away."""
 
+@disjoint_base
 class Cache:
     """The store of a node, used without a socket. What there is to know: `memcachepy.cache.Cache`.
 
