@@ -75,7 +75,7 @@ def test_settings_are_those_of_the_command_line(several: Server) -> None:
 
 def test_general_values_are_those_of_the_node(several: Server) -> None:
     # Connections of the tests before may still be closing.
-    wait_until(lambda: several.stats()["curr_connections"] == "1")
+    wait_until(lambda: several.stats()["curr_connections"] == "1", "one connection")
     stats = several.stats()
     assert int(stats["pid"]) == several.pid
     assert stats["version"] == "1.6.45"
