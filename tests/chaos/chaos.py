@@ -261,6 +261,7 @@ def options_from(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("-t", "--threads", type=int, default=3, help="workers (3)")
     parser.add_argument("-m", "--memory-limit", type=int, help="megabytes (512; 32 with --evict)")
     parser.add_argument("--evict", action="store_true", help="a cache that is too small")
+    parser.add_argument("--log", type=Path, help="keep the node's log here, with all details")
     parser.add_argument("--json", action="store_true", help="the verdict as JSON")
     options = parser.parse_args(arguments)
     if options.seed is None:
@@ -275,13 +276,14 @@ def options_from(arguments: list[str]) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """One whole run; returns the verdict."""
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        log = Path(folder) / "log"
+        log = options.log or Path(folder) / "log"
         control_path = str(Path(folder) / "control")
         config = NodeConfig(
             port=-1,
             memory_limit=options.memory_limit,
             threads=options.threads,
             control_socket=control_path,
+            verbose=1 if options.log else 0,
         )
         reading, writing = os.pipe()
 

@@ -93,16 +93,17 @@ class Client:
             operation.record.remember(operation.maybe)
         number = self.rng.randrange(DOORS)
         answered = 0
-        sent_at_s = time.monotonic()
+        sent_at_s = opened_at_s = time.monotonic()
         try:
             door = self.doors[number] or self.open(number)
+            opened_at_s = time.monotonic()
             door.send(b"".join(operation.request for operation in batch))
             for operation in batch:
                 self.read_answer(door, operation)
                 answered += 1
-                self.note_wait(sent_at_s, operation)
+                self.note_wait(sent_at_s, opened_at_s, operation)
         except (Closed, TimeoutError) as error:
-            self.note_wait(sent_at_s, batch[answered])
+            self.note_wait(sent_at_s, opened_at_s, batch[answered])
             self.lose(number, batch[answered:], isinstance(error, TimeoutError))
         self.tally.operations += answered
         if time.monotonic() > self.told_at_s + TELL_EVERY_S:
@@ -155,12 +156,21 @@ class Client:
             if is_hung:
                 self.problem("no answer at all", operation)
 
-    def note_wait(self, sent_at_s: float, operation: Operation) -> None:
+    def note_wait(self, sent_at_s: float, opened_at_s: float, operation: Operation) -> None:
+        """From the wish to send it on, with the time that a new way into the node took."""
         at_s = time.monotonic()
         wait_s = at_s - sent_at_s
         self.tally.wait_s_max = max(self.tally.wait_s_max, wait_s)
         if wait_s > self.wait_s_max:
-            self.tell("slow", began_s=sent_at_s, ended_s=at_s, **self.describe(operation))
+            self.tell(
+                "slow",
+                at=time.time(),
+                wait_ms=round(wait_s * 1000),
+                opening_ms=round((opened_at_s - sent_at_s) * 1000),
+                began_s=sent_at_s,
+                ended_s=at_s,
+                **self.describe(operation),
+            )
 
     def problem(self, what: str, operation: Operation) -> None:
         self.tell("problem", what=what, **self.describe(operation))
