@@ -166,10 +166,7 @@ hand_next(const struct store *store, struct class_list *list, uint32_t class_id)
         list->hand_slot = 0;
         list->hand_page = page->class_next;
     }
-    uint64_t offset = page_offset(store->superblock, list->hand_page - 1) +
-                      (uint64_t)list->hand_slot * slab_chunk_bytes(store, class_id);
-    list->hand_slot++;
-    return (struct item *)(void *)(store->base + offset);
+    return chunk_at(store, list->hand_page - 1, class_id, list->hand_slot++);
 }
 
 /* Takes one count from an item that readers may be counting up. */

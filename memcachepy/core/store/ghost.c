@@ -2,6 +2,7 @@
 #include "store/ghost.h"
 
 #include "base/crash.h"
+#include "store/slab.h"
 
 #include <string.h>
 
@@ -42,8 +43,7 @@ set_of(const struct store *store, const struct shard *shard, uint64_t hash)
     uint64_t mixed = hash * 0x9E3779B185EBCA87ull;
     uint32_t index = page_index((uint32_t)(mixed >> 32), shard->ghost_page_count);
     uint32_t set = (uint32_t)(mixed >> 48) & (sets_per_page(store) - 1);
-    uint8_t *page = store->base + page_offset(store->superblock, shard->ghost_pages[index] - 1);
-    return (struct ghost_set *)(void *)page + set;
+    return (struct ghost_set *)(void *)page_memory(store, shard->ghost_pages[index] - 1) + set;
 }
 
 bool
@@ -57,14 +57,13 @@ ghost_is_short(const struct store *store, const struct shard *shard)
 void
 ghost_adopt_page(struct store *store, struct shard *shard, uint32_t number)
 {
-    uint8_t *at = store->base + page_offset(store->superblock, number);
+    uint8_t *at = page_memory(store, number);
     uint32_t count = shard->ghost_page_count;
     if (count == 0) {
         memset(at, 0, store->superblock->page_bytes);
     } else {
         uint32_t from = page_index(count, count);
-        memcpy(at, store->base + page_offset(store->superblock, shard->ghost_pages[from] - 1),
-               store->superblock->page_bytes);
+        memcpy(at, page_memory(store, shard->ghost_pages[from] - 1), store->superblock->page_bytes);
     }
     struct page *page = page_entry(store->segment, number);
     LOG(store, shard, shard->ghost_page_count);

@@ -4,29 +4,12 @@
 #include "base/check.h"
 #include "base/crash.h"
 #include "store/balance.h"
+#include "store/drain.h"
 #include "store/expiry.h"
 #include "store/ghost.h"
 #include "store/hashtable.h"
 #include "store/policy.h"
 #include "store/probation.h"
-
-/* A page to give up is looked for among so many, by the counts of so many of its items. */
-#define PAGE_CANDIDATES 8
-#define WARMTH_SAMPLES 16
-#define DRAIN_TRIES_MAX 1024
-
-/* Page numbers in lists are stored plus one. */
-static struct page *
-listed_page(const struct store *store, uint32_t stored)
-{
-    return page_entry(store->segment, stored - 1);
-}
-
-static uint8_t *
-page_memory(const struct store *store, uint32_t number)
-{
-    return store->base + page_offset(store->superblock, number);
-}
 
 static void
 log_free_list(struct store *store, struct shard *shard, struct page *page)
@@ -249,128 +232,6 @@ slab_release_empty(struct store *store, struct shard *shard, uint32_t page_numbe
     }
 }
 
-/* The item that a chunk belongs to; NULL for a free chunk. */
-static struct item *
-item_of_chunk(const struct store *store, void *chunk)
-{
-    switch ((enum chunk_kind)state_kind(chunk_state(chunk))) {
-    case CHUNK_FREE:
-        return NULL;
-    case CHUNK_CONT:
-        return ref_at(store, (struct ref){((struct continuation *)chunk)->head});
-    case CHUNK_LIVE:
-    case CHUNK_UPLOAD:
-    case CHUNK_DETACHED:
-        return chunk;
-    }
-    return NULL;
-}
-
-/* Whether everything in the page may go: no upload, no pinned value, nothing the policy protects.
- */
-static bool
-page_may_go(const struct store *store, uint32_t number, uint32_t class_id)
-{
-    uint8_t *at = page_memory(store, number);
-    for (uint32_t slot = 0; slot < slab_chunks_per_page(store, class_id); slot++) {
-        struct item *item = item_of_chunk(store, at + slot * slab_chunk_bytes(store, class_id));
-        if (item != NULL && (state_kind(chunk_state(item)) != CHUNK_LIVE ||
-                             !(item_is_dead(store, item) || may_evict(store, item)))) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* Evicts everything in the page. False: something in it cannot go; then nothing went, unless a
- * reader keeps what was unlinked. */
-static bool
-page_drain(struct store *store, struct shard *shard, uint32_t number, uint32_t class_id,
-           enum eviction_reason reason)
-{
-    if (!page_may_go(store, number, class_id)) {
-        return false;
-    }
-    uint32_t chunk_bytes = slab_chunk_bytes(store, class_id);
-    uint32_t count = slab_chunks_per_page(store, class_id);
-    uint8_t *at = page_memory(store, number);
-    store->draining = number + 1;
-    for (uint32_t slot = 0; slot < count; slot++) {
-        struct item *item = item_of_chunk(store, at + slot * chunk_bytes);
-        if (item != NULL && state_kind(chunk_state(item)) == CHUNK_LIVE) {
-            item_unlink(store, shard, ref_of(store, item),
-                        item_is_dead(store, item) ? UNLINK_RECLAIM : UNLINK_EVICT + reason);
-        }
-    }
-    store->draining = 0;
-    return page_entry(store->segment, number)->free_count == count;
-}
-
-/* How many of some items of the page were asked for lately. */
-static uint32_t
-page_warmth(const struct store *store, uint32_t number, uint32_t class_id)
-{
-    uint32_t count = slab_chunks_per_page(store, class_id);
-    uint32_t step = count / WARMTH_SAMPLES + 1;
-    const uint8_t *at = page_memory(store, number);
-    uint32_t warmth = 0;
-    for (uint32_t slot = 0; slot < count; slot += step) {
-        const void *chunk = at + slot * slab_chunk_bytes(store, class_id);
-        const struct item *item = item_of_chunk(store, (void *)chunk);
-        warmth += item != NULL ? state_count(chunk_state((void *)item)) : 0;
-    }
-    return warmth;
-}
-
-/* The page, stored plus one, that is coldest of those the hand will come to next and those it saw
- * last. */
-static uint32_t
-coldest_page(const struct store *store, const struct class_list *list, uint32_t class_id)
-{
-    uint32_t best = list->hand_page;
-    uint32_t lowest = UINT32_MAX;
-    uint32_t ahead = list->hand_page;
-    uint32_t behind = list->hand_page;
-    for (uint32_t i = 0; i < PAGE_CANDIDATES && i < list->page_count && lowest > 0; i++) {
-        uint32_t at = i % 2 == 0 ? ahead : behind;
-        uint32_t warmth = page_warmth(store, at - 1, class_id);
-        if (warmth < lowest) {
-            lowest = warmth;
-            best = at;
-        }
-        if (i % 2 == 0) {
-            behind = listed_page(store, behind)->class_prev;
-        } else {
-            ahead = listed_page(store, ahead)->class_next;
-        }
-    }
-    return best;
-}
-
-/* Empties a page of the class. A page that cannot go is passed over: it holds an upload, a pinned
- * value, or what the policy protects. */
-static uint32_t
-drain_some_page(struct store *store, struct shard *shard, uint32_t class_id,
-                enum eviction_reason reason)
-{
-    const struct class_list *list = &shard->classes[class_id];
-    uint32_t tries = list->page_count < DRAIN_TRIES_MAX ? list->page_count : DRAIN_TRIES_MAX;
-    uint32_t at = coldest_page(store, list, class_id);
-    for (uint32_t i = 0; i < tries && at != 0; i++) {
-        uint32_t next = listed_page(store, at)->class_next;
-        uint32_t owner = page_owner(shard->index, class_id);
-        /* Draining frees whole chains, whose empty pages may have gone back to the pool. */
-        if (atomic_load(&listed_page(store, at)->owner) != owner) {
-            return PAGE_NONE;
-        }
-        if (page_drain(store, shard, at - 1, class_id, reason)) {
-            return at - 1;
-        }
-        at = next;
-    }
-    return PAGE_NONE;
-}
-
 /* While the shard is being rebuilt, items that are not linked yet cannot be unlinked. */
 static bool
 may_evict_any(const struct store *store, const struct shard *shard)
@@ -396,7 +257,7 @@ class_free_page(struct store *store, struct shard *shard, uint32_t class_id,
             }
         }
     }
-    return reason == NULL ? PAGE_NONE : drain_some_page(store, shard, class_id, *reason);
+    return reason == NULL ? PAGE_NONE : drain_page_of_class(store, shard, class_id, *reason);
 }
 
 /* Takes an empty page from a class of this shard, in hand. */

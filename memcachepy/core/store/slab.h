@@ -35,6 +35,25 @@ class_of_ref(const struct store *store, struct ref ref)
     return page_owner_kind(atomic_load_explicit(&page->owner, memory_order_relaxed));
 }
 
+/* Page numbers in lists are stored plus one. */
+static inline struct page *
+listed_page(const struct store *store, uint32_t stored)
+{
+    return page_entry(store->segment, stored - 1);
+}
+
+static inline uint8_t *
+page_memory(const struct store *store, uint32_t number)
+{
+    return store->base + page_offset(store->superblock, number);
+}
+
+static inline void *
+chunk_at(const struct store *store, uint32_t page_number, uint32_t class_id, uint32_t slot)
+{
+    return page_memory(store, page_number) + (size_t)slot * slab_chunk_bytes(store, class_id);
+}
+
 /* Inside a transaction. Needs class_list.free_chunks > 0. The chunk's first 8 bytes are logged. */
 struct ref chunk_pop(struct store *store, struct shard *shard, uint32_t class_id);
 void chunk_push(struct store *store, struct shard *shard, struct ref ref);

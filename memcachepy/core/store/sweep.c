@@ -99,10 +99,7 @@ collect(const struct store *store, struct batch *batch, uint32_t class_id, uint3
 static struct item *
 item_at_slot(const struct store *store, const struct batch *batch, unsigned i)
 {
-    uint64_t offset =
-        page_offset(store->superblock, batch->page_number) +
-        (uint64_t)batch->slots[i] * slab_chunk_bytes(store, page_owner_kind(batch->owner));
-    return (struct item *)(void *)(store->base + offset);
+    return chunk_at(store, batch->page_number, page_owner_kind(batch->owner), batch->slots[i]);
 }
 
 /* Under the shard's lock. */
