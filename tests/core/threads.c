@@ -1,6 +1,6 @@
 /* Threads as the processes of a node, over one mapping, for ThreadSanitizer: readers copy and
- * confirm while writers store, append, delete and make the table grow. Values are one byte
- * repeated, so that a tear shows.
+ * confirm while writers store, touch, delete, evict and make the table grow, and a maintainer
+ * sweeps what expires and gives memory back. Values are one byte repeated, so that a tear shows.
  *
  * usage: threads SECONDS SEED */
 #include "store/check.h"
@@ -13,7 +13,9 @@
 #include <time.h>
 
 #define THREADS 4
-#define KEY_COUNT 3000
+#define KEY_COUNT 40000
+#define LIMIT_MB 16
+#define LIMIT_LOW_MB 8
 #define VALUE_MAX 30000
 
 static struct segment *segment;
@@ -84,9 +86,13 @@ run(void *argument)
             (void)!store_delete(store, &key);
             break;
         case 1:
-        case 2: {
+            (void)!store_touch(store, &key, store_expiry(store, (int64_t)draw(worker, 100)));
+            break;
+        case 2:
+        case 3: {
             struct put put = {.key = key,
                               .mode = draw(worker, 4) == 0 ? PUT_ADD : PUT_SET,
+                              .expire = store_expiry(store, (int64_t)draw(worker, 3) * 4),
                               .value = buffer,
                               .value_len =
                                   (uint32_t)(draw(worker, 20) == 0 ? draw(worker, VALUE_MAX)
@@ -104,6 +110,22 @@ run(void *argument)
     return NULL;
 }
 
+/* Lets time fly, sweeps, and moves the limit up and down. */
+static void *
+maintain(void *argument)
+{
+    (void)argument;
+    struct store *store = store_open(segment, SLOT_MAINTAINER);
+    for (unsigned i = 0; !atomic_load(&stop); i++) {
+        atomic_fetch_add(&segment->superblock->advance_s, 1);
+        (void)!store_set_memory_limit(store, (uint64_t)(i % 8 < 4 ? LIMIT_MB : LIMIT_LOW_MB) << 20);
+        while (store_maintain(store) && !atomic_load(&stop)) {
+        }
+    }
+    store_close(store);
+    return NULL;
+}
+
 static void
 print_problem(void *context, const char *sentence)
 {
@@ -117,7 +139,7 @@ main(int argc, char **argv)
     if (argc < 3) {
         return 2;
     }
-    struct segment_settings settings = {.memory_limit_bytes = 4u << 20,
+    struct segment_settings settings = {.memory_limit_bytes = LIMIT_MB << 20,
                                         .item_size_max_bytes = 1u << 20,
                                         .growth_factor = 1.25,
                                         .item_size_min_bytes = 8,
@@ -135,14 +157,22 @@ main(int argc, char **argv)
         workers[i].random = strtoull(argv[2], NULL, 10) * 31 + i + 1;
         pthread_create(&workers[i].thread, NULL, run, &workers[i]);
     }
+    pthread_t maintainer;
+    pthread_create(&maintainer, NULL, maintain, NULL);
     struct timespec span = {.tv_sec = atoi(argv[1])};
     nanosleep(&span, NULL);
     atomic_store(&stop, true);
     for (unsigned i = 0; i < THREADS; i++) {
         pthread_join(workers[i].thread, NULL);
     }
+    pthread_join(maintainer, NULL);
     struct store *store = store_open(segment, SLOT_SUPERVISOR);
     unsigned problems = store_check(store, print_problem, NULL);
+    struct store_sums sums;
+    store_sum(store, &sums);
+    printf("%llu evicted, %llu reclaimed\n", (unsigned long long)sums.evictions,
+           (unsigned long long)sums.reclaimed);
+    problems += sums.evictions == 0 || sums.reclaimed == 0;
     store_close(store);
     segment_close(segment);
     printf("%u torn, %u problems\n", torn, problems);

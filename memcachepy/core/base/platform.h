@@ -30,8 +30,8 @@
 #endif
 #endif
 
-/* For the reads a sequence lock allows to race: what they see is believed only after the check. Not
- * inlined under ThreadSanitizer, so that tests/core/tsan.supp can name them. */
+/* For the reads a sequence lock allows to race, whose result is believed only after the check, and
+ * for estimates. Not inlined under ThreadSanitizer, so that tests/core/tsan.supp can name them. */
 #ifdef UNDER_TSAN
 #define RACY_READ __attribute__((noinline))
 #else

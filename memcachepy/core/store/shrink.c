@@ -15,7 +15,7 @@
 #define TABLE_PAGES_MIN 2
 
 /* Pages that hold no items: they do not go. Read without locks: it may change the next moment. */
-static uint64_t
+static RACY_READ uint64_t
 fixed_pages(const struct store *store)
 {
     uint64_t sum = 0;

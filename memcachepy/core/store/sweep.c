@@ -17,6 +17,7 @@
 #define PAGES_PER_STEP 16384
 
 #define BATCH 32
+#define LINE_BYTES 16
 
 /* After a longer pause bytes may have come round: then every one that is set is due. A pass that
  * follows in time sees each byte due before that. */
@@ -29,39 +30,34 @@ struct batch {
     uint16_t slots[BATCH];
 };
 
-#if defined(__SSE2__) && !defined(UNDER_TSAN)
-/* Bit i: byte i of sixteen is due. Bytes are read as they are at that moment. */
-static unsigned
-due_of_sixteen(const uint8_t *bytes, uint8_t now, bool all)
+/* As the bytes are at that moment; the page may be becoming something else. */
+static RACY_READ void
+read_line(uint8_t line[LINE_BYTES], const uint8_t *from, uint32_t count)
 {
-    __m128i line = _mm_loadu_si128((const __m128i *)(const void *)bytes);
-    __m128i never = _mm_cmpeq_epi8(line, _mm_setzero_si128());
-    __m128i behind = _mm_sub_epi8(_mm_set1_epi8((char)now), line);
+    memcpy(line, from, count);
+}
+
+/* Bit i: byte i is due. */
+static unsigned
+due_of_line(const uint8_t line[LINE_BYTES], uint8_t now, bool all)
+{
+#if defined(__SSE2__)
+    __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)line);
+    __m128i never = _mm_cmpeq_epi8(bytes, _mm_setzero_si128());
+    __m128i behind = _mm_sub_epi8(_mm_set1_epi8((char)now), bytes);
     __m128i high = _mm_and_si128(behind, _mm_set1_epi8((char)~(EXPIRY_UNITS_DUE - 1)));
     __m128i due = _mm_cmpeq_epi8(high, _mm_setzero_si128());
     unsigned mask = all ? 0xFFFF : (unsigned)_mm_movemask_epi8(due);
     return mask & ~(unsigned)_mm_movemask_epi8(never);
-}
 #else
-static RACY_READ unsigned
-due_of_eight(const uint8_t *bytes, uint8_t now, bool all)
-{
-    uint64_t word;
-    memcpy(&word, bytes, sizeof(word));
     unsigned due = 0;
-    for (unsigned i = 0; word != 0; i++, word >>= 8) {
-        uint8_t byte = (uint8_t)word;
-        due |= (unsigned)(byte != 0 && (all || (uint8_t)(now - byte) < EXPIRY_UNITS_DUE)) << i;
+    for (unsigned i = 0; i < LINE_BYTES; i++) {
+        bool behind = all || (uint8_t)(now - line[i]) < EXPIRY_UNITS_DUE;
+        due |= (unsigned)(line[i] != 0 && behind) << i;
     }
     return due;
-}
-
-static unsigned
-due_of_sixteen(const uint8_t *bytes, uint8_t now, bool all)
-{
-    return due_of_eight(bytes, now, all) | due_of_eight(bytes + 8, now, all) << 8;
-}
 #endif
+}
 static_assert((EXPIRY_UNITS_DUE & (EXPIRY_UNITS_DUE - 1)) == 0, "a power of two");
 
 /* Fills the batch with due slots from *slot on, and moves that. */
@@ -75,15 +71,12 @@ collect(const struct store *store, struct batch *batch, uint32_t class_id, uint3
     while (*slot < count) {
         /* Of the last few the sixteen are read that end with the column: there is always a chunk
          * before. */
-        uint32_t at = *slot + 16 <= count ? *slot : count < 16 ? 0 : count - 16;
-        unsigned due;
-        if (count < 16) {
-            uint8_t few[16] = {0};
-            memcpy(few, column, count);
-            due = due_of_sixteen(few, now, store->sweep.all);
-        } else {
-            due = due_of_sixteen(column + at, now, store->sweep.all);
-        }
+        uint32_t at = *slot + LINE_BYTES <= count ? *slot
+                      : count < LINE_BYTES        ? 0
+                                                  : count - LINE_BYTES;
+        uint8_t line[LINE_BYTES] = {0};
+        read_line(line, column + at, count - at < LINE_BYTES ? count - at : LINE_BYTES);
+        unsigned due = due_of_line(line, now, store->sweep.all);
         due &= 0xFFFFu << (*slot - at);
         for (; due != 0; due &= due - 1) {
             if (batch->count == BATCH) {
@@ -92,7 +85,7 @@ collect(const struct store *store, struct batch *batch, uint32_t class_id, uint3
             *slot = at + (uint32_t)__builtin_ctz(due);
             batch->slots[batch->count++] = (uint16_t)(*slot)++;
         }
-        *slot = at + 16;
+        *slot = at + LINE_BYTES;
     }
 }
 
