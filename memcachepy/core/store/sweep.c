@@ -100,13 +100,15 @@ static void
 look_at(struct store *store, struct shard *shard, const struct batch *batch)
 {
     uint64_t hashes[BATCH];
+    bool dead[BATCH]; /* decided once: a flush may come in between */
     _Atomic uint32_t *owner = &page_entry(store->segment, batch->page_number)->owner;
     for (unsigned i = 0; i < batch->count; i++) {
         PREFETCH(item_at_slot(store, batch, i));
     }
     for (unsigned i = 0; i < batch->count; i++) {
         struct item *item = item_at_slot(store, batch, i);
-        if (state_kind(chunk_state(item)) == CHUNK_LIVE && item_is_dead(store, item)) {
+        dead[i] = state_kind(chunk_state(item)) == CHUNK_LIVE && item_is_dead(store, item);
+        if (dead[i]) {
             hashes[i] = item_hash(store, item);
             table_prefetch_bucket(store, shard, (uint32_t)hashes[i]);
         }
@@ -117,8 +119,7 @@ look_at(struct store *store, struct shard *shard, const struct batch *batch)
         struct item *item = item_at_slot(store, batch, i);
         uint32_t expire_word = atomic_load_explicit(&item->expire_word, memory_order_relaxed);
         bool live = state_kind(chunk_state(item)) == CHUNK_LIVE;
-        bool dead = live && item_is_dead(store, item);
-        if (dead) {
+        if (dead[i]) {
             item_unlink_hashed(store, shard, ref_of(store, item), hashes[i], UNLINK_RECLAIM);
             CRASH_POINT(swept_item);
             /* The last of its page: that may be another shard's by now. */
@@ -128,7 +129,7 @@ look_at(struct store *store, struct shard *shard, const struct batch *batch)
         }
         /* Not before the item is gone: a process that dies in between leaves one that is found. */
         atomic_store_explicit(&column[batch->slots[i]],
-                              live && !dead ? expiry_byte(store, expire_word) : 0,
+                              live && !dead[i] ? expiry_byte(store, expire_word) : 0,
                               memory_order_relaxed);
     }
 }
