@@ -9,9 +9,11 @@
 #include "repair_times.h"
 
 #include "store/shrink.h"
+#include "store/sweep.h"
 
 #define MEGABYTES 16
 #define OPERATIONS_MAX 4000
+#define FILLER_COUNT 30000
 
 /* So many deaths, and all is deleted: what is left then was lost. */
 #define DELETE_EVERY 8
@@ -32,6 +34,32 @@ shrink_and_grow(struct segment *segment, struct store *store)
     }
 }
 
+/* Keys beside the ledger's: so many that tables split, and some that are dead at once and left to
+ * the sweep. */
+static void
+fill(struct store *store, const char *kind, int index, struct expiry expire)
+{
+    char text[32];
+    struct put put = {
+        .mode = PUT_SET, .value = (const uint8_t *)"1", .value_len = 1, .expire = expire};
+    key_init(store, &put.key, text, (uint32_t)sprintf(text, "%s%d", kind, index));
+    (void)!store_put(store, &put);
+}
+
+static void
+delete_fillers(struct store *store)
+{
+    for (int index = 0; index < FILLER_COUNT; index++) {
+        char text[32];
+        struct key key;
+        key_init(store, &key, text, (uint32_t)sprintf(text, "filler%d", index));
+        (void)!store_delete(store, &key);
+    }
+    store->sweep = (struct sweep_pass){0};
+    while (store_sweep(store)) {
+    }
+}
+
 static void
 child(struct segment *segment, unsigned slot, unsigned pass, const char *point, uint64_t seed)
 {
@@ -43,6 +71,14 @@ child(struct segment *segment, unsigned slot, unsigned pass, const char *point, 
     for (int i = 0; i < OPERATIONS_MAX; i++) {
         if (i % 64 == 0) {
             shrink_and_grow(segment, store);
+            store->sweep = (struct sweep_pass){0};
+            (void)!store_sweep(store);
+        }
+        for (int j = 0; j < 3; j++) {
+            fill(store, "filler", (int)draw(FILLER_COUNT), (struct expiry){0});
+        }
+        if (i % 4 == 0) {
+            fill(store, "dead", (int)draw(FILLER_COUNT), store_expiry(store, -1));
         }
         operate(store, buffer);
     }
@@ -90,6 +126,7 @@ main(int argc, char **argv)
         verify(store);
         if (i % DELETE_EVERY == DELETE_EVERY - 1) {
             delete_everything(store);
+            delete_fillers(store);
             expect_sound(segment, store, when);
             expect_nothing_left(segment, store);
         }

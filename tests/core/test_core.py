@@ -74,6 +74,12 @@ def test_a_repairer_may_die_too(build: Build, point: str) -> None:
     run(build("crash_sweep", "-O1"), 1, 1, 10, 5, point)
 
 
+@pytest.mark.parametrize("point", ["table_split_filled", "table_split_switched", "swept_item"])
+def test_points_that_all_of_them_together_seldom_reach(build: Build, point: str) -> None:
+    said = run(build("crash_sweep", "-O1"), 1, 1, 12, 7, point)
+    assert "12 deaths" in said
+
+
 def test_processes_killed_at_random_lose_nothing_acknowledged(build: Build) -> None:
     seed = random.randrange(2**32)
     print(run(build("torture", "-O2"), 4, 150, seed), "seed", seed)

@@ -2,14 +2,17 @@
  *
  * A set of a key that the ghost remembers is a miss that more memory would have saved. Of two
  * classes, a page is worth more to the one whose evicted items come back more often, times the
- * items that fit a page. */
+ * items that fit a page. Keys that are stored once and only read never come back; so a class that
+ * has turned over lately also takes from one that nothing left and nobody misses. */
 #ifndef STORE_BALANCE_H
 #define STORE_BALANCE_H
 
 #include "store/item.h"
 
-/* The ghost was told of an eviction from the class; it knew a key that came back to the class. */
+/* An item was evicted from the class to make room in it; the ghost was told of an eviction from it;
+ * the ghost knew a key that came back to it. */
 void balance_evicted(struct store *store, struct shard *shard, uint32_t class_id);
+void balance_remembered(struct store *store, struct shard *shard, uint32_t class_id);
 void balance_returned(struct shard *shard, uint32_t class_id);
 
 /* Whether the class should get a page of another class rather than evict from its own. */

@@ -9,6 +9,9 @@
 #define WARMTH_SAMPLES 16
 #define TRIES_MAX 1024
 
+/* What an idle count is worth is a fraction of so many bits. */
+#define COUNT_FRACTION_BITS 5
+
 /* The item that a chunk belongs to; NULL for a free chunk. */
 static struct item *
 item_of_chunk(const struct store *store, void *chunk)
@@ -63,7 +66,7 @@ page_drain(struct store *store, struct shard *shard, uint32_t number, uint32_t c
     return page_entry(store->segment, number)->free_count == count;
 }
 
-/* How many of some items of the page were asked for lately. */
+/* How often some items of the page were asked for; a count is worth less for every idle minute. */
 static uint32_t
 page_warmth(const struct store *store, uint32_t number, uint32_t class_id)
 {
@@ -72,7 +75,12 @@ page_warmth(const struct store *store, uint32_t number, uint32_t class_id)
     uint32_t warmth = 0;
     for (uint32_t slot = 0; slot < count; slot += step) {
         struct item *item = item_of_chunk(store, chunk_at(store, number, class_id, slot));
-        warmth += item != NULL ? state_count(chunk_state(item)) : 0;
+        if (item != NULL) {
+            uint32_t state = chunk_state(item);
+            uint32_t minutes = idle_units(store, state) * STATE_ACCESS_UNIT_S / 60;
+            warmth += state_count(state) << COUNT_FRACTION_BITS >>
+                      (minutes < COUNT_FRACTION_BITS ? minutes : COUNT_FRACTION_BITS);
+        }
     }
     return warmth;
 }

@@ -18,6 +18,7 @@
 #define SAMPLES 16
 #define SAMPLE_BUCKETS_MAX 16
 #define EVICT_POPS_MAX 64
+#define VOLATILE_LOOKS_MAX 16
 
 /* A count that was not used for so long is lost, one whenever the hand comes by. */
 #define LFU_IDLE_UNITS (60 / STATE_ACCESS_UNIT_S)
@@ -136,6 +137,20 @@ item_unlink_place(struct store *store, struct shard *shard, const struct table_p
     }
 }
 
+/* Who had its chance in the main part and lost it comes back as anybody. */
+static void
+remember(struct store *store, struct shard *shard, uint32_t class_id, uint64_t hash,
+         enum eviction_reason reason)
+{
+    if (reason != EVICTED_MAIN) {
+        ghost_remember(store, shard, hash);
+        balance_remembered(store, shard, class_id);
+    }
+    if (reason == EVICTED_MAIN || reason == EVICTED_PROBATION) {
+        balance_evicted(store, shard, class_id);
+    }
+}
+
 void
 item_unlink_hashed(struct store *store, struct shard *shard, struct ref ref, uint64_t hash,
                    enum unlink_reason reason)
@@ -143,10 +158,9 @@ item_unlink_hashed(struct store *store, struct shard *shard, struct ref ref, uin
     struct table_place place;
     table_find_ref(store, shard, ref, hash, &place);
     CHECK(place.bucket != NULL);
-    /* Who had its chance in the main part and lost it comes back as anybody. */
-    if (reason >= UNLINK_EVICT && reason != UNLINK_EVICT + EVICTED_MAIN && has_probation(store)) {
-        balance_evicted(store, shard, class_of_ref(store, ref));
-        ghost_remember(store, shard, hash);
+    if (reason >= UNLINK_EVICT && has_probation(store)) {
+        remember(store, shard, class_of_ref(store, ref), hash,
+                 (enum eviction_reason)(reason - UNLINK_EVICT));
     }
     item_unlink_place(store, shard, &place, reason);
 }
@@ -182,6 +196,7 @@ struct sweep {
     struct item *lowest; /* who goes if nobody is without a count */
     uint32_t lowest_rank;
     struct item *last_resort; /* an item in probation, or of another class whose tail is here */
+    bool spares_probation;    /* the class's ring will come to them */
 };
 
 /* Looks at an item in the hand's way or drawn. True: it goes. */
@@ -189,7 +204,7 @@ static bool
 consider(struct store *store, struct item *item, struct sweep *sweep)
 {
     uint32_t state = chunk_state(item);
-    if (state & STATE_PROBATION) {
+    if (state & STATE_PROBATION && sweep->spares_probation) {
         sweep->last_resort = item;
         return false;
     }
@@ -213,7 +228,7 @@ static void
 evict_by_hand(struct store *store, struct shard *shard, uint32_t class_id)
 {
     struct class_list *list = &shard->classes[class_id];
-    struct sweep sweep = {.lowest_rank = UINT32_MAX};
+    struct sweep sweep = {.lowest_rank = UINT32_MAX, .spares_probation = list->ring_count > 0};
     uint32_t items = 0;
     for (uint32_t i = 0; i < EVICT_CHUNKS_MAX && items < EVICT_STEPS_MAX && list->hand_page != 0;
          i++) {
@@ -326,7 +341,9 @@ evict_from_class(struct store *store, struct shard *shard, uint32_t class_id)
     if (list->free_chunks == 0 && !is_clock_policy(store)) {
         evict_by_sample(store, shard, class_id);
     }
-    if (list->free_chunks == 0) {
+    /* Where the policy protects most items one look at some of them may find none that may go. */
+    unsigned looks = is_volatile_policy(store) ? VOLATILE_LOOKS_MAX : 1;
+    for (unsigned i = 0; i < looks && list->free_chunks == 0; i++) {
         evict_by_hand(store, shard, class_id);
     }
     return list->free_chunks > 0;

@@ -88,6 +88,7 @@ ghost_release_page(struct store *store, struct shard *shard)
     if (count == 0 || shard->sums.curr_items * 2 > (count - 1) * per_page) {
         return PAGE_NONE;
     }
+    pool_give_back_any(store->segment, store->slot);
     uint32_t number = shard->ghost_pages[count - 1] - 1;
     struct page *page = page_entry(store->segment, number);
     atomic_store_explicit(&store->slot->page_in_flight, number + 1, memory_order_relaxed);

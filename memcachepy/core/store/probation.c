@@ -144,6 +144,9 @@ probation_settle(struct store *store, struct shard *shard, uint32_t class_id)
         return;
     }
     uint32_t most = probation_target(store, shard, class_id) + SETTLE_SLACK;
+    /* A full class shortens its ring when it evicts; but deletes may always make room before that.
+     */
+    most = list->free_chunks > 0 ? most : 2 * most;
     for (unsigned i = 0; i < SETTLE_STEPS && list->ring_count > most; i++) {
         struct item *item = probation_pop(store, shard, class_id);
         if (item != NULL) {

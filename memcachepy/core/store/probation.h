@@ -30,7 +30,7 @@ struct item *probation_pop(struct store *store, struct shard *shard, uint32_t cl
  * else 0. */
 void probation_end(struct item *item, uint32_t kept);
 
-/* While memory is free: the oldest of too many simply end their probation. */
+/* After a push: while memory is free, the oldest of too many simply end their probation. */
 void probation_settle(struct store *store, struct shard *shard, uint32_t class_id);
 
 #endif

@@ -109,6 +109,9 @@ view_item(const struct store *store, const struct key *key, struct ref ref, stru
     return true;
 }
 
+/* A cell behind an old link may have become part of a probation ring: its words are believed to be
+ * refs only while the view is current, for what they refer to may be memory that was never
+ * populated. */
 static bool
 view_find(const struct store *store, const struct key *key, struct view *view, uint16_t *epoch,
           uint8_t *bits)
@@ -120,11 +123,18 @@ view_find(const struct store *store, const struct key *key, struct view *view, u
         for (uint32_t matches = bucket_match(bucket, tag); matches != 0; matches &= matches - 1) {
             unsigned slot = (unsigned)__builtin_ctz(matches);
             struct ref ref = {atomic_load_explicit(&bucket->ref[slot], memory_order_relaxed)};
+            if (bucket != view->bucket && UNLIKELY(!view_is_current(store, view))) {
+                return false;
+            }
             if (view_item(store, key, ref, view, epoch, bits)) {
                 return true;
             }
         }
-        bucket = bucket_next(store, bucket);
+        const struct table_bucket *next = bucket_next(store, bucket);
+        if (next != NULL && bucket != view->bucket && !view_is_current(store, view)) {
+            return false;
+        }
+        bucket = next;
     }
     return false;
 }

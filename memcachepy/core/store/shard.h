@@ -24,7 +24,7 @@
 /* Half of the largest page. */
 #define CHUNK_BYTES_MAX (32u << 10)
 
-/* The largest transaction, the split of a chain of five buckets, logs about 75. */
+/* The largest transaction, the split of a chain of five buckets, logs about 82. */
 #define JOURNAL_WORDS_MAX 120
 
 /* The ghost of a shard remembers at most so many pages of fingerprints. */
@@ -57,10 +57,12 @@ struct class_list {
     /* What page moves are decided by (balance.h); not journaled, for they are only estimates. */
     uint32_t ghost_hits;    /* sets of keys that the ghost remembered */
     uint32_t ghost_entries; /* evictions the ghost was told of */
-    uint32_t credit;        /* ghost hits since the class was last given a page for them */
+    uint32_t credit;        /* ghost hits since the class was last given a page */
+    uint32_t evicted;       /* evictions since then, */
+    uint32_t turnover;      /* and of late: while half of the shard's memory was evicted */
     uint32_t unused;
 };
-static_assert(sizeof(struct class_list) == 56, "layout change: bump SEGMENT_LAYOUT_VERSION");
+static_assert(sizeof(struct class_list) == 64, "layout change: bump SEGMENT_LAYOUT_VERSION");
 
 struct shard_sums {
     uint64_t curr_items;
@@ -91,7 +93,8 @@ struct shard {
     uint32_t cell_count;      /* cells in use */
     uint32_t bucket_capacity; /* primary buckets that the table's pages hold */
     uint32_t ghost_page_count;
-    uint32_t ghost_turn; /* evictions until the estimates of page moves are halved */
+    uint32_t ghost_turn;   /* what the ghost was told since ghost hits and entries were halved */
+    uint64_t turned_bytes; /* chunks evicted since turnovers were halved */
     struct shard_sums sums;
     struct class_list classes[SLAB_CLASS_COUNT_MAX];
     uint32_t ghost_pages[GHOST_PAGES_MAX]; /* page numbers plus one */
@@ -102,6 +105,8 @@ struct shard {
 struct sweep_pass {
     bool running;
     bool all;         /* look at every item that expires, whatever its byte says */
+    bool flushed;     /* look at every chunk: what a flush killed stands in no column */
+    uint16_t epoch;   /* of flushes, when the pass began */
     uint32_t began_s; /* 0: there was none yet */
     uint32_t next_page;
     int64_t clocks_apart_s;

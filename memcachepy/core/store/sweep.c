@@ -77,6 +77,9 @@ collect(const struct store *store, struct batch *batch, uint32_t class_id, uint3
         uint8_t line[LINE_BYTES] = {0};
         read_line(line, column + at, count - at < LINE_BYTES ? count - at : LINE_BYTES);
         unsigned due = due_of_line(line, now, store->sweep.all);
+        if (store->sweep.flushed) {
+            due = count < LINE_BYTES ? (1u << count) - 1 : 0xFFFFu;
+        }
         due &= 0xFFFFu << (*slot - at);
         for (; due != 0; due &= due - 1) {
             if (batch->count == BATCH) {
@@ -175,6 +178,9 @@ begin_pass(struct store *store)
     int64_t stepped_s = clocks_apart_s - pass->clocks_apart_s;
     pass->all = pass->began_s == 0 || store->now_s - pass->began_s > GAP_S_MAX || stepped_s > 1 ||
                 stepped_s < -1;
+    uint16_t epoch = epoch_now(store);
+    pass->flushed = pass->epoch != epoch;
+    pass->epoch = epoch;
     pass->clocks_apart_s = clocks_apart_s;
     pass->began_s = store->now_s;
     pass->next_page = 0;

@@ -1,4 +1,4 @@
-/* The sweep: gives back the memory of expired items that nobody asks for. */
+/* The sweep: gives back the memory of expired and flushed items that nobody asks for. */
 #ifndef STORE_SWEEP_H
 #define STORE_SWEEP_H
 

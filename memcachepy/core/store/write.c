@@ -164,9 +164,7 @@ item_publish(struct store *store, struct shard *shard, const struct table_place 
     if (frees_chunk) {
         slab_release_empty(store, shard, page_of_ref(store, place->ref));
     }
-    if (shard->classes[class_id].free_chunks > 0) {
-        probation_settle(store, shard, class_id);
-    }
+    probation_settle(store, shard, class_id);
     table_grow(store, shard, GROW_STEPS);
 }
 
