@@ -662,7 +662,7 @@ handle_group(struct reactor *reactor, const struct epoll_event *events, int coun
     }
     for (int i = 0; i < count; i++) {
         if (group[i].foreseen) {
-            store_prefetch_item(reactor->store, &group[i].key);
+            (void)store_prefetch_item(reactor->store, &group[i].key, 0);
         }
     }
     for (int i = 0; i < count; i++) {

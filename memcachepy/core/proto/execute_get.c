@@ -347,6 +347,22 @@ batch_pause(struct protocol *protocol, struct conn *conn, struct input *input, u
     input->at = entry->key.bytes;
 }
 
+/* Most items are found through the first bucket of their chain, nearly all others through the
+ * second. */
+static void
+batch_prefetch_items(struct store *store, const struct batch *batch)
+{
+    unsigned deeper[BATCH_KEYS_MAX];
+    unsigned count = 0;
+    for (unsigned i = 0; i < batch->count; i++) {
+        deeper[count] = i;
+        count += store_prefetch_item(store, &batch->keys[i].key, 0);
+    }
+    for (unsigned i = 0; i < count; i++) {
+        (void)store_prefetch_item(store, &batch->keys[deeper[i]].key, 1);
+    }
+}
+
 /* Answers the keys of the batch; the input already stands behind them. */
 static enum step
 batch_run(struct protocol *protocol, struct conn *conn, struct input *input)
@@ -355,9 +371,7 @@ batch_run(struct protocol *protocol, struct conn *conn, struct input *input)
     struct tally tally = {0};
     enum step step = STEP_NEXT;
     if (batch->count > 1) {
-        for (unsigned i = 0; i < batch->count; i++) {
-            store_prefetch_item(protocol->store, &batch->keys[i].key);
-        }
+        batch_prefetch_items(protocol->store, batch);
     }
     for (unsigned i = 0; i < batch->count; i++) {
         const struct batch_key *entry = &batch->keys[i];

@@ -42,25 +42,32 @@ store_prefetch_bucket(struct store *store, const struct key *key)
     }
 }
 
-void
-store_prefetch_item(struct store *store, const struct key *key)
+bool
+store_prefetch_item(struct store *store, const struct key *key, unsigned links)
 {
     struct shard *shard = shard_of_hash(store, key->hash);
     uint64_t word = atomic_load_explicit(table_word_at(store, shard), memory_order_acquire);
-    struct table_bucket *bucket = bucket_of_key(store, shard, word, key->hash);
-    if (bucket == NULL) {
-        return;
+    const struct table_bucket *bucket = bucket_of_key(store, shard, word, key->hash);
+    for (unsigned i = 0; bucket != NULL; i++) {
+        uint32_t matches = bucket_match(bucket, hash_tag(key->hash));
+        if (matches != 0) {
+            struct ref ref = {
+                atomic_load_explicit(&bucket->ref[__builtin_ctz(matches)], memory_order_relaxed)};
+            const uint8_t *item = ref_at(store, ref);
+            /* Three lines hold the header, a key and a hundred bytes; the machine guesses the rest.
+             */
+            PREFETCH(item);
+            PREFETCH(item + CACHE_LINE_BYTES);
+            PREFETCH(item + 2 * CACHE_LINE_BYTES);
+            return false;
+        }
+        bucket = bucket_next(store, bucket);
+        if (i == links && bucket != NULL) {
+            PREFETCH(bucket);
+            return true;
+        }
     }
-    uint32_t matches = bucket_match(bucket, hash_tag(key->hash));
-    if (matches != 0) {
-        struct ref ref = {
-            atomic_load_explicit(&bucket->ref[__builtin_ctz(matches)], memory_order_relaxed)};
-        const uint8_t *item = ref_at(store, ref);
-        /* Three lines hold the header, a key and a hundred bytes; the machine guesses the rest. */
-        PREFETCH(item);
-        PREFETCH(item + CACHE_LINE_BYTES);
-        PREFETCH(item + 2 * CACHE_LINE_BYTES);
-    }
+    return false;
 }
 
 static bool

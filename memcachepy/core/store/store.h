@@ -89,7 +89,10 @@ struct expiry store_expiry(const struct store *store, int64_t exptime);
 /* Stage one and two of a batch: fetch the bucket's line, then the likely item's. Never wrong, only
  * late. */
 void store_prefetch_bucket(struct store *store, const struct key *key);
-void store_prefetch_item(struct store *store, const struct key *key);
+
+/* After so many links of the bucket's chain, which have been fetched. True: the item may be behind
+ * one more, which is being fetched now. */
+bool store_prefetch_item(struct store *store, const struct key *key, unsigned links);
 
 enum view_result {
     VIEW_MISS,      /* Certain: no such item. Counted by the caller. */
