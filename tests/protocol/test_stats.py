@@ -1,9 +1,9 @@
 """`stats`: memcached's keys in memcached's order, summed over all processes."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
-from support.client import RawClient
 from support.server import Server, node
 from support.waiting import wait_until
 
@@ -45,9 +45,16 @@ SETTINGS = (
 
 
 @pytest.fixture(scope="module")
-def several() -> Iterator[Server]:
+def three_workers() -> Iterator[Server]:
     with node("-m", "32", "-c", "50", "-R", "30", workers=3) as server:
         yield server
+
+
+@pytest.fixture
+def several(three_workers: Server) -> Server:
+    """The node of all tests here, after the connections of the test before have closed."""
+    wait_until(lambda: three_workers.stats()["curr_connections"] == "1", "one connection")
+    return three_workers
 
 
 def test_general_keys_stand_in_memcacheds_order(several: Server) -> None:
@@ -74,8 +81,6 @@ def test_settings_are_those_of_the_command_line(several: Server) -> None:
 
 
 def test_general_values_are_those_of_the_node(several: Server) -> None:
-    # Connections of the tests before may still be closing.
-    wait_until(lambda: several.stats()["curr_connections"] == "1", "one connection")
     stats = several.stats()
     assert int(stats["pid"]) == several.pid
     assert stats["version"] == "1.6.45"
@@ -141,15 +146,14 @@ def test_reset_zeroes_what_counts_and_keeps_what_is(several: Server) -> None:
 
 
 def test_the_limit_of_connections_is_exact_and_is_told(several: Server) -> None:
-    several_clients = [RawClient(several.address) for _ in range(50)]
-    for client in several_clients:
-        client.ask(b"get none\r\n", b"END\r\n")
-    with RawClient(several.address) as one_more:
-        assert one_more.take_until(b"\n") == b"ERROR Too many open connections\r\n"
-        one_more.expect_close()
-    assert several_clients[0].stats()["rejected_connections"] == "1"
-    for client in several_clients:
-        client.close()
+    with ExitStack() as clients:
+        served = [clients.enter_context(several.client()) for _ in range(50)]
+        for client in served:
+            client.ask(b"get none\r\n", b"END\r\n")
+        with several.client() as one_more:
+            assert one_more.take_until(b"\n") == b"ERROR Too many open connections\r\n"
+            one_more.expect_close()
+        assert served[0].stats()["rejected_connections"] == "1"
 
 
 def test_our_own_statistics_have_their_own_part(several: Server) -> None:
