@@ -33,6 +33,9 @@
     X(touch_misses)                                                                                \
     X(store_too_large)                                                                             \
     X(store_no_memory)                                                                             \
+    X(idle_kicks)                                                                                  \
+    X(listen_disabled_num)                                                                         \
+    X(time_in_listen_disabled_us)                                                                  \
     X(bytes_read)                                                                                  \
     X(bytes_written)                                                                               \
     X(conn_yields)                                                                                 \

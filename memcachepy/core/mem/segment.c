@@ -54,6 +54,12 @@ const char *const policy_names[POLICY_COUNT] = {
     [POLICY_VOLATILE_TTL] = "volatile-ttl",
 };
 
+const char *const binding_names[BINDING_COUNT] = {
+    [BINDING_AUTO] = "auto-negotiate",
+    [BINDING_ASCII] = "ascii",
+    [BINDING_BINARY] = "binary",
+};
+
 struct plan {
     struct superblock superblock; /* the const fields */
     uint64_t reserve_bytes;

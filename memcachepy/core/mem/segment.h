@@ -20,7 +20,7 @@
 #include "mem/lock.h"
 
 #define SEGMENT_MAGIC "MCPYSEG"
-#define SEGMENT_LAYOUT_VERSION 2
+#define SEGMENT_LAYOUT_VERSION 3
 #define WORKERS_MAX 64
 #define SLOT_SUPERVISOR 0
 #define SLOT_ACCEPTOR 1
@@ -49,6 +49,11 @@ enum eviction_policy {
 
 extern const char *const policy_names[POLICY_COUNT];
 
+/* What a listener's clients may speak. */
+enum binding_protocol { BINDING_AUTO, BINDING_ASCII, BINDING_BINARY, BINDING_COUNT };
+
+extern const char *const binding_names[BINDING_COUNT];
+
 enum node_state { NODE_RUNNING, NODE_DRAINING, NODE_STOPPING };
 
 /* The settings that C needs or `stats settings` shows. [const] after creation except [atomic]. */
@@ -66,7 +71,31 @@ struct segment_settings {
     bool cas_enabled;
     bool flush_enabled;
     bool shutdown_enabled;
-    bool large_pages; /* huge pages are a must; else they are asked for */
+    bool large_pages;   /* huge pages are a must; else they are asked for */
+    bool maxconns_fast; /* who comes beyond conn_limit is answered; else nobody is accepted */
+    bool dump_enabled;  /* cachedump, metadump, mgdump and `stats detail` */
+    bool watch_enabled;
+    bool track_sizes;
+    bool slab_reassign; /* pages may be moved by command and by the automover */
+    bool drop_privileges;
+    bool lru_maintainer;
+    char prefix_delimiter;          /* ends the prefix of a key that `stats detail` counts by */
+    _Atomic bool detail_enabled;    /* [atomic] prefixes are counted */
+    _Atomic bool lru_crawler;       /* [atomic] expired items are looked for */
+    _Atomic bool lru_segmented;     /* [atomic] */
+    _Atomic bool temp_lru;          /* [atomic] */
+    _Atomic uint32_t slab_automove; /* [atomic] 0: off, 1: on, 2: at every eviction */
+    _Atomic uint32_t slab_automove_window;
+    _Atomic double slab_automove_ratio, slab_automove_freeratio;
+    _Atomic uint32_t lru_crawler_sleep_us, lru_crawler_tocrawl;
+    _Atomic uint32_t hot_lru_pct, warm_lru_pct, temporary_ttl_s;
+    _Atomic double hot_max_factor, warm_max_factor;
+    uint32_t binding_protocol; /* enum binding_protocol */
+    uint32_t idle_timeout_s;   /* 0: none */
+    uint32_t worker_logbuf_bytes, watcher_logbuf_bytes;
+    uint32_t hashpower_init, tail_repair_time_s, slab_chunk_max_bytes, napi_id_count;
+    uint64_t read_buf_limit_bytes;
+    char hash_algorithm[16];
     int32_t tcp_port; /* 0: none */
     uint32_t unix_mask;
     int32_t supervisor_pid;
@@ -137,7 +166,8 @@ struct superblock {
     uint64_t wall_base_s, boot_base_ns;
     _Atomic int64_t advance_s, wall_step_s; /* [atomic] tests only */
     _Atomic uint32_t node_state;            /* [atomic] enum node_state */
-    _Atomic uint32_t attached_high;         /* [sup] slots of attached processes ever used */
+    _Atomic uint32_t listen_disabled; /* [acceptor] 1: nobody is accepted, conn_limit is reached */
+    _Atomic uint32_t attached_high;   /* [sup] slots of attached processes ever used */
     _Atomic uint64_t child_user_us, child_system_us;     /* [sup] of reaped children */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t last_cas; /* [atomic] */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t flush;    /* [atomic] epoch and pending moment */

@@ -167,9 +167,9 @@ node_cpu(struct store *store)
     X(bytes_read, COUNTER(bytes_read))                                                             \
     X(bytes_written, COUNTER(bytes_written))                                                       \
     X(limit_maxbytes, U64, ULL(atomic_load(&g->settings->memory_limit_bytes)))                     \
-    X(accepting_conns, "1")                                                                        \
-    X(listen_disabled_num, ZERO)                                                                   \
-    X(time_in_listen_disabled_us, ZERO)                                                            \
+    X(accepting_conns, "%d", atomic_load(&g->superblock->listen_disabled) == 0)                    \
+    X(listen_disabled_num, COUNTER(listen_disabled_num))                                           \
+    X(time_in_listen_disabled_us, COUNTER(time_in_listen_disabled_us))                             \
     X(threads, "%u", g->settings->worker_count)                                                    \
     X(conn_yields, COUNTER(conn_yields))                                                           \
     X(hash_power_level, SUM(hash_power))                                                           \
@@ -270,44 +270,44 @@ stats_general_count(void)
     X(chunk_size, "%u", s->item_size_min_bytes)                                                    \
     X(num_threads, "%u", s->worker_count)                                                          \
     X(num_threads_per_udp, "0")                                                                    \
-    X(stat_key_prefix, ":")                                                                        \
-    X(detail_enabled, "no")                                                                        \
+    X(stat_key_prefix, "%c", s->prefix_delimiter)                                                  \
+    X(detail_enabled, "%s", YES_NO(atomic_load(&s->detail_enabled)))                               \
     X(reqs_per_event, "%u", s->requests_per_event)                                                 \
     X(cas_enabled, "%s", YES_NO(s->cas_enabled))                                                   \
     X(tcp_backlog, "%u", s->backlog)                                                               \
-    X(binding_protocol, "ascii")                                                                   \
+    X(binding_protocol, "%s", binding_names[s->binding_protocol])                                  \
     X(auth_enabled_sasl, "no")                                                                     \
     X(auth_enabled_ascii, "no")                                                                    \
     X(item_size_max, U64, ULL(store_item_size_max(store)))                                         \
-    X(maxconns_fast, "yes")                                                                        \
-    X(hashpower_init, "0")                                                                         \
-    X(slab_reassign, "no")                                                                         \
-    X(slab_automove, "0")                                                                          \
-    X(slab_automove_ratio, "0.80")                                                                 \
-    X(slab_automove_window, "10")                                                                  \
-    X(slab_chunk_max, "%u", chunk_bytes_max)                                                       \
-    X(lru_crawler, "no")                                                                           \
-    X(lru_crawler_sleep, "100")                                                                    \
-    X(lru_crawler_tocrawl, "0")                                                                    \
-    X(tail_repair_time, "0")                                                                       \
+    X(maxconns_fast, "%s", YES_NO(s->maxconns_fast))                                               \
+    X(hashpower_init, "%u", s->hashpower_init)                                                     \
+    X(slab_reassign, "%s", YES_NO(s->slab_reassign))                                               \
+    X(slab_automove, "%u", atomic_load(&s->slab_automove))                                         \
+    X(slab_automove_ratio, "%.2f", atomic_load(&s->slab_automove_ratio))                           \
+    X(slab_automove_window, "%u", atomic_load(&s->slab_automove_window))                           \
+    X(slab_chunk_max, "%u", s->slab_chunk_max_bytes)                                               \
+    X(lru_crawler, "%s", YES_NO(atomic_load(&s->lru_crawler)))                                     \
+    X(lru_crawler_sleep, "%u", atomic_load(&s->lru_crawler_sleep_us))                              \
+    X(lru_crawler_tocrawl, "%u", atomic_load(&s->lru_crawler_tocrawl))                             \
+    X(tail_repair_time, "%u", s->tail_repair_time_s)                                               \
     X(flush_enabled, "%s", YES_NO(s->flush_enabled))                                               \
-    X(dump_enabled, "no")                                                                          \
-    X(hash_algorithm, "xxh64")                                                                     \
-    X(lru_maintainer_thread, "no")                                                                 \
-    X(lru_segmented, "no")                                                                         \
-    X(hot_lru_pct, "20")                                                                           \
-    X(warm_lru_pct, "40")                                                                          \
-    X(hot_max_factor, "0.20")                                                                      \
-    X(warm_max_factor, "2.00")                                                                     \
-    X(temp_lru, "no")                                                                              \
-    X(temporary_ttl, "61")                                                                         \
-    X(idle_timeout, "0")                                                                           \
-    X(watcher_logbuf_size, "262144")                                                               \
-    X(worker_logbuf_size, "65536")                                                                 \
-    X(read_buf_mem_limit, "0")                                                                     \
-    X(track_sizes, "no")                                                                           \
+    X(dump_enabled, "%s", YES_NO(s->dump_enabled))                                                 \
+    X(hash_algorithm, "%s", s->hash_algorithm)                                                     \
+    X(lru_maintainer_thread, "%s", YES_NO(s->lru_maintainer))                                      \
+    X(lru_segmented, "%s", YES_NO(atomic_load(&s->lru_segmented)))                                 \
+    X(hot_lru_pct, "%u", atomic_load(&s->hot_lru_pct))                                             \
+    X(warm_lru_pct, "%u", atomic_load(&s->warm_lru_pct))                                           \
+    X(hot_max_factor, "%.2f", atomic_load(&s->hot_max_factor))                                     \
+    X(warm_max_factor, "%.2f", atomic_load(&s->warm_max_factor))                                   \
+    X(temp_lru, "%s", YES_NO(atomic_load(&s->temp_lru)))                                           \
+    X(temporary_ttl, "%u", atomic_load(&s->temporary_ttl_s))                                       \
+    X(idle_timeout, "%u", s->idle_timeout_s)                                                       \
+    X(watcher_logbuf_size, "%u", s->watcher_logbuf_bytes)                                          \
+    X(worker_logbuf_size, "%u", s->worker_logbuf_bytes)                                            \
+    X(read_buf_mem_limit, U64, ULL(s->read_buf_limit_bytes))                                       \
+    X(track_sizes, "%s", YES_NO(s->track_sizes))                                                   \
     X(inline_ascii_response, "no")                                                                 \
-    X(num_napi_ids, "0")                                                                           \
+    X(num_napi_ids, "%u", s->napi_id_count)                                                        \
     X(memory_file, "(null)")                                                                       \
     X(client_flags_size, "4")                                                                      \
     /* Ours. */                                                                                    \
@@ -319,7 +319,6 @@ stats_settings(struct output *output, struct store *store)
 {
     const struct superblock *superblock = store_superblock(store);
     const struct segment_settings *s = &superblock->settings;
-    unsigned chunk_bytes_max = superblock->chunk_bytes[superblock->class_count];
 #define X(name, ...) stat_line(output, #name, __VA_ARGS__);
     SETTINGS_LIST(X)
 #undef X

@@ -12,18 +12,25 @@ enum setting_kind {
     SETTING_FLOAT,
     SETTING_TEXT,
     SETTING_POLICY,
+    SETTING_PROTOCOL,
+    SETTING_LETTER,
 };
 
 struct setting {
     const char *name;
     enum setting_kind kind;
-    size_t offset;
+    size_t offset, bytes;
     double smallest,
         largest; /* numbers; memory_limit_bytes has a ceiling of its own in the segment */
 };
 
 #define SETTING(field, kind, smallest, largest)                                                    \
-    {#field, kind, offsetof(struct segment_settings, field), smallest, largest}
+    {#field,                                                                                       \
+     kind,                                                                                         \
+     offsetof(struct segment_settings, field),                                                     \
+     sizeof(((struct segment_settings *)0)->field),                                                \
+     smallest,                                                                                     \
+     largest}
 
 #define MIB 1048576.0
 
@@ -42,6 +49,39 @@ static const struct setting settings_table[] = {
     SETTING(flush_enabled, SETTING_BOOL, 0, 1),
     SETTING(shutdown_enabled, SETTING_BOOL, 0, 1),
     SETTING(large_pages, SETTING_BOOL, 0, 1),
+    SETTING(maxconns_fast, SETTING_BOOL, 0, 1),
+    SETTING(dump_enabled, SETTING_BOOL, 0, 1),
+    SETTING(watch_enabled, SETTING_BOOL, 0, 1),
+    SETTING(track_sizes, SETTING_BOOL, 0, 1),
+    SETTING(slab_reassign, SETTING_BOOL, 0, 1),
+    SETTING(drop_privileges, SETTING_BOOL, 0, 1),
+    SETTING(lru_maintainer, SETTING_BOOL, 0, 1),
+    SETTING(prefix_delimiter, SETTING_LETTER, 0, 0),
+    SETTING(detail_enabled, SETTING_BOOL, 0, 1),
+    SETTING(lru_crawler, SETTING_BOOL, 0, 1),
+    SETTING(lru_segmented, SETTING_BOOL, 0, 1),
+    SETTING(temp_lru, SETTING_BOOL, 0, 1),
+    SETTING(slab_automove, SETTING_U32, 0, 2),
+    SETTING(slab_automove_window, SETTING_U32, 3, 1800),
+    SETTING(slab_automove_ratio, SETTING_FLOAT, 0.01, 1),
+    SETTING(slab_automove_freeratio, SETTING_FLOAT, 0, 1),
+    SETTING(lru_crawler_sleep_us, SETTING_U32, 0, 1000000),
+    SETTING(lru_crawler_tocrawl, SETTING_U32, 0, 4294967295.0),
+    SETTING(hot_lru_pct, SETTING_U32, 1, 80),
+    SETTING(warm_lru_pct, SETTING_U32, 1, 80),
+    SETTING(temporary_ttl_s, SETTING_U32, 0, 4294967295.0),
+    SETTING(hot_max_factor, SETTING_FLOAT, 0.000001, 1000000000),
+    SETTING(warm_max_factor, SETTING_FLOAT, 0.000001, 1000000000),
+    SETTING(binding_protocol, SETTING_PROTOCOL, 0, 0),
+    SETTING(idle_timeout_s, SETTING_U32, 0, 2147483647),
+    SETTING(worker_logbuf_bytes, SETTING_U32, 1024, 1024 * MIB),
+    SETTING(watcher_logbuf_bytes, SETTING_U32, 1024, 1024 * MIB),
+    SETTING(hashpower_init, SETTING_U32, 0, 63),
+    SETTING(tail_repair_time_s, SETTING_U32, 0, 2147483647),
+    SETTING(slab_chunk_max_bytes, SETTING_U32, 1024, 1024 * MIB),
+    SETTING(napi_id_count, SETTING_U32, 0, 2147483647),
+    SETTING(read_buf_limit_bytes, SETTING_U64, 0, MIB *MIB),
+    SETTING(hash_algorithm, SETTING_TEXT, 0, 0),
     SETTING(tcp_port, SETTING_I32, 0, 65535),
     SETTING(unix_mask, SETTING_U32, 0, 0777),
     SETTING(supervisor_pid, SETTING_I32, 0, 2147483647),
@@ -65,6 +105,28 @@ settings_defaults(struct segment_settings *settings)
         .backlog = 1024,
         .cas_enabled = true,
         .flush_enabled = true,
+        .maxconns_fast = true,
+        .dump_enabled = true,
+        .watch_enabled = true,
+        .slab_reassign = true,
+        .lru_maintainer = true,
+        .prefix_delimiter = ':',
+        .lru_crawler = true,
+        .lru_segmented = true,
+        .slab_automove = 1,
+        .slab_automove_window = 10,
+        .slab_automove_ratio = 0.8,
+        .slab_automove_freeratio = 0.01,
+        .lru_crawler_sleep_us = 100,
+        .hot_lru_pct = 20,
+        .warm_lru_pct = 40,
+        .temporary_ttl_s = 61,
+        .hot_max_factor = 0.2,
+        .warm_max_factor = 2.0,
+        .worker_logbuf_bytes = 64u << 10,
+        .watcher_logbuf_bytes = 256u << 10,
+        .slab_chunk_max_bytes = 512u << 10,
+        .hash_algorithm = "xxh64",
         .tcp_port = 11211,
         .unix_mask = 0700,
         .listen = "127.0.0.1",
@@ -90,6 +152,10 @@ setting_get(const struct setting *setting, const struct segment_settings *settin
         return PyUnicode_DecodeFSDefault((const char *)at);
     case SETTING_POLICY:
         return PyUnicode_FromString(policy_names[*(const uint32_t *)at]);
+    case SETTING_PROTOCOL:
+        return PyUnicode_FromString(binding_names[*(const uint32_t *)at]);
+    case SETTING_LETTER:
+        return PyUnicode_FromStringAndSize((const char *)at, 1);
     }
     Py_UNREACHABLE();
 }
@@ -113,9 +179,9 @@ set_text(const struct setting *setting, PyObject *value, char *at)
 {
     PyObject *bytes = NULL;
     if (!PyUnicode_Check(value) || (bytes = PyUnicode_EncodeFSDefault(value)) == NULL ||
-        PyBytes_GET_SIZE(bytes) >= SETTING_TEXT_MAX) {
-        PyErr_Format(PyExc_ValueError, "%s: %R is not a text of at most %d bytes", setting->name,
-                     value, SETTING_TEXT_MAX - 1);
+        (size_t)PyBytes_GET_SIZE(bytes) >= setting->bytes) {
+        PyErr_Format(PyExc_ValueError, "%s: %R is not a text of at most %zu bytes", setting->name,
+                     value, setting->bytes - 1);
         Py_XDECREF(bytes);
         return false;
     }
@@ -124,18 +190,34 @@ set_text(const struct setting *setting, PyObject *value, char *at)
     return true;
 }
 
+/* One word of a list, as its index. */
 static bool
-set_policy(const struct setting *setting, PyObject *value, uint32_t *policy)
+set_word(const struct setting *setting, PyObject *value, const char *const *words, uint32_t count,
+         uint32_t *index)
 {
     const char *text = PyUnicode_Check(value) ? PyUnicode_AsUTF8(value) : NULL;
-    for (*policy = 0; text != NULL && *policy < POLICY_COUNT; ++*policy) {
-        if (strcmp(policy_names[*policy], text) == 0) {
+    for (*index = 0; text != NULL && *index < count; ++*index) {
+        if (strcmp(words[*index], text) == 0) {
             return true;
         }
     }
     PyErr_Clear();
-    PyErr_Format(PyExc_ValueError, "%s: %R is not a policy", setting->name, value);
+    PyErr_Format(PyExc_ValueError, "%s: %R is not one of its words", setting->name, value);
     return false;
+}
+
+static bool
+set_letter(const struct setting *setting, PyObject *value, char *letter)
+{
+    Py_ssize_t len = 0;
+    const char *text = PyUnicode_Check(value) ? PyUnicode_AsUTF8AndSize(value, &len) : NULL;
+    if (text == NULL || len != 1) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_ValueError, "%s: %R is not one ASCII character", setting->name, value);
+        return false;
+    }
+    *letter = text[0];
+    return true;
 }
 
 static bool
@@ -150,15 +232,8 @@ refuse_range(const struct setting *setting, PyObject *value)
 }
 
 static bool
-setting_set(const struct setting *setting, PyObject *value, struct segment_settings *settings)
+set_number(const struct setting *setting, PyObject *value, uint8_t *at)
 {
-    uint8_t *at = (uint8_t *)settings + setting->offset;
-    if (setting->kind == SETTING_TEXT) {
-        return set_text(setting, value, (char *)at);
-    }
-    if (setting->kind == SETTING_POLICY) {
-        return set_policy(setting, value, (uint32_t *)at);
-    }
     double number = PyFloat_AsDouble(value);
     if ((number == -1.0 && PyErr_Occurred()) ||
         !(number >= setting->smallest && number <= setting->largest) ||
@@ -183,9 +258,34 @@ setting_set(const struct setting *setting, PyObject *value, struct segment_setti
         break;
     case SETTING_TEXT:
     case SETTING_POLICY:
+    case SETTING_PROTOCOL:
+    case SETTING_LETTER:
         break;
     }
     return !PyErr_Occurred();
+}
+
+static bool
+setting_set(const struct setting *setting, PyObject *value, struct segment_settings *settings)
+{
+    uint8_t *at = (uint8_t *)settings + setting->offset;
+    switch (setting->kind) {
+    case SETTING_TEXT:
+        return set_text(setting, value, (char *)at);
+    case SETTING_LETTER:
+        return set_letter(setting, value, (char *)at);
+    case SETTING_POLICY:
+        return set_word(setting, value, policy_names, POLICY_COUNT, (uint32_t *)at);
+    case SETTING_PROTOCOL:
+        return set_word(setting, value, binding_names, BINDING_COUNT, (uint32_t *)at);
+    case SETTING_U64:
+    case SETTING_U32:
+    case SETTING_I32:
+    case SETTING_BOOL:
+    case SETTING_FLOAT:
+        return set_number(setting, value, at);
+    }
+    Py_UNREACHABLE();
 }
 
 static const struct setting *
