@@ -7,7 +7,7 @@
 #include "proto/conn.h"
 
 #include "base/check.h"
-#include "proto/execute.h"
+#include "proto/value.h"
 
 #include <stdlib.h>
 
@@ -170,7 +170,7 @@ swallow_value(struct conn *conn, struct input *input)
     if (conn->swallow > 0) {
         return STEP_MORE;
     }
-    conn->state = CONN_COMMAND;
+    conn_await_request(conn);
     return STEP_NEXT;
 }
 
@@ -187,13 +187,13 @@ run_step(struct protocol *protocol, struct conn *conn, struct input *input)
     case CONN_SKIP_LINE:
         return skip_line(conn, input);
     case CONN_VALUE:
-        return store_value_step(protocol, conn, input);
+        return value_step(protocol, conn, input);
     case CONN_UPLOAD_WAIT:
-        return store_upload_wait_step(protocol, conn);
+        return value_upload_wait_step(protocol, conn);
     case CONN_UPLOAD:
-        return store_upload_step(protocol, conn, input);
+        return value_upload_step(protocol, conn, input);
     case CONN_TERMINATOR:
-        return store_terminator_step(protocol, conn, input);
+        return value_end_step(protocol, conn, input);
     case CONN_SWALLOW:
         return swallow_value(conn, input);
     case CONN_CLOSED:
@@ -380,7 +380,7 @@ conn_received(struct protocol *protocol, struct conn *conn, size_t len)
     uint32_t direct = direct_len(conn);
     if (direct > 0) {
         direct = len < direct ? (uint32_t)len : direct;
-        store_value_arrived(protocol, conn, direct);
+        value_arrived(protocol, conn, direct);
         len -= direct;
     }
     struct input input = {protocol->read, protocol->read + conn->input_len + len};
@@ -455,7 +455,7 @@ conn_give_up(struct protocol *protocol, struct conn *conn)
         return false;
     }
     if (conn->state == CONN_UPLOAD || conn->state == CONN_TERMINATOR) {
-        store_upload_fail(protocol, conn, PUT_NO_MEMORY);
+        value_upload_fail(protocol, conn, PUT_NO_MEMORY);
     }
     return true;
 }

@@ -71,7 +71,6 @@ struct conn {
     uint8_t state;        /* enum conn_state */
     uint8_t status;       /* enum conn_status, of the last call */
     uint8_t get_id;       /* CONN_KEYS: enum command_id */
-    bool noreply;         /* Of the value that is arriving. */
     uint32_t scanned;     /* Bytes of an incomplete line known to hold no line feed. */
     uint32_t swallow;     /* CONN_SWALLOW */
     struct expiry expire; /* CONN_KEYS of gat and gats */

@@ -59,17 +59,12 @@ struct request {
     struct input *input; /* Behind the line: storage commands find their value here. */
 };
 
-/* A storage command whose value is still arriving. */
-struct pending {
-    struct put put;
-    struct upload upload;
-    uint8_t *space; /* Uploads: where the next bytes go. */
-    uint32_t space_len;
-    uint32_t collect_len; /* Others: the value and its line end. */
-    uint32_t collected;
-    uint8_t key[KEY_LEN_MAX];
-    uint8_t bytes[];
-};
+/* The connection is at the start of a request again. */
+static inline void
+conn_await_request(struct conn *conn)
+{
+    conn->state = CONN_COMMAND;
+}
 
 #define TEXT_BAD_FORMAT "CLIENT_ERROR bad command line format\r\n"
 #define TEXT_BAD_EXPTIME "CLIENT_ERROR invalid exptime argument\r\n"
@@ -100,19 +95,6 @@ enum step execute_keys(struct protocol *protocol, struct conn *conn,
                        struct input *input) MUST_CHECK;
 /* A gat or gats line that is complete. */
 void execute_gat(struct protocol *protocol, struct conn *conn, const struct request *request);
-
-/* execute_store.c: a value that is arriving. */
-enum step store_value_step(struct protocol *protocol, struct conn *conn,
-                           struct input *input) MUST_CHECK;
-enum step store_upload_wait_step(struct protocol *protocol, struct conn *conn) MUST_CHECK;
-enum step store_upload_step(struct protocol *protocol, struct conn *conn,
-                            struct input *input) MUST_CHECK;
-enum step store_terminator_step(struct protocol *protocol, struct conn *conn,
-                                struct input *input) MUST_CHECK;
-/* Bytes were put where conn_space() had pointed: into the value itself. */
-void store_value_arrived(struct protocol *protocol, struct conn *conn, uint32_t len);
-/* Ends the upload with an error line; the rest of its value is swallowed. */
-void store_upload_fail(struct protocol *protocol, struct conn *conn, enum put_result result);
 
 /* The handlers of COMMAND_LIST. */
 command_handler execute_store, execute_delete, execute_arith, execute_touch;

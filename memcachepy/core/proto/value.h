@@ -1,0 +1,66 @@
+/* Storage commands whose value is arriving, of every protocol: see value.c. Not for callers of
+ * proto.
+ */
+#ifndef PROTO_VALUE_H
+#define PROTO_VALUE_H
+
+#include "proto/execute.h"
+
+struct value_command;
+
+/* What is said of a value that did not get as far as the store. */
+enum value_refusal {
+    VALUE_BAD_END,   /* It is not followed by its line end. */
+    VALUE_TOO_LARGE, /* Larger than -I. */
+    VALUE_ABORTED,   /* The memory it was being received in was needed by others. */
+};
+
+/* How the storage commands of one protocol are answered. Commands are answered once; both functions
+ * look at nothing that lies in the input. */
+struct value_words {
+    unsigned end_len; /* Bytes of the line end that follows the value: 2, or 0 for none. */
+    void (*result)(struct protocol *, const struct value_command *, enum put_result);
+    void (*refusal)(struct protocol *, const struct value_command *, enum value_refusal);
+};
+
+/* A storage command, as it is remembered until its value is there. */
+struct value_command {
+    struct put put; /* All but the value. */
+    const struct value_words *words;
+    bool noreply;
+};
+
+/* A value that is still arriving. */
+struct pending {
+    struct value_command command;
+    struct upload upload;
+    uint8_t *space; /* Uploads: where the next bytes go. */
+    uint32_t space_len;
+    uint32_t collect_len; /* Others: the value and its line end. */
+    uint32_t collected;
+    uint8_t key[KEY_LEN_MAX];
+    uint8_t bytes[];
+};
+
+/* The input stands at the value's first byte; stores it, or awaits it. */
+void value_begin(struct protocol *protocol, struct conn *conn, struct input *input,
+                 struct value_command *command);
+
+/* Of a command that was answered already: passes over its value and line end. */
+void value_skip(struct conn *conn, const struct value_words *words, uint32_t value_len);
+
+/* The steps of the states that conn.h names. */
+enum step value_step(struct protocol *protocol, struct conn *conn, struct input *input) MUST_CHECK;
+enum step value_upload_wait_step(struct protocol *protocol, struct conn *conn) MUST_CHECK;
+enum step value_upload_step(struct protocol *protocol, struct conn *conn,
+                            struct input *input) MUST_CHECK;
+enum step value_end_step(struct protocol *protocol, struct conn *conn,
+                         struct input *input) MUST_CHECK;
+
+/* Bytes were put where conn_space() had pointed: into the value itself. */
+void value_arrived(struct protocol *protocol, struct conn *conn, uint32_t len);
+
+/* Ends the upload with an error; the rest of its value is swallowed. */
+void value_upload_fail(struct protocol *protocol, struct conn *conn, enum put_result result);
+
+#endif
