@@ -33,12 +33,22 @@
     X(touch_misses)                                                                                \
     X(store_too_large)                                                                             \
     X(store_no_memory)                                                                             \
+    X(auth_cmds)                                                                                   \
+    X(auth_errors)                                                                                 \
     X(idle_kicks)                                                                                  \
-    X(listen_disabled_num)                                                                         \
-    X(time_in_listen_disabled_us)                                                                  \
     X(bytes_read)                                                                                  \
     X(bytes_written)                                                                               \
+    X(listen_disabled_num)                                                                         \
+    X(time_in_listen_disabled_us)                                                                  \
     X(conn_yields)                                                                                 \
+    X(slabs_moved)                                                                                 \
+    X(lru_crawler_starts)                                                                          \
+    X(crawler_reclaimed)                                                                           \
+    X(crawler_items_checked)                                                                       \
+    X(log_worker_dropped)                                                                          \
+    X(log_worker_written)                                                                          \
+    X(log_watcher_skipped)                                                                         \
+    X(log_watcher_sent)                                                                            \
     X(accept_failures)                                                                             \
     X(read_retries)                                                                                \
     X(read_locked)                                                                                 \

@@ -131,7 +131,7 @@ struct process_slot {
     struct held_ref pins[PIN_COUNT_MAX];
     struct held_ref uploads[UPLOAD_COUNT_MAX];
 };
-static_assert(sizeof(struct process_slot) == 16768, "layout change: bump SEGMENT_LAYOUT_VERSION");
+static_assert(sizeof(struct process_slot) == 16832, "layout change: bump SEGMENT_LAYOUT_VERSION");
 
 /* The pool of pages. Which pages are free stands in the page directory alone. */
 struct page_pool {
@@ -210,6 +210,15 @@ enum segment_status segment_create(const struct segment_settings *settings, size
 enum segment_status segment_attach(int fd, size_t shard_bytes, struct segment **segment,
                                    char *sentence) MUST_CHECK;
 void segment_close(struct segment *segment);
+
+/* The number under which `stats conns` and `watch` name a descriptor of a process: unique over the
+ * node. The acceptor's, that is the listening sockets, are numbered as they are. */
+static inline uint32_t
+segment_fd_number(unsigned slot_index, int fd)
+{
+    unsigned process = slot_index == SLOT_ACCEPTOR ? 0 : slot_index - SLOT_WORKER_FIRST + 1;
+    return process << 20 | (uint32_t)fd;
+}
 
 static inline void *
 segment_at(const struct segment *segment, uint64_t offset)

@@ -4,12 +4,45 @@
 
 #include <stdlib.h>
 
+#define OUTPUT_USUAL_BYTES (OUTPUT_HIGH_WATER_BYTES + OUTPUT_REPLY_BYTES_MAX)
+#define OUTPUT_BYTES_MAX (1u << 30)
+
 bool
 output_init(struct output *output)
 {
-    *output = (struct output){.capacity = OUTPUT_HIGH_WATER_BYTES + OUTPUT_REPLY_BYTES_MAX};
+    *output = (struct output){.capacity = OUTPUT_USUAL_BYTES};
     output->bytes = malloc(output->capacity + OUTPUT_SLACK_BYTES);
     return output->bytes != NULL;
+}
+
+static bool
+resize(struct output *output, uint32_t capacity)
+{
+    uint8_t *bytes = realloc(output->bytes, capacity + OUTPUT_SLACK_BYTES);
+    if (bytes == NULL) {
+        return false;
+    }
+    output->bytes = bytes;
+    output->capacity = capacity;
+    return true;
+}
+
+bool
+output_grow(struct output *output, size_t bytes)
+{
+    size_t capacity = (output->end + bytes) + (output->end + bytes) / 2;
+    return capacity < OUTPUT_BYTES_MAX && resize(output, (uint32_t)capacity);
+}
+
+/* All that waited has gone. */
+static void
+rewind_empty(struct output *output)
+{
+    output->begin = output->end = 0;
+    output->pin_begin = output->pin_end = 0;
+    if (UNLIKELY(output->capacity > OUTPUT_USUAL_BYTES)) {
+        (void)resize(output, OUTPUT_USUAL_BYTES);
+    }
 }
 
 void
@@ -18,7 +51,7 @@ output_clear(struct output *output, struct store *store)
     for (uint32_t i = output->pin_begin; i < output->pin_end; i++) {
         store_unpin(store, &output->pins[i].pin);
     }
-    output->begin = output->end = output->pin_begin = output->pin_end = 0;
+    rewind_empty(output);
     output->pinned_bytes = 0;
 }
 
@@ -117,8 +150,7 @@ output_advance(struct output *output, struct store *store, size_t len)
     len -= advance_text(output, output->end, len);
     DCHECK(len == 0);
     if (output->begin == output->end) {
-        output->begin = output->end = 0;
-        output->pin_begin = output->pin_end = 0;
+        rewind_empty(output);
     }
 }
 
@@ -142,7 +174,7 @@ output_move(struct output *from, struct output *to)
     }
     moved.pin_end = moved.pin_capacity = pin_count;
     *to = moved;
-    from->begin = from->end = from->pin_begin = from->pin_end = 0;
     from->pinned_bytes = 0;
+    rewind_empty(from);
     return true;
 }

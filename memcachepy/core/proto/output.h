@@ -17,8 +17,8 @@
 /* With this much waiting no further request of the connection is executed. */
 #define OUTPUT_HIGH_WATER_BYTES (128u << 10)
 
-/* What a single reply may need above it: a value of one chunk (at most half of 64 KiB), or `stats`.
- */
+/* What a single reply may need above it: a value of one chunk (at most half of 64 KiB). Longer ones
+ * ask for their room with output_reserve(). */
 #define OUTPUT_REPLY_BYTES_MAX (64u << 10)
 
 /* Writers of short texts may write a whole vector and count only a part. */
@@ -42,6 +42,16 @@ struct output {
 
 /* Allocates room for the high water and one reply. */
 bool output_init(struct output *output) MUST_CHECK;
+
+/* Makes room for `bytes` more, for replies that may be longer than OUTPUT_REPLY_BYTES_MAX. What was
+ * taken beyond the usual goes back once all is sent. False: out of memory, nothing has changed. */
+bool output_grow(struct output *output, size_t bytes) MUST_CHECK;
+
+static inline bool
+output_reserve(struct output *output, size_t bytes)
+{
+    return LIKELY(bytes <= output->capacity - output->end) || output_grow(output, bytes);
+}
 
 /* Unpins what is pinned and frees the memory; the struct is as after zeroing. */
 void output_free(struct output *output, struct store *store);

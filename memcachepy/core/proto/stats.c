@@ -8,7 +8,6 @@
 #include "proto/conn.h"
 #include "proto/execute.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -28,23 +27,6 @@ struct general {
     uint32_t uptime_s;
     uint64_t wall_s;
 };
-
-/* ---- lines ---------------------------------------------------------------------------------- */
-
-static void PRINTF_LIKE(3, 4)
-    stat_line(struct output *output, const char *name, const char *format, ...)
-{
-    char value[SETTING_TEXT_MAX + 16];
-    va_list arguments;
-    va_start(arguments, format);
-    int len = vsnprintf(value, sizeof(value), format, arguments);
-    va_end(arguments);
-    OUTPUT_TEXT(output, "STAT ");
-    output_add(output, name, strlen(name));
-    OUTPUT_TEXT(output, " ");
-    output_add(output, value, (size_t)len < sizeof(value) ? (size_t)len : sizeof(value) - 1);
-    OUTPUT_TEXT(output, "\r\n");
-}
 
 /* ---- CPU time ------------------------------------------------------------------------------- */
 
@@ -162,8 +144,8 @@ node_cpu(struct store *store)
     X(touch_misses, COUNTER(touch_misses))                                                         \
     X(store_too_large, COUNTER(store_too_large))                                                   \
     X(store_no_memory, COUNTER(store_no_memory))                                                   \
-    X(auth_cmds, ZERO)                                                                             \
-    X(auth_errors, ZERO)                                                                           \
+    X(auth_cmds, COUNTER(auth_cmds))                                                               \
+    X(auth_errors, COUNTER(auth_errors))                                                           \
     X(bytes_read, COUNTER(bytes_read))                                                             \
     X(bytes_written, COUNTER(bytes_written))                                                       \
     X(limit_maxbytes, U64, ULL(atomic_load(&g->settings->memory_limit_bytes)))                     \
@@ -183,15 +165,15 @@ node_cpu(struct store *store)
     X(slab_reassign_busy_nomem, ZERO)                                                              \
     X(slab_reassign_last_busy_status, ZERO)                                                        \
     X(slab_reassign_running, ZERO)                                                                 \
-    X(slabs_moved, ZERO)                                                                           \
+    X(slabs_moved, COUNTER(slabs_moved))                                                           \
     X(lru_crawler_running, ZERO)                                                                   \
-    X(lru_crawler_starts, ZERO)                                                                    \
+    X(lru_crawler_starts, COUNTER(lru_crawler_starts))                                             \
     X(lru_maintainer_juggles, ZERO)                                                                \
     X(malloc_fails, ZERO)                                                                          \
-    X(log_worker_dropped, ZERO)                                                                    \
-    X(log_worker_written, ZERO)                                                                    \
-    X(log_watcher_skipped, ZERO)                                                                   \
-    X(log_watcher_sent, ZERO)                                                                      \
+    X(log_worker_dropped, COUNTER(log_worker_dropped))                                             \
+    X(log_worker_written, COUNTER(log_worker_written))                                             \
+    X(log_watcher_skipped, COUNTER(log_watcher_skipped))                                           \
+    X(log_watcher_sent, COUNTER(log_watcher_sent))                                                 \
     X(log_watchers, ZERO)                                                                          \
     X(unexpected_napi_ids, ZERO)                                                                   \
     X(round_robin_fallback, ZERO)                                                                  \
@@ -204,8 +186,8 @@ node_cpu(struct store *store)
     X(evicted_active, ZERO)                                                                        \
     X(evictions, SUM(evictions))                                                                   \
     X(reclaimed, SUM(reclaimed))                                                                   \
-    X(crawler_reclaimed, ZERO)                                                                     \
-    X(crawler_items_checked, ZERO)                                                                 \
+    X(crawler_reclaimed, COUNTER(crawler_reclaimed))                                               \
+    X(crawler_items_checked, COUNTER(crawler_items_checked))                                       \
     X(lrutail_reflocked, ZERO)                                                                     \
     X(moves_to_cold, ZERO)                                                                         \
     X(moves_to_warm, ZERO)                                                                         \
@@ -221,7 +203,7 @@ node_cpu(struct store *store)
     X(evicted_shrink, SUM(evicted_shrink))
 
 void
-stats_general(struct output *output, struct store *store)
+stats_general(struct stat_sink *sink, struct store *store)
 {
     const struct superblock *superblock = store_superblock(store);
     struct general general = {
@@ -235,16 +217,8 @@ stats_general(struct output *output, struct store *store)
     const struct general *g = &general;
     store_counters_sum(store, general.counters);
     store_sum(store, &general.sums);
-#define X(name, ...) stat_line(output, #name, __VA_ARGS__);
+#define X(name, ...) stat_add(sink, #name, __VA_ARGS__);
     GENERAL_LIST(X)
-#undef X
-}
-
-unsigned
-stats_general_count(void)
-{
-#define X(name, ...) +1u
-    return 0 GENERAL_LIST(X);
 #undef X
 }
 
@@ -315,11 +289,11 @@ stats_general_count(void)
     X(large_pages, "%s", YES_NO(s->large_pages))
 
 void
-stats_settings(struct output *output, struct store *store)
+stats_settings(struct stat_sink *sink, struct store *store)
 {
     const struct superblock *superblock = store_superblock(store);
     const struct segment_settings *s = &superblock->settings;
-#define X(name, ...) stat_line(output, #name, __VA_ARGS__);
+#define X(name, ...) stat_add(sink, #name, __VA_ARGS__);
     SETTINGS_LIST(X)
 #undef X
 }
@@ -393,36 +367,36 @@ first_attached(const struct segment *segment)
 }
 
 static void
-stats_worker(struct output *output, const struct process_slot *slot, unsigned worker_index)
+stats_worker(struct stat_sink *sink, const struct process_slot *slot, unsigned worker_index)
 {
     char name[32];
     uint64_t assigned = atomic_load_explicit(&slot->conns_assigned, memory_order_relaxed);
     uint64_t closed = atomic_load_explicit(&slot->conns_closed, memory_order_relaxed);
     snprintf(name, sizeof(name), "worker:%u:pid", worker_index);
-    stat_line(output, name, "%d", (int)atomic_load_explicit(&slot->pid, memory_order_relaxed));
+    stat_add(sink, name, "%d", (int)atomic_load_explicit(&slot->pid, memory_order_relaxed));
     snprintf(name, sizeof(name), "worker:%u:connections", worker_index);
-    stat_line(output, name, U64, ULL(assigned > closed ? assigned - closed : 0));
+    stat_add(sink, name, U64, ULL(assigned > closed ? assigned - closed : 0));
 }
 
 /* Only who is there; the shard only of who is stuck. */
 static void
-stats_attached(struct output *output, const struct process_slot *slot, unsigned index)
+stats_attached(struct stat_sink *sink, const struct process_slot *slot, unsigned index)
 {
     char name[32];
     if (!has_process(slot)) {
         return;
     }
     snprintf(name, sizeof(name), "attached:%u:pid", index);
-    stat_line(output, name, "%d", (int)atomic_load_explicit(&slot->pid, memory_order_relaxed));
+    stat_add(sink, name, "%d", (int)atomic_load_explicit(&slot->pid, memory_order_relaxed));
     uint32_t wanted = atomic_load_explicit(&slot->wanted_shard, memory_order_relaxed);
     if (is_stuck(slot) && wanted != 0) {
         snprintf(name, sizeof(name), "attached:%u:stuck_in_shard", index);
-        stat_line(output, name, "%u", wanted - 1);
+        stat_add(sink, name, "%u", wanted - 1);
     }
 }
 
 void
-stats_own(struct output *output, struct store *store)
+stats_own(struct stat_sink *sink, struct store *store)
 {
     const struct segment *segment = store_segment(store);
     const struct superblock *superblock = segment->superblock;
@@ -433,39 +407,53 @@ stats_own(struct output *output, struct store *store)
     const struct own *g = &own;
     store_counters_sum(store, own.counters);
     store_sum(store, &own.sums);
-#define X(name, ...) stat_line(output, #name, __VA_ARGS__);
+#define X(name, ...) stat_add(sink, #name, __VA_ARGS__);
     OWN_LIST(X)
 #undef X
     for (unsigned i = 0; i < superblock->settings.worker_count && i < WORKERS_MAX; i++) {
-        stats_worker(output, &segment->slots[SLOT_WORKER_FIRST + i], i);
+        stats_worker(sink, &segment->slots[SLOT_WORKER_FIRST + i], i);
     }
     unsigned first = first_attached(segment);
     for (unsigned i = first; i < segment_slot_count(segment); i++) {
-        stats_attached(output, &segment->slots[i], i - first);
+        stats_attached(sink, &segment->slots[i], i - first);
     }
 }
 
 /* ---- the command ---------------------------------------------------------------------------- */
+
+bool
+stats_answer(struct protocol *protocol, struct slice part, struct stat_sink *sink)
+{
+    if (part.len == 0) {
+        stats_general(sink, protocol->store);
+    } else if (slice_is(part, "settings")) {
+        stats_settings(sink, protocol->store);
+    } else if (slice_is(part, "memcachepy")) {
+        stats_own(sink, protocol->store);
+    } else {
+        return false;
+    }
+    return true;
+}
 
 void
 execute_stats(struct protocol *protocol, struct conn *conn, const struct request *request)
 {
     (void)conn;
     const struct line *line = request->line;
-    struct output *output = &protocol->output;
-    if (line->count == 1) {
-        stats_general(output, protocol->store);
-    } else if (slice_is(line->tokens[1], "settings")) {
-        stats_settings(output, protocol->store);
-    } else if (slice_is(line->tokens[1], "memcachepy")) {
-        stats_own(output, protocol->store);
-    } else if (slice_is(line->tokens[1], "reset")) {
+    struct slice part = line->count == 1 ? (struct slice){0} : line->tokens[1];
+    struct stat_sink sink;
+    if (slice_is(part, "reset")) {
         store_stats_reset(protocol->store);
-        OUTPUT_TEXT(output, "RESET\r\n");
-        return;
-    } else {
-        OUTPUT_TEXT(output, "ERROR\r\n");
+        OUTPUT_TEXT(&protocol->output, "RESET\r\n");
         return;
     }
-    OUTPUT_TEXT(output, "END\r\n");
+    stat_sink_text(&sink, &protocol->output);
+    if (!stats_answer(protocol, part, &sink)) {
+        OUTPUT_TEXT(&protocol->output, "ERROR\r\n");
+    } else if (stat_end(&sink)) {
+        return;
+    } else {
+        OUTPUT_TEXT(&protocol->output, "SERVER_ERROR out of memory writing stats\r\n");
+    }
 }

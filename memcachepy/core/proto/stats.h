@@ -1,19 +1,24 @@
-/* The text that `stats` and its sub-commands are answered with. */
+/* What `stats` and its sub-commands are answered with, in text and in packets. */
 #ifndef PROTO_STATS_H
 #define PROTO_STATS_H
 
-#include "proto/output.h"
+#include "proto/parse.h"
+#include "proto/stats_sink.h"
+
+struct protocol;
+
+/* Adds the statistics of a part to the sink, without their end: "" is the general ones, else what
+ * follows `stats`, exactly. False: there is no such part, and nothing was added. `reset`, `detail`
+ * and `cachedump` are no lists of statistics and not among them. */
+bool stats_answer(struct protocol *protocol, struct slice part, struct stat_sink *sink) MUST_CHECK;
 
 /* memcached's general keys in its order, summed over the node; of mechanisms we lack, 0. */
-void stats_general(struct output *output, struct store *store);
+void stats_general(struct stat_sink *sink, struct store *store);
 
 /* memcached's settings keys in its order, with what applies here. */
-void stats_settings(struct output *output, struct store *store);
+void stats_settings(struct stat_sink *sink, struct store *store);
 
 /* What only memcachepy has. */
-void stats_own(struct output *output, struct store *store);
-
-/* The process's own part, for tests of the table: how many general keys there are. */
-unsigned stats_general_count(void);
+void stats_own(struct stat_sink *sink, struct store *store);
 
 #endif
