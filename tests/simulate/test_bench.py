@@ -153,10 +153,10 @@ def test_items_are_judged_by_ratio_and_waste() -> None:
          "page_remainder_bytes", "free_page_bytes"), 10,
     )  # fmt: skip
     found = items.account(report | {"items": 10}, 1000)
-    assert found["table_per_item"] == 3
-    assert found["waste_share"] == 0.03
+    assert found["table_per_item"] == 2
+    assert found["waste_share"] == 0.04
     row = {"title": "t", "bar": 1.15, "ratio": 1.2, "ratio_later": 1.1, "account": found,
            "memcached": {"items": 10}, "memcachepy": {"items": 12}}  # fmt: skip
     table = items.render(COMMON | {"rows": [row]})
     assert "| t | 10 | 12 | **1.20** | ≥ 1.15 ✓ | 1.10 |" in table
-    assert "= **3.0%** | ≤ 12% ✓ |" in table
+    assert "= **4.0%** | ≤ 12% ✓ |" in table
