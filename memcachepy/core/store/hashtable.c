@@ -545,11 +545,11 @@ table_grow(struct store *store, struct shard *shard, unsigned steps)
 {
     for (unsigned i = 0; i < steps; i++) {
         uint64_t buckets = table_bucket_count(table_word_locked(store, shard));
-        if (shard->sums.curr_items <= buckets * TABLE_LOAD) {
+        if (shard->sums.curr_items * 2 <= buckets * TABLE_LOAD_HALVES) {
             return;
         }
         /* A full cache pays for a larger table only when the chains have become long. */
-        bool steal = shard->sums.curr_items > buckets * (TABLE_LOAD + TABLE_LOAD / 2);
+        bool steal = shard->sums.curr_items * 4 > buckets * TABLE_LOAD_HALVES * 3;
         SPAN_BEGIN(table_grow_step);
         bool split = split_next(store, shard, steal);
         SPAN_END(table_grow_step);
