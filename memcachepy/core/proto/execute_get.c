@@ -10,12 +10,7 @@
  * the keys are answered as they arrive (CONN_KEYS). The same state resumes a command that was
  * stopped between two keys because its replies have to be sent first, or because a large value
  * could not be pinned yet. */
-#include "proto/execute.h"
-
-#include "base/check.h"
-
-/* A value that claims to be longer is a torn read: it does not fit a chunk. */
-#define COPIED_VALUE_BYTES_MAX (OUTPUT_REPLY_BYTES_MAX - 1024)
+#include "proto/answer.h"
 
 enum gathered {
     GATHERED_LINE,     /* Up to and with the line's end. */
@@ -23,12 +18,6 @@ enum gathered {
     GATHERED_PART,     /* The input ends within the line. */
     GATHERED_BATCH,    /* The batch is full. */
     GATHERED_LONG_KEY, /* Up to a key that is too long. */
-};
-
-/* What a batch counts, added up once at its end. */
-struct tally {
-    unsigned get_hits, get_misses, get_expired, get_flushed;
-    unsigned touch_hits, touch_misses;
 };
 
 static inline bool
@@ -125,143 +114,25 @@ keys_are_short(const uint8_t *at, const uint8_t *end)
 
 /* ---- answering ------------------------------------------------------------------------------ */
 
-/* Copies what another process may be changing; believed only after store_view_confirm(). */
-static inline RACY_READ void
-copy_value(uint8_t *out, const uint8_t *value, uint32_t len)
-{
-#ifdef UNDER_TSAN
-    for (uint32_t i = 0; i < len; i++) {
-        out[i] = ((const volatile uint8_t *)value)[i];
-    }
-#else
-    memcpy(out, value, len);
-#endif
-}
-
-/* Two vectors instead of a call: both buffers are longer than their contents by that much. */
-static inline uint8_t *
-write_key(uint8_t *out, const struct key *key)
-{
-    static_assert(INPUT_SLACK_BYTES >= 32 && OUTPUT_SLACK_BYTES >= 32,
-                  "a short key is copied whole");
-    if (LIKELY(key->len <= 32)) {
-        memcpy(out, key->bytes, 32);
-    } else {
-        memcpy(out, key->bytes, key->len);
-    }
-    return out + key->len;
-}
-
 /* VALUE <key> <flags> <bytes> [<cas>] */
 static inline uint8_t *
-write_header(uint8_t *out, const struct batch_key *entry, uint32_t flags, uint32_t len,
-             uint64_t cas)
+write_head(uint8_t *out, const struct batch_key *entry, const struct hit *hit)
 {
     memcpy(out, "VALUE ", 6);
     out = write_key(out + 6, &entry->key);
     *out++ = ' ';
-    out = output_number(out, flags);
+    out = output_number(out, hit->client_flags);
     *out++ = ' ';
-    out = output_number(out, len);
+    out = output_number(out, hit->value_len);
     if (shows_cas(entry->get_id)) {
         *out++ = ' ';
-        out = output_number(out, cas);
+        out = output_number(out, hit->cas);
     }
     memcpy(out, "\r\n", 2);
     return out + 2;
 }
 
-/* Appends a small value. False: it changed meanwhile, nothing was appended. */
-static inline bool
-answer_small(struct protocol *protocol, const struct batch_key *entry, struct view *view)
-{
-    struct output *output = &protocol->output;
-    uint8_t *out = output->bytes + output->end;
-    if (LIKELY(view->value_len <= COPIED_VALUE_BYTES_MAX)) {
-        out = write_header(out, entry, view->client_flags, view->value_len, view->cas);
-        copy_value(out, view->value, view->value_len);
-        out += view->value_len;
-        memcpy(out, "\r\n", 2);
-        out += 2;
-    }
-    if (!store_view_confirm(protocol->store, view, VIEW_BUMP)) {
-        return false;
-    }
-    output->end = (uint32_t)(out - output->bytes);
-    return true;
-}
-
-/* Appends a large value by pinning it; any other result than PIN_OK appends nothing. */
-static enum pin_result
-answer_large(struct protocol *protocol, const struct batch_key *entry)
-{
-    struct output *output = &protocol->output;
-    struct pin pin;
-    enum pin_result result = store_pin(protocol->store, &entry->key, &pin);
-    if (result != PIN_OK) {
-        return result;
-    }
-    uint8_t *out = output->bytes + output->end;
-    uint32_t end_before = output->end;
-    out = write_header(out, entry, pin.client_flags, pin.value_len, pin.cas);
-    output->end = (uint32_t)(out - output->bytes);
-    if (!output_add_pin(output, &pin)) {
-        store_unpin(protocol->store, &pin);
-        output->end = end_before;
-        return PIN_WAIT;
-    }
-    OUTPUT_TEXT(output, "\r\n");
-    return PIN_OK;
-}
-
-enum answer {
-    ANSWER_HIT,
-    ANSWER_MISS,
-    ANSWER_BUSY, /* A stopped process is in the way. */
-    ANSWER_WAIT, /* No room to pin the value; nothing was counted or written. */
-};
-
-static inline enum answer
-answer_key(struct protocol *protocol, const struct batch_key *entry, struct tally *tally)
-{
-    struct view view;
-    view.tries = 0;
-    view.locked = false;
-    for (;;) {
-        switch (store_view(protocol->store, &entry->key, &view)) {
-        case VIEW_HIT:
-            if (answer_small(protocol, entry, &view)) {
-                return ANSWER_HIT;
-            }
-            break;
-        case VIEW_MISS:
-            return ANSWER_MISS;
-        case VIEW_EXPIRED:
-            tally->get_expired++;
-            return ANSWER_MISS;
-        case VIEW_FLUSHED:
-            tally->get_flushed++;
-            return ANSWER_MISS;
-        case VIEW_BUSY:
-            return ANSWER_BUSY;
-        case VIEW_HIT_LARGE:
-            switch (answer_large(protocol, entry)) {
-            case PIN_OK:
-                return ANSWER_HIT;
-            case PIN_WAIT:
-                return ANSWER_WAIT;
-            case PIN_BUSY:
-                return ANSWER_BUSY;
-            case PIN_GONE:
-            case PIN_SMALL:
-                view.tries = 0;
-                view.locked = false;
-                break;
-            }
-            break;
-        }
-    }
-}
+static const struct reply_form text_form = {write_head, "\r\n", 2};
 
 /* The touch of gat, after the value was read: `gat -1` still returns it. */
 static enum answer
@@ -286,27 +157,6 @@ tally_key(struct tally *tally, uint8_t get_id, bool hit)
     } else {
         tally->get_hits += hit;
         tally->get_misses += !hit;
-    }
-}
-
-static void
-tally_count(const struct tally *tally, struct counters *counters)
-{
-    unsigned gets = tally->get_hits + tally->get_misses;
-    unsigned touched = tally->touch_hits + tally->touch_misses;
-    if (gets != 0) {
-        counter_add(counters, COUNTER_cmd_get, gets);
-        counter_add(counters, COUNTER_get_hits, tally->get_hits);
-        counter_add(counters, COUNTER_get_misses, tally->get_misses);
-    }
-    if (touched != 0) {
-        counter_add(counters, COUNTER_cmd_touch, touched);
-        counter_add(counters, COUNTER_touch_hits, tally->touch_hits);
-        counter_add(counters, COUNTER_touch_misses, tally->touch_misses);
-    }
-    if (UNLIKELY((tally->get_expired | tally->get_flushed) != 0)) {
-        counter_add(counters, COUNTER_get_expired, tally->get_expired);
-        counter_add(counters, COUNTER_get_flushed, tally->get_flushed);
     }
 }
 
@@ -347,22 +197,6 @@ batch_pause(struct protocol *protocol, struct conn *conn, struct input *input, u
     input->at = entry->key.bytes;
 }
 
-/* Most items are found through the first bucket of their chain, nearly all others through the
- * second. */
-static void
-batch_prefetch_items(struct store *store, const struct batch *batch)
-{
-    unsigned deeper[BATCH_KEYS_MAX];
-    unsigned count = 0;
-    for (unsigned i = 0; i < batch->count; i++) {
-        deeper[count] = i;
-        count += store_prefetch_item(store, &batch->keys[i].key, 0);
-    }
-    for (unsigned i = 0; i < count; i++) {
-        (void)store_prefetch_item(store, &batch->keys[deeper[i]].key, 1);
-    }
-}
-
 /* Answers the keys of the batch; the input already stands behind them. */
 static enum step
 batch_run(struct protocol *protocol, struct conn *conn, struct input *input)
@@ -381,7 +215,7 @@ batch_run(struct protocol *protocol, struct conn *conn, struct input *input)
             break;
         }
         uint32_t end_before = protocol->output.end;
-        enum answer answer = answer_key(protocol, entry, &tally);
+        enum answer answer = answer_key(protocol, entry, &tally, text_form);
         if (touches(entry->get_id) && answer == ANSWER_HIT) {
             answer = touch_answered(protocol, conn, entry);
             if (answer == ANSWER_BUSY && !output_has_pins(&protocol->output)) {
