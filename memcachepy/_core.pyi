@@ -142,6 +142,22 @@ class Segment:
         """Walk every shard under its lock and say what does not agree; empty when sound."""
     def rebuild(self) -> None:
         """Recompute every shard's table, free chunks and counters from its pages."""
+    def explain(self, key: bytes) -> dict[str, Any]:
+        """Where a key is, or why it is not there. Never waits and leaves no trace.
+
+        Returns:
+            state, shard, remembers_s (how far back the shard's memory of departures reaches) and
+            in_ghost (evicted lately; wrong for one of some thousand keys). With the state
+            "stored", or "expired" or "flushed" and not reclaimed yet: cas, item_bytes (header, key
+            and value), value_len, client_flags, class_id, hits (0 to 7, as eviction counts them),
+            ttl_s (-1: never expires; of an expired item how long ago it did), last_access_s (ago),
+            probation, chained, fetched. With "gone": how ("deleted", "expired", "flushed",
+            "refused" for an old value that went with a refused set, or the name of a counter of
+            evictions), ago_s, fetched. Else "unknown", or "busy": ask again.
+
+        Raises:
+            ValueError: the key is empty or longer than 250 bytes.
+        """
     def memory_report(self) -> dict[str, int]:
         """Walk every page and say where the memory went.
 

@@ -10,6 +10,7 @@ mapping. While it lives and maps the segment, its slot stays its own.
 """
 
 import array
+import base64
 import errno
 import logging
 import os
@@ -92,6 +93,7 @@ class Control:
             "attach": self._attach,
             "detach": self._detach,
             "status": self._status,
+            "explain": self._explain,
         }
 
     @property
@@ -293,6 +295,14 @@ class Control:
                 "attached": len(attached),
             },
         )
+
+    def _explain(self, peer: Peer, request: Mapping[str, object]) -> None:
+        try:
+            key = base64.b64decode(str(request.get("key", "")), validate=True)
+            answer = self._segment.explain(key)
+        except ValueError as error:
+            raise Refusal(str(error)) from None
+        self._reply(peer, {"ok": True, **answer})
 
     # ---- slots ---------------------------------------------------------------------------------
 

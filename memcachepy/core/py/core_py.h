@@ -41,6 +41,9 @@ PyObject *segment_open_slot(struct segment_object *self, PyObject *args);
 PyObject *segment_lock_holders(struct segment_object *self, PyObject *unused);
 PyObject *segment_set_stuck(struct segment_object *self, PyObject *args);
 
+/* Segment.explain(): explain.c. */
+PyObject *segment_explain(struct segment_object *self, PyObject *args);
+
 /* Segment.replay(): replay.c. Segment.memory_report(): memory_report.c. */
 PyObject *segment_replay(struct segment_object *self, PyObject *args, PyObject *kwargs);
 PyObject *segment_memory_report(struct segment_object *self, PyObject *unused);

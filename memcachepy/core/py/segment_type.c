@@ -464,6 +464,7 @@ static PyMethodDef segment_methods[] = {
     METHOD("check", segment_check, METH_NOARGS),
     METHOD("rebuild", segment_rebuild, METH_NOARGS),
     METHOD("memory_report", segment_memory_report, METH_NOARGS),
+    METHOD("explain", segment_explain, METH_VARARGS),
     METHOD("replay", segment_replay, METH_VARARGS | METH_KEYWORDS),
     METHOD("maintain", segment_maintain, METH_NOARGS),
     METHOD("advance_clock", segment_advance_clock, METH_VARARGS),

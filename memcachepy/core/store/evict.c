@@ -12,6 +12,7 @@
 #include "store/hashtable.h"
 #include "store/policy.h"
 #include "store/probation.h"
+#include "store/recent.h"
 #include "store/slab.h"
 
 #define EVICT_STEPS_MAX 64
@@ -39,7 +40,7 @@ sums_remove(struct store *store, struct shard *shard, struct item *item, enum un
     }
     sums->bytes -= item_bytes(item);
     bool fetched = chunk_state(item) & STATE_FETCHED;
-    if (reason == UNLINK_DELETE) {
+    if (reason == UNLINK_DELETE || reason == UNLINK_REFUSE) {
         return;
     }
     if (reason == UNLINK_RECLAIM) {
@@ -124,6 +125,7 @@ item_unlink_place(struct store *store, struct shard *shard, const struct table_p
                   enum unlink_reason reason)
 {
     bool chained = place->item->bits & ITEM_CHAINED;
+    recent_note(store, shard, place->item, place->hash, reason);
     bucket_open(store, shard, place->primary);
     sums_remove(store, shard, place->item, reason);
     table_unlink(store, shard, place);

@@ -132,6 +132,18 @@ ghost_recall(struct store *store, struct shard *shard, uint64_t hash)
     return false;
 }
 
+bool
+ghost_knows(const struct store *store, const struct shard *shard, uint64_t hash)
+{
+    const struct ghost_set *set = set_of(store, shard, hash);
+    for (unsigned i = 0; set != NULL && i < SET_WAYS; i++) {
+        if (set->fingerprint[i] == fingerprint_of(hash)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void
 ghost_prefetch(const struct store *store, const struct shard *shard, uint64_t hash)
 {

@@ -25,6 +25,9 @@ void ghost_remember(struct store *store, struct shard *shard, uint64_t hash);
 /* Whether the key was remembered; forgets it. */
 bool ghost_recall(struct store *store, struct shard *shard, uint64_t hash);
 
+/* Whether the key is remembered. */
+bool ghost_knows(const struct store *store, const struct shard *shard, uint64_t hash);
+
 /* Fetches the set: for a look at it soon. */
 void ghost_prefetch(const struct store *store, const struct shard *shard, uint64_t hash);
 

@@ -51,7 +51,7 @@ void
 table_find(const struct store *store, struct shard *shard, const uint8_t *key, uint32_t key_len,
            uint64_t hash, struct table_place *place)
 {
-    *place = (struct table_place){.primary = primary_of(store, shard, hash)};
+    *place = (struct table_place){.primary = primary_of(store, shard, hash), .hash = hash};
     uint8_t tag = hash_tag(hash);
     for (struct table_bucket *bucket = place->primary; bucket != NULL;
          bucket = bucket_next(store, bucket)) {
@@ -75,7 +75,7 @@ void
 table_find_ref(const struct store *store, struct shard *shard, struct ref ref, uint64_t hash,
                struct table_place *place)
 {
-    *place = (struct table_place){.primary = primary_of(store, shard, hash)};
+    *place = (struct table_place){.primary = primary_of(store, shard, hash), .hash = hash};
     uint8_t tag = hash_tag(hash);
     for (struct table_bucket *bucket = place->primary; bucket != NULL;
          bucket = bucket_next(store, bucket)) {

@@ -175,6 +175,7 @@ struct table_place {
     unsigned slot;
     struct item *item;
     struct ref ref;
+    uint64_t hash; /* what was looked up */
 };
 
 /* ---- under the shard's lock (hashtable.c) --------------------------------------------------- */

@@ -86,8 +86,9 @@ void slab_release_empty(struct store *store, struct shard *shard, uint32_t page_
 /* Moves the class's hand until an item of it is gone. False: nothing there can go. */
 bool evict_from_class(struct store *store, struct shard *shard, uint32_t class_id) MUST_CHECK;
 
-/* UNLINK_EVICT + enum eviction_reason */
-enum unlink_reason { UNLINK_DELETE, UNLINK_RECLAIM, UNLINK_EVICT };
+/* UNLINK_REFUSE: a set that could not be done takes the old item with it. UNLINK_EVICT + enum
+ * eviction_reason. */
+enum unlink_reason { UNLINK_DELETE, UNLINK_REFUSE, UNLINK_RECLAIM, UNLINK_EVICT };
 
 /* Unlinks a live item and frees its chunks, unless they are pinned. Own transactions. */
 void item_unlink(struct store *store, struct shard *shard, struct ref ref,

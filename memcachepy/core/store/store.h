@@ -247,6 +247,10 @@ uint32_t store_waiters(struct store *store);
 enum delete_result { DELETE_DONE, DELETE_NOT_FOUND, DELETE_BUSY };
 enum delete_result store_delete(struct store *store, const struct key *key) MUST_CHECK;
 
+/* The same for a set that is refused and takes the old value with it; `explain` tells them apart.
+ */
+enum delete_result store_delete_refused(struct store *store, const struct key *key) MUST_CHECK;
+
 enum touch_result { TOUCH_DONE, TOUCH_NOT_FOUND, TOUCH_BUSY };
 /* Counts as a hit for eviction. Does not change the cas. */
 enum touch_result store_touch(struct store *store, const struct key *key,

@@ -214,12 +214,43 @@ put_verdict(const struct put *put, struct item *old, struct store *store)
     return PUT_NOT_STORED;
 }
 
+static enum delete_result
+remove_key(struct store *store, const struct key *key, enum unlink_reason reason)
+{
+    struct shard *shard = shard_of_hash(store, key->hash);
+    if (!shard_lock(store, shard)) {
+        return DELETE_BUSY;
+    }
+    struct table_place place;
+    table_find(store, shard, key->bytes, key->len, key->hash, &place);
+    enum delete_result result = DELETE_NOT_FOUND;
+    if (place.bucket != NULL) {
+        bool live = place_live(store, &place) != NULL;
+        item_unlink_place(store, shard, &place, live ? reason : UNLINK_RECLAIM);
+        result = live ? DELETE_DONE : DELETE_NOT_FOUND;
+    }
+    shard_unlock(store, shard);
+    return result;
+}
+
+enum delete_result
+store_delete(struct store *store, const struct key *key)
+{
+    return remove_key(store, key, UNLINK_DELETE);
+}
+
+enum delete_result
+store_delete_refused(struct store *store, const struct key *key)
+{
+    return remove_key(store, key, UNLINK_REFUSE);
+}
+
 enum put_result
 put_failed(struct store *store, const struct put *put, enum put_result result)
 {
     /* Under a policy that protects items the old one was protected too. */
     bool keeps = result == PUT_NO_MEMORY && is_volatile_policy(store);
-    if (put->mode == PUT_SET && !keeps && store_delete(store, &put->key) == DELETE_BUSY) {
+    if (put->mode == PUT_SET && !keeps && store_delete_refused(store, &put->key) == DELETE_BUSY) {
         return PUT_BUSY;
     }
     return result;
@@ -317,25 +348,6 @@ store_put(struct store *store, struct put *put)
             return PUT_BUSY;
         }
     }
-}
-
-enum delete_result
-store_delete(struct store *store, const struct key *key)
-{
-    struct shard *shard = shard_of_hash(store, key->hash);
-    if (!shard_lock(store, shard)) {
-        return DELETE_BUSY;
-    }
-    struct table_place place;
-    table_find(store, shard, key->bytes, key->len, key->hash, &place);
-    enum delete_result result = DELETE_NOT_FOUND;
-    if (place.bucket != NULL) {
-        bool live = place_live(store, &place) != NULL;
-        item_unlink_place(store, shard, &place, live ? UNLINK_DELETE : UNLINK_RECLAIM);
-        result = live ? DELETE_DONE : DELETE_NOT_FOUND;
-    }
-    shard_unlock(store, shard);
-    return result;
 }
 
 enum touch_result
