@@ -134,6 +134,7 @@ main(int argc, char **argv)
                                         .item_size_max_bytes = 1u << 20,
                                         .growth_factor = 1.25,
                                         .item_size_min_bytes = 8,
+                                        .slab_automove = 1,
                                         .conn_limit = 10,
                                         .worker_count = 1,
                                         .eviction_policy = POLICY_S3FIFO,

@@ -442,6 +442,7 @@ segment_make(unsigned megabytes)
                                         .item_size_max_bytes = 1u << 20,
                                         .growth_factor = 1.25,
                                         .item_size_min_bytes = 8,
+                                        .slab_automove = 1,
                                         .conn_limit = 10,
                                         .worker_count = 8,
                                         .eviction_policy = POLICY_S3FIFO,

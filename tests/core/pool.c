@@ -24,6 +24,7 @@ make(uint64_t megabytes)
                                         .item_size_max_bytes = MIB,
                                         .growth_factor = 1.25,
                                         .item_size_min_bytes = 8,
+                                        .slab_automove = 1,
                                         .conn_limit = 10,
                                         .worker_count = 1};
     struct segment *segment;

@@ -65,6 +65,7 @@ world_open(unsigned megabytes, uint32_t pages, enum eviction_policy policy, uint
                                         .item_size_max_bytes = 1u << 20,
                                         .growth_factor = 1.25,
                                         .item_size_min_bytes = 8,
+                                        .slab_automove = 1,
                                         .conn_limit = 10,
                                         .worker_count = 2,
                                         .eviction_policy = policy,

@@ -62,6 +62,7 @@ bench_open(void)
         .item_size_max_bytes = 1u << 20,
         .growth_factor = 1.25,
         .item_size_min_bytes = 40,
+        .slab_automove = 1,
         .conn_limit = 16,
         .worker_count = 1,
         .requests_per_event = 20,

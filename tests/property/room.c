@@ -390,6 +390,7 @@ main(int argc, char **argv)
                                         .item_size_max_bytes = run.item_bytes_max,
                                         .growth_factor = 1.25,
                                         .item_size_min_bytes = 8,
+                                        .slab_automove = 1,
                                         .conn_limit = 10,
                                         .worker_count = WORKERS_HERE_MAX,
                                         .eviction_policy = parse_policy(argv[4]),

@@ -40,7 +40,7 @@ SETTINGS = (
     "lru_maintainer_thread lru_segmented hot_lru_pct warm_lru_pct hot_max_factor warm_max_factor "
     "temp_lru temporary_ttl idle_timeout watcher_logbuf_size worker_logbuf_size "
     "read_buf_mem_limit track_sizes inline_ascii_response num_napi_ids memory_file "
-    "client_flags_size eviction_policy large_pages"
+    "client_flags_size lru_effect eviction_policy large_pages"
 ).split()
 
 

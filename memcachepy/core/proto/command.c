@@ -3,8 +3,8 @@
 #include "proto/execute.h"
 
 const struct command command_table[COMMAND_COUNT] = {
-#define X(name, id, tokens_min, handler)                                                           \
-    {name, sizeof(name) - 1, tokens_min, COMMAND_##id, handler},
+#define X(name, id, tokens_min, handler, help)                                                     \
+    {name, sizeof(name) - 1, tokens_min, COMMAND_##id, handler, help},
     COMMAND_LIST(X)
 #undef X
 };

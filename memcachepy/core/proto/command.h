@@ -11,32 +11,43 @@ struct conn;
 struct protocol;
 struct request;
 
-/* X(name, id, tokens_min, handler); the commonest first, the lookup goes through in this order. */
+/* X(name, id, tokens_min, handler, what `help` says); the commonest first, the lookup goes through
+ * in this order. */
 #define COMMAND_LIST(X)                                                                            \
-    X("set", SET, 5, execute_store)                                                                \
-    X("get", GET, 2, NULL)                                                                         \
-    X("gets", GETS, 2, NULL)                                                                       \
-    X("delete", DELETE, 2, execute_delete)                                                         \
-    X("incr", INCR, 3, execute_arith)                                                              \
-    X("touch", TOUCH, 3, execute_touch)                                                            \
-    X("add", ADD, 5, execute_store)                                                                \
-    X("cas", CAS, 5, execute_store)                                                                \
-    X("replace", REPLACE, 5, execute_store)                                                        \
-    X("append", APPEND, 5, execute_store)                                                          \
-    X("prepend", PREPEND, 5, execute_store)                                                        \
-    X("decr", DECR, 3, execute_arith)                                                              \
-    X("gat", GAT, 3, NULL)                                                                         \
-    X("gats", GATS, 3, NULL)                                                                       \
-    X("version", VERSION, 1, execute_version)                                                      \
-    X("stats", STATS, 1, execute_stats)                                                            \
-    X("verbosity", VERBOSITY, 1, execute_verbosity)                                                \
-    X("flush_all", FLUSH_ALL, 1, execute_flush_all)                                                \
-    X("cache_memlimit", CACHE_MEMLIMIT, 1, execute_cache_memlimit)                                 \
-    X("quit", QUIT, 1, execute_quit)                                                               \
-    X("shutdown", SHUTDOWN, 1, execute_shutdown)
+    X("set", SET, 5, execute_store,                                                                \
+      "<key> <flags> <exptime> <bytes> [noreply], then the value: store it")                       \
+    X("get", GET, 2, NULL, "<key>...: values")                                                     \
+    X("gets", GETS, 2, NULL, "<key>...: values with their cas uniques")                            \
+    X("delete", DELETE, 2, execute_delete, "<key> [noreply]: remove it")                           \
+    X("incr", INCR, 3, execute_arith, "<key> <delta> [noreply]: add to the number that is stored") \
+    X("touch", TOUCH, 3, execute_touch, "<key> <exptime> [noreply]: another exptime")              \
+    X("add", ADD, 5, execute_store, "as set, if the key is not there")                             \
+    X("cas", CAS, 5, execute_store,                                                                \
+      "as set with <cas unique> behind <bytes>, if nobody has stored since")                       \
+    X("replace", REPLACE, 5, execute_store, "as set, if the key is there")                         \
+    X("append", APPEND, 5, execute_store, "as set: put behind the value that is there")            \
+    X("prepend", PREPEND, 5, execute_store, "as set: put before the value that is there")          \
+    X("decr", DECR, 3, execute_arith, "<key> <delta> [noreply]: subtract, down to 0")              \
+    X("gat", GAT, 3, NULL, "<exptime> <key>...: values, and another exptime")                      \
+    X("gats", GATS, 3, NULL, "<exptime> <key>...: the same with cas uniques")                      \
+    X("version", VERSION, 1, execute_version, "the protocol's version")                            \
+    X("stats", STATS, 1, execute_stats, "[settings | items | ... | reset]: what the node counts")  \
+    X("verbosity", VERBOSITY, 1, execute_verbosity,                                                \
+      "<level> [noreply]: how much is logged, 0 to 2")                                             \
+    X("flush_all", FLUSH_ALL, 1, execute_flush_all, "[<delay>] [noreply]: forget every item")      \
+    X("cache_memlimit", CACHE_MEMLIMIT, 1, execute_cache_memlimit,                                 \
+      "<megabytes> [noreply]: another memory limit")                                               \
+    X("slabs", SLABS, 1, execute_slabs,                                                            \
+      "reassign <from class> <to class> | automove <0, 1 or 2>: move pages")                       \
+    X("lru", LRU, 1, execute_lru, "tune | mode | temp_ttl ...: accepted without effect")           \
+    X("lru_crawler", LRU_CRAWLER, 1, execute_lru_crawler,                                          \
+      "crawl | metadump | mgdump <classes, all or hash>; enable, disable, ...")                    \
+    X("help", HELP, 1, execute_help, "this list")                                                  \
+    X("quit", QUIT, 1, execute_quit, "end the connection")                                         \
+    X("shutdown", SHUTDOWN, 1, execute_shutdown, "[graceful]: end the node, if -A allows it")
 
 enum command_id {
-#define X(name, id, tokens_min, handler) COMMAND_##id,
+#define X(name, id, tokens_min, handler, help) COMMAND_##id,
     COMMAND_LIST(X)
 #undef X
         COMMAND_COUNT
@@ -50,6 +61,7 @@ struct command {
     uint32_t tokens_min; /* The name is one of them. */
     enum command_id id;
     command_handler *handler;
+    const char *help; /* Its arguments and what it does, one line. */
 };
 
 extern const struct command command_table[COMMAND_COUNT];

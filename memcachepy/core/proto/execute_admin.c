@@ -1,4 +1,4 @@
-/* Commands without a key: version, verbosity, flush_all, cache_memlimit, quit, shutdown. */
+/* Commands without a key: version, verbosity, flush_all, cache_memlimit, help, quit, shutdown. */
 #include "proto/execute.h"
 
 #include <signal.h>
@@ -74,6 +74,23 @@ execute_cache_memlimit(struct protocol *protocol, struct conn *conn, const struc
     } else {
         REPLY(protocol, request->noreply, "OK\r\n");
     }
+}
+
+/* For people at a terminal; memcached has no such command. */
+void
+execute_help(struct protocol *protocol, struct conn *conn, const struct request *request)
+{
+    (void)conn;
+    (void)request;
+    struct output *output = &protocol->output;
+    for (unsigned i = 0; i < COMMAND_COUNT; i++) {
+        const struct command *command = &command_table[i];
+        output_add(output, command->name, command->name_len);
+        OUTPUT_TEXT(output, " ");
+        output_add(output, command->help, strlen(command->help));
+        OUTPUT_TEXT(output, "\r\n");
+    }
+    OUTPUT_TEXT(output, "END\r\n");
 }
 
 void

@@ -285,6 +285,7 @@ stats_general(struct stat_sink *sink, struct store *store)
     X(memory_file, "(null)")                                                                       \
     X(client_flags_size, "4")                                                                      \
     /* Ours. */                                                                                    \
+    X(lru_effect, "none: eviction_policy decides")                                                 \
     X(eviction_policy, "%s", policy_names[s->eviction_policy])                                     \
     X(large_pages, "%s", YES_NO(s->large_pages))
 

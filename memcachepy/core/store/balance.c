@@ -96,6 +96,10 @@ bool
 balance_wants_page(const struct store *store, const struct shard *shard, uint32_t class_id)
 {
     const struct class_list *list = &shard->classes[class_id];
+    if (atomic_load_explicit(&store->superblock->settings.slab_automove, memory_order_relaxed) ==
+        0) {
+        return false;
+    }
     if (list->credit < RETURNS_MIN && list->evicted < slab_chunks_per_page(store, class_id)) {
         return false;
     }

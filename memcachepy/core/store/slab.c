@@ -333,6 +333,36 @@ slab_donate_page(struct store *store, struct shard *shard, enum eviction_reason 
     return true;
 }
 
+bool
+slab_reassign_page(struct store *store, struct shard *shard, uint32_t from, uint32_t to)
+{
+    const enum eviction_reason reason = EVICTED_PAGE_MOVE;
+    uint32_t number =
+        class_free_page(store, shard, from, may_evict_any(store, shard) ? &reason : NULL);
+    if (number == PAGE_NONE) {
+        return false;
+    }
+    page_detach(store, shard, number);
+    if (to == 0) {
+        pool_give_back(store->segment, store->slot, number);
+    } else {
+        page_attach(store, shard, number, to);
+        balance_moved(shard, to);
+    }
+    return true;
+}
+
+bool
+slab_adopt_page(struct store *store, struct shard *shard, uint32_t class_id)
+{
+    uint32_t number = pool_take(store->segment, store->slot);
+    if (number == PAGE_NONE) {
+        return false;
+    }
+    page_attach(store, shard, number, class_id);
+    return true;
+}
+
 /* The ghost grows with the number of items, a page now and then. */
 static void
 grow_ghost(struct store *store, struct shard *shard)

@@ -78,6 +78,13 @@ uint32_t slab_page_for_other(struct store *store, struct shard *shard, enum evic
 /* Empties a page of this shard into the pool. False: it has none to give. */
 bool slab_donate_page(struct store *store, struct shard *shard, enum eviction_reason reason);
 
+/* Moves a page of this shard from one class to another, 0 the pool; what is in it is evicted.
+ * False: the class has none here that can go. */
+bool slab_reassign_page(struct store *store, struct shard *shard, uint32_t from, uint32_t to);
+
+/* Takes a free page of the pool for the class. False: there is none. */
+bool slab_adopt_page(struct store *store, struct shard *shard, uint32_t class_id);
+
 /* Gives a wholly free page back to the pool, but keeps one per class. Own transaction. */
 void slab_release_empty(struct store *store, struct shard *shard, uint32_t page_number);
 

@@ -271,6 +271,20 @@ void store_flush_all(struct store *store, int64_t exptime);
  * the shards' tables, or a stopped process keeps the pool locked. */
 bool store_set_memory_limit(struct store *store, uint64_t bytes) MUST_CHECK;
 
+/* ---- page moves by hand --------------------------------------------------------------------- */
+
+enum reassign_result {
+    REASSIGN_DONE,
+    REASSIGN_BUSY, /* Others are at work in every shard that could give one. */
+    REASSIGN_BAD_CLASS,
+    REASSIGN_NO_SPARE,
+    REASSIGN_SAME,
+};
+
+/* `slabs reassign`: moves a page from one class, -1 any that can spare one, to another, 0 the free
+ * pages of all. What is in it is evicted. */
+enum reassign_result store_reassign(struct store *store, int32_t from, int32_t to) MUST_CHECK;
+
 /* ---- statistics ----------------------------------------------------------------------------- */
 
 /* Why an item was evicted. X(reason, name in `stats`) */
