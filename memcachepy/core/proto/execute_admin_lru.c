@@ -220,11 +220,12 @@ execute_lru(struct protocol *protocol, struct conn *conn, const struct request *
 {
     (void)conn;
     const struct line *line = request->line;
+    bool maintained = settings_of(protocol)->lru_maintainer;
     if (line->count >= 6 && slice_is(line->tokens[1], "tune")) {
         lru_tune(protocol, request);
-    } else if (line->count >= 3 && slice_is(line->tokens[1], "mode")) {
+    } else if (line->count >= 3 && maintained && slice_is(line->tokens[1], "mode")) {
         lru_mode(protocol, request);
-    } else if (line->count >= 3 && slice_is(line->tokens[1], "temp_ttl")) {
+    } else if (line->count >= 3 && maintained && slice_is(line->tokens[1], "temp_ttl")) {
         lru_temp_ttl(protocol, request);
     } else {
         REPLY(protocol, request->noreply, "ERROR\r\n");
