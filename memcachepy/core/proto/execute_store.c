@@ -102,7 +102,7 @@ parse_put(struct protocol *protocol, const struct request *request, struct put *
     }
     key_init(protocol->store, &put->key, tokens[1].bytes, tokens[1].len);
     put->client_flags = (uint32_t)client_flags;
-    put->expire = store_expiry(protocol->store, exptime < EXPTIME_MAX ? exptime : EXPTIME_MAX);
+    put->expire = store_expiry(protocol->store, exptime);
     return true;
 }
 

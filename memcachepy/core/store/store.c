@@ -16,6 +16,10 @@
 
 /* The expiry word has 31 bits of seconds. */
 #define EXPIRE_S_MAX 0x7FFFFFFF
+
+/* From here to 2^32 an exptime is a negative number that was sent without its sign: libmemcached
+ * makes 4294967295 of -1. As moments these lie from 2089 on, which no clock here reaches. */
+#define EXPTIME_WRAPPED_MIN INT64_C(0xE0000000)
 #define EXPIRED_AT_ONCE 1u /* second 0 of the system clock's count */
 
 /* A flush epoch has 16 bits in an item; dead items go before a number comes back. */
@@ -180,7 +184,7 @@ store_expiry(const struct store *store, int64_t exptime)
     if (exptime == 0) {
         return (struct expiry){0};
     }
-    if (exptime < 0) {
+    if (exptime < 0 || (exptime >= EXPTIME_WRAPPED_MIN && exptime <= UINT32_MAX)) {
         return (struct expiry){EXPIRED_AT_ONCE};
     }
     if (exptime <= RELATIVE_MAX_S) {

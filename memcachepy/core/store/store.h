@@ -77,8 +77,9 @@ void key_init(struct store *store, struct key *key, const void *bytes, uint32_t 
 
 /* ---- expiry ---------------------------------------------------------------------------------
  * The wire's exptime becomes a word once: 0 never, up to 30 days relative (no clock step changes
- * it), above that a moment of the system clock, negative at once. Moments beyond the representable
- * reach (the beginning of 2088) are clamped to it. */
+ * it), above that a moment of the system clock, negative at once, also when it lost its sign on a
+ * way through 32 bits. Moments beyond the representable reach (the beginning of 2088) are clamped
+ * to it. */
 struct expiry {
     uint32_t word;
 };
