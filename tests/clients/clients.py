@@ -1,0 +1,13 @@
+"""The clients of which the facts are asked, by the names of their packages."""
+
+from adapter import Adapter
+from asyncio_clients import Aiomcache, Emcache
+from classic_clients import Pylibmc, Pymemcache, PythonMemcached
+
+CLIENTS: dict[str, type[Adapter]] = {
+    "pymemcache": Pymemcache,
+    "python-memcached": PythonMemcached,
+    "pylibmc": Pylibmc,
+    "aiomcache": Aiomcache,
+    "emcache": Emcache,
+}
