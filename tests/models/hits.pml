@@ -5,13 +5,13 @@
  * live item. Within fewer reuses than there are generations, and while the page keeps its class, it
  * is the very item that was read (SAME_PAGE, a variant that must hold).
  *
- * What a wrap costs: after as many reuses of the chunk as there are generations (1024), all while
+ * What a wrap costs: after as many reuses of the chunk as there are generations (16), all while
  * one reader stands between its last look and its swap, and with the same time of access in the
  * word, or after a page was cut to another class and back, another item gets one hit too many
  * (SAME_PAGE_AND_WRAP finds that).
  *
  * Assumed: a value's four bytes at the place of a state word are not by chance the word that is
- * expected: kind, generation, count and time of access of 8 s, 32 bits (-DBYTES_MAY_MATCH).
+ * expected: kind, generation, count and second of the last access, 32 bits (-DBYTES_MAY_MATCH).
  *
  * Here a word has two bits of generation; the steps are those of whoever holds the shard's lock, and
  * one reader's. Nothing here depends on the order of memory: it is one word.

@@ -92,6 +92,7 @@ execute_arith(struct protocol *protocol, struct conn *conn, const struct request
         count_arith(protocol->counters, increment, true);
         REPLY(protocol, request->noreply, "SERVER_ERROR out of memory\r\n");
         return;
+    case ARITH_EXISTS: /* Only where a cas is asked for. */
     case ARITH_BUSY:
         REPLY(protocol, request->noreply, TEXT_BUSY);
         return;

@@ -272,7 +272,8 @@ refuse_too_large(struct protocol *protocol, const struct value_command *command)
 {
     const struct put *put = &command->put;
     COUNT(protocol->counters, store_too_large);
-    if (put->mode == PUT_SET && store_delete_refused(protocol->store, &put->key) == DELETE_BUSY) {
+    if ((put->mode == PUT_SET || put->drops_old) &&
+        store_delete_refused(protocol->store, &put->key) == DELETE_BUSY) {
         command->words->result(protocol, command, PUT_BUSY);
         return;
     }

@@ -498,6 +498,7 @@ arithmetic(struct cache_object *self, bool increment, PyObject *key_object, uint
     case ARITH_NO_MEMORY:
         count_arithmetic(store_counters(store), increment, true);
         return raise_error("CacheFull", "there is no memory for key %.260R", key_object);
+    case ARITH_EXISTS: /* Only where a cas is asked for. */
     case ARITH_BUSY:
         break;
     }

@@ -260,44 +260,59 @@ upload_recover(struct store *store, struct process_slot *slot, unsigned index)
 /* Turns the complete chain into the key's item; under the lock, with room in the table. */
 static void
 upload_publish(struct store *store, struct shard *shard, const struct table_place *place,
-               struct put *put, struct upload *upload)
+               struct put *put, struct upload *upload, struct verdict verdict)
 {
     struct held_ref *entry = upload_entry(store, upload);
     struct ref head = {upload->head_ref};
     struct item *item = ref_at(store, head);
-    put->cas_new = next_cas(store);
+    struct item *old = place_live(store, place);
+    struct cas_option cas_given = put_cas_given(put);
+    uint32_t expire_word = put->expire.word;
+    if (verdict.stale) {
+        expire_word = atomic_load_explicit(&old->expire_word, memory_order_relaxed);
+    }
+    put->cas_new = chosen_cas(store, &cas_given);
+    put->stored_len = upload->value_len;
     item->cas = put->cas_new;
     item->epoch = epoch_now(store);
-    atomic_store_explicit(&item->expire_word, put->expire.word, memory_order_relaxed);
+    item->bits |= put_marks(put, old, verdict);
+    atomic_store_explicit(&item->expire_word, expire_word, memory_order_relaxed);
     LOG(store, shard, entry->head_ref);
     LOG(store, shard, item->state);
     atomic_store_explicit(&entry->head_ref, 0, memory_order_relaxed);
-    item_publish(store, shard, place, put->key.hash, head, true);
+    item_publish(store, shard, place, put->key.hash, head, PUBLISH_STORED);
 }
 
-/* What a concatenation was computed from; it may be published only over the same item. */
+/* What a concatenation was computed from; it may be published only over the same item. A chain is
+ * pinned and stays what it is; of a small item the chunk may have been used anew. */
 struct basis {
     uint32_t ref;
     uint64_t cas;
-    uint32_t generation;
+    uint32_t client_flags;
+    uint32_t expire_word;
+    uint32_t value_len;
+    const uint8_t *value; /* NULL: a chain */
 };
 
 static bool
 basis_holds(const struct basis *basis, const struct table_place *place)
 {
-    return place->bucket != NULL && place->ref.units == basis->ref &&
-           place->item->cas == basis->cas &&
-           (chunk_state(place->item) & STATE_GENERATION_MASK) == basis->generation;
+    const struct item *item = place->item;
+    if (place->bucket == NULL || place->ref.units != basis->ref || item->cas != basis->cas ||
+        atomic_load_explicit(&item->expire_word, memory_order_relaxed) != basis->expire_word) {
+        return false;
+    }
+    return basis->value == NULL || (item->value_len == basis->value_len &&
+                                    item_client_flags(item, item->bits) == basis->client_flags &&
+                                    memcmp(item_key(item, item->bits) + item->key_len, basis->value,
+                                           basis->value_len) == 0);
 }
 
-/* Ends the upload in every case but PUT_WAIT, which says that the basis has changed: the upload is
- * gone too, and the caller computes it anew. */
+/* Takes the lock and sees to it that a complete upload can be linked; else it is gone, and the
+ * answer returned. */
 static enum put_result
-upload_finish(struct store *store, struct put *put, struct upload *upload,
-              const struct basis *basis)
+upload_lock(struct store *store, const struct put *put, struct upload *upload, struct shard *shard)
 {
-    struct shard *shard = shard_of_hash(store, put->key.hash);
-    enum put_result result;
     if (!shard_lock(store, shard)) {
         store_upload_abort(store, upload);
         return PUT_BUSY;
@@ -312,21 +327,64 @@ upload_finish(struct store *store, struct put *put, struct upload *upload,
             return put_failed(store, put, put_result_of_room(room));
         }
     }
+    return PUT_STORED;
+}
+
+/* Leaves the lock; the upload is an item by now, or discarded. */
+static void
+upload_close(struct store *store, struct shard *shard, struct upload *upload)
+{
+    shard_unlock(store, shard);
+    hold_no_more(store->slot, upload_entry(store, upload));
+    upload->open = false;
+}
+
+/* Ends the upload in every case but PUT_WAIT, which says that the basis has changed: the upload is
+ * gone too, and the caller computes it anew. */
+static enum put_result
+upload_finish(struct store *store, struct put *put, struct upload *upload,
+              const struct basis *basis)
+{
+    struct shard *shard = shard_of_hash(store, put->key.hash);
+    enum put_result result = upload_lock(store, put, upload, shard);
+    if (result != PUT_STORED) {
+        return result;
+    }
     struct table_place place;
     table_find(store, shard, put->key.bytes, put->key.len, put->key.hash, &place);
-    result = put_verdict(put, place_live(store, &place), store);
+    struct verdict verdict = put_verdict(put, place_live(store, &place), store);
+    result = verdict.result;
     if (result == PUT_STORED && basis != NULL && !basis_holds(basis, &place)) {
         result = PUT_WAIT;
     }
     if (result == PUT_STORED) {
-        upload_publish(store, shard, &place, put, upload);
+        upload_publish(store, shard, &place, put, upload, verdict);
     } else {
         upload_discard(store, shard, upload_entry(store, upload));
     }
-    shard_unlock(store, shard);
-    hold_no_more(store->slot, upload_entry(store, upload));
-    upload->open = false;
+    upload_close(store, shard, upload);
     return result;
+}
+
+/* Stores what was to be added as the item itself, where there is none. PUT_WAIT: there is one by
+ * now, and the upload is still open. */
+static enum put_result
+upload_vivify(struct store *store, struct put *put, struct upload *upload)
+{
+    struct shard *shard = shard_of_hash(store, put->key.hash);
+    enum put_result result = upload_lock(store, put, upload, shard);
+    if (result != PUT_STORED) {
+        return result;
+    }
+    struct table_place place;
+    table_find(store, shard, put->key.bytes, put->key.len, put->key.hash, &place);
+    if (place_live(store, &place) != NULL) {
+        shard_unlock(store, shard);
+        return PUT_WAIT;
+    }
+    upload_publish(store, shard, &place, put, upload, (struct verdict){.result = PUT_STORED});
+    upload_close(store, shard, upload);
+    return PUT_STORED;
 }
 
 /* ---- copying into a chain ------------------------------------------------------------------- */
@@ -392,7 +450,7 @@ struct old_value {
     uint8_t *copy;
 };
 
-/* PUT_STORED: held, release with old_release(). */
+/* PUT_STORED: held, release with old_release(). PUT_NOT_FOUND: there is none. */
 static enum put_result
 old_hold(struct store *store, const struct put *put, struct old_value *old)
 {
@@ -414,12 +472,16 @@ old_hold(struct store *store, const struct put *put, struct old_value *old)
                                     (uint64_t)item->value_len + put->value_len)) {
         shard_unlock(store, shard);
         free(old->copy);
-        return PUT_NOT_STORED;
+        return item == NULL ? PUT_NOT_FOUND : PUT_NOT_STORED;
     }
-    old->basis =
-        (struct basis){place.ref.units, item->cas, chunk_state(item) & STATE_GENERATION_MASK};
     old->client_flags = item_client_flags(item, item->bits);
     old->expire.word = atomic_load_explicit(&item->expire_word, memory_order_relaxed);
+    old->basis = (struct basis){.ref = place.ref.units,
+                                .cas = item->cas,
+                                .client_flags = old->client_flags,
+                                .expire_word = old->expire.word,
+                                .value_len = item->value_len,
+                                .value = item->bits & ITEM_CHAINED ? NULL : old->copy};
     old->pin.held = false;
     old->source = (struct source){.bytes = old->copy, .len = item->value_len};
     if (item->bits & ITEM_CHAINED) {
@@ -467,6 +529,7 @@ concat_once(struct store *store, struct put *put, const struct source *added)
     if (result == PUT_STORED) {
         result = upload_finish(store, &whole, &upload, &old.basis);
         put->cas_new = whole.cas_new;
+        put->stored_len = whole.stored_len;
     } else {
         store_upload_abort(store, &upload);
         result = result == PUT_BUSY ? PUT_BUSY : PUT_NOT_STORED;
@@ -476,27 +539,8 @@ concat_once(struct store *store, struct put *put, const struct source *added)
 }
 
 static enum put_result
-concat(struct store *store, struct put *put, struct source *added)
+chain_put_whole(struct store *store, struct put *put)
 {
-    for (unsigned i = 0; i < CONCAT_TRIES_MAX; i++) {
-        enum put_result result = concat_once(store, put, added);
-        if (result != PUT_WAIT) {
-            return result;
-        }
-        if (added->chain != NULL) {
-            pin_rewind(added->chain);
-        }
-    }
-    return PUT_NOT_STORED;
-}
-
-enum put_result
-chain_put(struct store *store, struct put *put)
-{
-    if (put->mode == PUT_APPEND || put->mode == PUT_PREPEND) {
-        struct source added = {.bytes = put->value, .len = put->value_len};
-        return concat(store, put, &added);
-    }
     struct upload upload = {0};
     enum put_result result = upload_open(store, put, put->value_len, false, &upload);
     if (result == PUT_STORED) {
@@ -509,18 +553,62 @@ chain_put(struct store *store, struct put *put)
     return result == PUT_BUSY ? PUT_BUSY : put_failed(store, put, PUT_NO_MEMORY);
 }
 
+/* A concatenation to nothing. PUT_WAIT: there is something by now. */
+static enum put_result
+vivify(struct store *store, struct put *put, struct upload *upload)
+{
+    if (upload != NULL) {
+        return upload_vivify(store, put, upload);
+    }
+    struct put whole = *put;
+    whole.mode = PUT_ADD;
+    enum put_result result = chain_put_whole(store, &whole);
+    put->cas_new = whole.cas_new;
+    put->stored_len = whole.stored_len;
+    return result == PUT_NOT_STORED ? PUT_WAIT : result;
+}
+
+/* What is added lies in memory, or in an upload that is complete. */
+static enum put_result
+concat(struct store *store, struct put *put, struct source *added, struct upload *upload)
+{
+    for (unsigned i = 0; i < CONCAT_TRIES_MAX; i++) {
+        enum put_result result = concat_once(store, put, added);
+        if (result == PUT_NOT_FOUND && put->vivifies) {
+            result = vivify(store, put, upload);
+        }
+        if (result != PUT_WAIT) {
+            return result == PUT_NOT_FOUND ? PUT_NOT_STORED : result;
+        }
+        if (added->chain != NULL) {
+            pin_rewind(added->chain);
+        }
+    }
+    return PUT_NOT_STORED;
+}
+
+enum put_result
+chain_put(struct store *store, struct put *put)
+{
+    if (is_concat(put)) {
+        struct source added = {.bytes = put->value, .len = put->value_len};
+        return concat(store, put, &added, NULL);
+    }
+    return chain_put_whole(store, put);
+}
+
 enum put_result
 store_upload_commit(struct store *store, struct put *put, struct upload *upload)
 {
     CHECK(upload->open && upload->received == upload->value_len);
-    if (put->mode != PUT_APPEND && put->mode != PUT_PREPEND) {
+    if (!is_concat(put)) {
         return upload_finish(store, put, upload, NULL);
     }
     struct pin chain = {.value_len = upload->value_len, .head_ref = upload->head_ref};
     pin_rewind(&chain);
     struct source added = {.len = upload->value_len, .chain = &chain};
     put->value_len = upload->value_len;
-    enum put_result result = concat(store, put, &added);
+    enum put_result result = concat(store, put, &added, upload);
     store_upload_abort(store, upload);
     return result;
 }

@@ -75,6 +75,9 @@ check_head(struct check *check, struct ref ref, uint32_t class_id)
         if (place.bucket == NULL) {
             report(check, "item at ref %u is live but not linked", ref.units);
         }
+        if (item->bits & ~ITEM_BITS_KNOWN) {
+            report(check, "item at ref %u has bits %#x", ref.units, item->bits);
+        }
         if (!head_is_sound(store, item, class_id)) {
             report(check, "item at ref %u has a bad header", ref.units);
         } else if (item->bits & ITEM_CHAINED && !chain_is_sound(store, item)) {

@@ -77,7 +77,7 @@ page_warmth(const struct store *store, uint32_t number, uint32_t class_id)
         struct item *item = item_of_chunk(store, chunk_at(store, number, class_id, slot));
         if (item != NULL) {
             uint32_t state = chunk_state(item);
-            uint32_t minutes = idle_units(store, state) * STATE_ACCESS_UNIT_S / 60;
+            uint32_t minutes = state_idle_s(store, state) / 60;
             warmth += state_count(state) << COUNT_FRACTION_BITS >>
                       (minutes < COUNT_FRACTION_BITS ? minutes : COUNT_FRACTION_BITS);
         }

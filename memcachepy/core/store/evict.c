@@ -22,7 +22,7 @@
 #define VOLATILE_LOOKS_MAX 16
 
 /* A count that was not used for so long is lost, one whenever the hand comes by. */
-#define LFU_IDLE_UNITS (60 / STATE_ACCESS_UNIT_S)
+#define LFU_IDLE_S 60
 
 /* Chunks that are no item heads are passed over; a chain of a megabyte has a hundred. */
 #define EVICT_CHUNKS_MAX 1024
@@ -219,7 +219,7 @@ consider(struct store *store, struct item *item, struct sweep *sweep)
     if (state_count(state) == 0) {
         return clock;
     }
-    if (clock || idle_units(store, state) > LFU_IDLE_UNITS) {
+    if (clock || state_idle_s(store, state) > LFU_IDLE_S) {
         age(item, state);
     }
     return false;

@@ -69,25 +69,29 @@ expiry_note(const struct store *store, const struct item *item, uint32_t expire_
     }
 }
 
-/* Changes a live item's expiry; own transaction. Whoever dies in between leaves the nearer moment
- * in the column. */
+/* Changes a live item's expiry inside a transaction; expiry_note() it once more after the commit.
+ * Whoever dies in between leaves the nearer moment in the column. */
 static inline void
-expiry_change(struct store *store, struct shard *shard, struct item *item, uint32_t expire_word)
+expiry_set(struct store *store, struct shard *shard, struct item *item, uint32_t expire_word)
 {
     uint32_t old = atomic_load_explicit(&item->expire_word, memory_order_relaxed);
-    bool nearer = old == 0 || (expire_word != 0 && expire_word < old);
-    if (nearer) {
+    if (old == 0 || expire_word < old) {
         expiry_note(store, item, expire_word);
     }
     LOG(store, shard, shard->sums.volatile_items);
     LOG(store, shard, item->expire_word);
     shard->sums.volatile_items += (uint64_t)(expire_word != 0) - (uint64_t)(old != 0);
     atomic_store_explicit(&item->expire_word, expire_word, memory_order_relaxed);
+}
+
+/* The same as a transaction. */
+static inline void
+expiry_change(struct store *store, struct shard *shard, struct item *item, uint32_t expire_word)
+{
+    expiry_set(store, shard, item, expire_word);
     CRASH_POINT(expiry_changed);
     journal_commit(shard);
-    if (!nearer) {
-        expiry_note(store, item, expire_word);
-    }
+    expiry_note(store, item, expire_word);
 }
 
 #endif

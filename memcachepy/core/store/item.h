@@ -2,8 +2,8 @@
  *
  * Every chunk begins with its state word:
  *
- *    31            18 17        8      7           6       5   3 2    0
- *   | last access /8s | generation | probation | fetched | count | kind |
+ *    31           12 11         8      7           6       5   3 2    0
+ *   | last access s | generation | probation | fetched | count | kind |
  *
  * An item in one chunk, and the head of a chain (`next` only with ITEM_CHAINED, the client flags
  * only with ITEM_HAS_FLAGS, `|` is a byte boundary):
@@ -17,8 +17,8 @@
  *    0       4      8      12                 0       4           8
  *   | state | next | head | value …          | state | next slot |
  *
- * Of a live item only the state word and the expiry change in place; all else is immutable until
- * the item is unlinked. */
+ * Of a live item only the state word, the expiry, the cas and the marks in `bits` change in place;
+ * all else is immutable until the item is unlinked. */
 #ifndef STORE_ITEM_H
 #define STORE_ITEM_H
 
@@ -40,22 +40,29 @@ enum chunk_kind {
 #define STATE_FETCHED (1u << 6)
 #define STATE_PROBATION (1u << 7) /* in the probation ring of its class; see probation.h */
 #define STATE_GENERATION_ONE (1u << 8)
-#define STATE_GENERATION_MASK (0x3FFu << 8)
-#define STATE_ACCESS_SHIFT 18
-#define STATE_ACCESS_UNIT_S 8
+#define STATE_GENERATION_MASK (0xFu << 8)
+#define STATE_ACCESS_SHIFT 12
+#define STATE_ACCESS_MAX (UINT32_MAX >> STATE_ACCESS_SHIFT)
 
 #define ITEM_CHAINED 0x1u
 #define ITEM_HAS_FLAGS 0x2u
 #define ITEM_PINNED 0x4u /* was pinned once: look at the process slots before freeing */
 
+/* Marks of the meta commands: they change under the lock with the bucket open, as the cas does. */
+#define ITEM_BINARY_KEY ((unsigned)MARK_BINARY_KEY)
+#define ITEM_STALE ((unsigned)MARK_STALE)
+#define ITEM_WIN_SENT ((unsigned)MARK_WIN_SENT)
+#define ITEM_MARKS (ITEM_BINARY_KEY | ITEM_STALE | ITEM_WIN_SENT)
+#define ITEM_BITS_KNOWN (ITEM_CHAINED | ITEM_HAS_FLAGS | ITEM_PINNED | ITEM_MARKS)
+
 struct item {
     _Atomic uint32_t state;
     _Atomic uint32_t
         expire_word; /* seconds since the segment's base * 2, + 1 if by the system clock */
-    uint64_t cas;
+    uint64_t cas;    /* [shard] */
     uint32_t value_len;
     uint8_t key_len;
-    uint8_t bits; /* [shard] ITEM_PINNED; the rest const */
+    uint8_t bits; /* [shard] ITEM_PINNED and ITEM_MARKS; the rest const */
     uint16_t epoch;
     uint32_t check;
     uint8_t tail[];
@@ -63,6 +70,7 @@ struct item {
 #define ITEM_HEADER_BYTES 28u
 static_assert(offsetof(struct item, tail) == ITEM_HEADER_BYTES,
               "layout change: bump SEGMENT_LAYOUT_VERSION");
+static_assert(offsetof(struct item, key_len) % 4 == 0, "the marks are journaled in its word");
 
 struct free_chunk {
     _Atomic uint32_t state;
@@ -170,8 +178,17 @@ item_is_dead(const struct store *store, const struct item *item)
 static inline uint32_t
 state_touched(const struct store *store, uint32_t state)
 {
-    uint32_t access = store->now_s / STATE_ACCESS_UNIT_S;
-    return (state & ((1u << STATE_ACCESS_SHIFT) - 1)) | access << STATE_ACCESS_SHIFT;
+    return (state & ((1u << STATE_ACCESS_SHIFT) - 1)) | store->now_s << STATE_ACCESS_SHIFT;
+}
+
+/* Seconds since the item was last asked for, or stored. The field counts modulo twelve days: what
+ * was idle for longer is told as less. Its last sixteenth is the future, which a process whose tick
+ * is behind another's sees, or one whose clock was set back: told as now. */
+static inline uint32_t
+state_idle_s(const struct store *store, uint32_t state)
+{
+    uint32_t idle_s = (store->now_s - (state >> STATE_ACCESS_SHIFT)) & STATE_ACCESS_MAX;
+    return idle_s > STATE_ACCESS_MAX - STATE_ACCESS_MAX / 16 ? 0 : idle_s;
 }
 
 /* G. Marsaglia, Xorshift RNGs, 2003. */
@@ -205,16 +222,30 @@ state_after_hit(struct store *store, uint32_t state)
     return state_count(state) < store->count_max ? touched + (1u << STATE_COUNT_SHIFT) : touched;
 }
 
+static inline void
+item_state_swap(struct item *item, uint32_t state, uint32_t next)
+{
+    if (next != state) {
+        atomic_compare_exchange_strong_explicit(&item->state, &state, next, memory_order_relaxed,
+                                                memory_order_relaxed);
+    }
+}
+
 /* Counts a hit under the shard's lock; readers may do so at the same time. */
 static inline void
 item_hit_locked(struct store *store, struct item *item)
 {
     uint32_t state = atomic_load_explicit(&item->state, memory_order_relaxed);
-    uint32_t next = state_after_hit(store, state);
-    if (next != state) {
-        atomic_compare_exchange_strong_explicit(&item->state, &state, next, memory_order_relaxed,
-                                                memory_order_relaxed);
-    }
+    item_state_swap(item, state, state_after_hit(store, state));
+}
+
+/* The same for a use that fetches nothing. */
+static inline void
+item_use_locked(struct store *store, struct item *item)
+{
+    uint32_t state = atomic_load_explicit(&item->state, memory_order_relaxed);
+    uint32_t next = state_after_hit(store, state) & ~STATE_FETCHED;
+    item_state_swap(item, state, next | (state & STATE_FETCHED));
 }
 
 #endif

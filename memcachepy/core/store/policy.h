@@ -68,15 +68,6 @@ is_clock_policy(const struct store *store)
     return true;
 }
 
-/* How long ago the item was asked for, in units of STATE_ACCESS_UNIT_S, as far as its state can
- * tell. */
-static inline uint32_t
-idle_units(const struct store *store, uint32_t state)
-{
-    uint32_t now = store->now_s / STATE_ACCESS_UNIT_S;
-    return (now - (state >> STATE_ACCESS_SHIFT)) & (UINT32_MAX >> STATE_ACCESS_SHIFT);
-}
-
 /* Of what the hand passes, the lowest goes first: the fewest counts and then the longest idle, or
  * whatever expires next. */
 static inline uint32_t
@@ -87,8 +78,8 @@ policy_rank(const struct store *store, const struct item *item, uint32_t state)
         int64_t left_s = (int64_t)(word >> 1) - (word & 1 ? store->wall_s : store->now_s);
         return left_s > 0 ? (uint32_t)left_s : 0;
     }
-    uint32_t most = UINT32_MAX >> STATE_ACCESS_SHIFT;
-    return state_count(state) << (32 - STATE_ACCESS_SHIFT) | (most - idle_units(store, state));
+    return state_count(state) << (32 - STATE_ACCESS_SHIFT) |
+           (STATE_ACCESS_MAX - state_idle_s(store, state));
 }
 
 #endif

@@ -83,7 +83,7 @@ view_is_current(const struct store *store, const struct view *view)
 /* Whether the chunk at `ref` holds the key; fills the view if so. Everything read may be torn. */
 static RACY_READ bool
 view_item(const struct store *store, const struct key *key, struct ref ref, struct view *view,
-          uint16_t *epoch, uint8_t *bits)
+          uint16_t *epoch)
 {
     struct item *item = ref_at(store, ref);
     uint32_t page_bytes = 1u << store->page_shift;
@@ -95,19 +95,20 @@ view_item(const struct store *store, const struct key *key, struct ref ref, stru
     }
     uint32_t state = atomic_load_explicit(&item->state, memory_order_relaxed);
     uint8_t key_len = item->key_len;
-    *bits = item->bits;
-    uint32_t key_offset = item_key_offset(*bits);
+    uint8_t bits = item->bits;
+    uint32_t key_offset = item_key_offset(bits);
     if (key_len != key->len || in_page + key_offset + key_len > page_bytes ||
         memcmp((uint8_t *)item + key_offset, key->bytes, key_len) != 0) {
         return false;
     }
     view->value = (uint8_t *)item + key_offset + key_len;
     view->value_len = item->value_len;
-    if (!(*bits & ITEM_CHAINED) &&
+    if (!(bits & ITEM_CHAINED) &&
         (uint64_t)in_page + key_offset + key_len + view->value_len > page_bytes) {
         return false;
     }
-    view->client_flags = item_client_flags(item, *bits);
+    view->client_flags = item_client_flags(item, bits);
+    view->bits = bits;
     view->cas = item->cas;
     view->expire_word = atomic_load_explicit(&item->expire_word, memory_order_relaxed);
     view->state = state;
@@ -120,8 +121,7 @@ view_item(const struct store *store, const struct key *key, struct ref ref, stru
  * refs only while the view is current, for what they refer to may be memory that was never
  * populated. */
 static bool
-view_find(const struct store *store, const struct key *key, struct view *view, uint16_t *epoch,
-          uint8_t *bits)
+view_find(const struct store *store, const struct key *key, struct view *view, uint16_t *epoch)
 {
     uint8_t tag = hash_tag(key->hash);
     const struct table_bucket *bucket = view->bucket;
@@ -133,7 +133,7 @@ view_find(const struct store *store, const struct key *key, struct view *view, u
             if (bucket != view->bucket && UNLIKELY(!view_is_current(store, view))) {
                 return false;
             }
-            if (view_item(store, key, ref, view, epoch, bits)) {
+            if (view_item(store, key, ref, view, epoch)) {
                 return true;
             }
         }
@@ -196,11 +196,10 @@ view_once(struct store *store, const struct key *key, struct view *view, enum vi
         return false;
     }
     uint16_t epoch;
-    uint8_t bits;
-    bool found = view_find(store, key, view, &epoch, &bits);
+    bool found = view_find(store, key, view, &epoch);
     bool expired = found && word_is_expired(store, view->expire_word);
     bool flushed = found && epoch_is_flushed(store, epoch);
-    if (LIKELY(found && !expired && !flushed && !(bits & ITEM_CHAINED))) {
+    if (LIKELY(found && !expired && !flushed && !(view->bits & ITEM_CHAINED))) {
         *result = VIEW_HIT;
         return true;
     }
@@ -265,4 +264,29 @@ store_view_confirm(struct store *store, struct view *view, enum view_bump bump)
     }
     view_unlock(store, view);
     return true;
+}
+
+bool
+view_was_fetched(const struct view *view)
+{
+    return view->state & STATE_FETCHED;
+}
+
+uint32_t
+view_idle_s(const struct store *store, const struct view *view)
+{
+    return state_idle_s(store, view->state);
+}
+
+uint32_t
+view_class_id(const struct store *store, const struct view *view)
+{
+    uint32_t class_id = class_of_ref(store, ref_of(store, view->state_at));
+    return class_id <= store->superblock->class_count ? class_id : 0;
+}
+
+uint64_t
+view_item_bytes(const struct view *view, const struct key *key)
+{
+    return (uint64_t)item_key_offset(view->bits) + key->len + view->value_len;
 }

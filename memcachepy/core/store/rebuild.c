@@ -19,8 +19,8 @@ struct rebuild {
 };
 
 /* A chunk is kept if a live or held item reaches it. The mark of the walk lies in the state's field
- * of the last access, which is lost by it: nobody needs it while the shard is being rebuilt. */
-#define MARK (0x3FFFu << STATE_ACCESS_SHIFT)
+ * of the last access, which is lost by it: what is kept was asked for now. */
+#define MARK (STATE_ACCESS_MAX << STATE_ACCESS_SHIFT)
 
 static void
 mark(void *chunk)
@@ -139,7 +139,8 @@ sweep_page(void *context, uint32_t number, uint32_t kind)
             page->free_count++;
         } else {
             /* All rings are empty now. */
-            atomic_fetch_and(&chunk->state, ~STATE_PROBATION);
+            atomic_store(&chunk->state,
+                         state_touched(store, chunk_state(chunk) & ~STATE_PROBATION));
         }
     }
     list_page(rebuild, number, kind);

@@ -117,7 +117,7 @@ explain_item(const struct store *store, const struct table_place *place,
     explanation->client_flags = item_client_flags(item, item->bits);
     explanation->class_id = class_of_ref(store, place->ref);
     explanation->hits = state_count(state);
-    explanation->access_s = idle_units(store, state) * STATE_ACCESS_UNIT_S;
+    explanation->access_s = state_idle_s(store, state);
     explanation->in_probation = state & STATE_PROBATION;
     explanation->is_chained = item->bits & ITEM_CHAINED;
     explanation->fetched = state & STATE_FETCHED;

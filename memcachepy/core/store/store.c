@@ -197,6 +197,16 @@ store_expiry(const struct store *store, int64_t exptime)
     return (struct expiry){(uint32_t)(at_s > EXPIRE_S_MAX ? EXPIRE_S_MAX : at_s) << 1 | 1};
 }
 
+int64_t
+store_ttl_s(const struct store *store, uint32_t expire_word)
+{
+    if (expire_word == 0) {
+        return -1;
+    }
+    int64_t left_s = (int64_t)(expire_word >> 1) - (expire_word & 1 ? store->wall_s : store->now_s);
+    return left_s > 0 ? left_s : 0;
+}
+
 /* memcached's rule: the flush is of the second before the moment asked for, and everything stored
  * up to the end of that second goes. */
 void

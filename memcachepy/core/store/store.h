@@ -85,6 +85,9 @@ struct expiry {
 };
 struct expiry store_expiry(const struct store *store, int64_t exptime);
 
+/* Seconds left until then as of the last tick: -1 never, 0 it has passed. */
+int64_t store_ttl_s(const struct store *store, uint32_t expire_word);
+
 /* ---- reads ---------------------------------------------------------------------------------- */
 
 /* Stage one and two of a batch: fetch the bucket's line, then the likely item's. Never wrong, only
@@ -109,12 +112,20 @@ enum view_bump {
     VIEW_BUMP, /* Count as a hit for eviction. */
 };
 
+/* What the meta commands remember of an item, or'ed together. */
+enum item_mark {
+    MARK_BINARY_KEY = 0x08, /* Stored under a key that came in base64. */
+    MARK_STALE = 0x10,      /* Invalidated, but still there. */
+    MARK_WIN_SENT = 0x20,   /* Some client was told to store it anew. */
+};
+
 struct view {
     const uint8_t *value; /* [racy] */
     uint32_t value_len;   /* Bounds-checked: value[0 .. value_len) lies inside the segment. */
     uint32_t client_flags;
     uint64_t cas;
     uint32_t expire_word;
+    uint8_t bits; /* enum item_mark, and others that are private */
     /* private */
     uint32_t state;
     uint32_t version;
@@ -132,6 +143,17 @@ enum view_result store_view(struct store *store, const struct key *key,
 
 /* True: everything copied since the store_view() was one consistent item. False: view again. */
 bool store_view_confirm(struct store *store, struct view *view, enum view_bump bump) MUST_CHECK;
+
+/* Of a view: whether the item was read before, and the seconds since it was last asked for or
+ * stored (modulo twelve days). To be confirmed as what is copied. */
+bool view_was_fetched(const struct view *view);
+uint32_t view_idle_s(const struct store *store, const struct view *view);
+
+/* Its slab class; 0 if it is gone. */
+uint32_t view_class_id(const struct store *store, const struct view *view);
+
+/* Bytes that the item counts for in `stats bytes`. */
+uint64_t view_item_bytes(const struct view *view, const struct key *key);
 
 /* ---- large values --------------------------------------------------------------------------- */
 
@@ -192,8 +214,16 @@ struct put {
     struct expiry expire;
     const uint8_t *value;
     uint32_t value_len;
-    uint64_t cas_unique; /* PUT_CAS: what the stored item must have. */
-    uint64_t cas_new;    /* Out: the unique given to what was stored. */
+    /* PUT_CAS: the unique that the item must have. Append and prepend, unless it is 0: too. */
+    uint64_t cas_unique;
+    uint64_t cas_given; /* The unique that is given to what is stored; 0: the node's next. */
+    bool binary_key;    /* Marks the item. */
+    bool invalidates;   /* PUT_CAS: a lower unique stores, too, but leaves the item stale. */
+    bool vivifies;      /* Append and prepend: where nothing is they store, as `set` does. */
+    bool drops_old;     /* Failing for size or memory removes the old item in any mode. */
+    /* Out, if stored: */
+    uint64_t cas_new;
+    uint32_t stored_len; /* value_len of the item, and not only of what was added. */
 };
 
 /* -I, or half of a memory limit that was lowered below twice that. */
@@ -257,10 +287,103 @@ enum touch_result { TOUCH_DONE, TOUCH_NOT_FOUND, TOUCH_BUSY };
 enum touch_result store_touch(struct store *store, const struct key *key,
                               struct expiry expire) MUST_CHECK;
 
-enum arith_result { ARITH_DONE, ARITH_NOT_FOUND, ARITH_NOT_A_NUMBER, ARITH_NO_MEMORY, ARITH_BUSY };
+enum arith_result {
+    ARITH_DONE,
+    ARITH_NOT_FOUND,
+    ARITH_NOT_A_NUMBER,
+    ARITH_EXISTS, /* The item has another cas. */
+    ARITH_NO_MEMORY,
+    ARITH_BUSY,
+};
 /* memcached's arithmetic: wraps up, stops at 0 down, pads a shorter result with spaces. */
 enum arith_result store_arith(struct store *store, const struct key *key, bool increment,
                               uint64_t delta, uint64_t *number) MUST_CHECK;
+
+/* ---- what the meta and the binary protocol ask for ------------------------------------------ */
+
+/* A condition or a given value. */
+struct cas_option {
+    bool given;
+    uint64_t unique; /* 0 is one, too. */
+};
+
+/* Deletes, or leaves something: each in one transaction. */
+struct removal {
+    struct key key;
+    struct cas_option if_cas; /* Only an item that has it. */
+    bool empties;             /* Leaves an empty value in place of the item, */
+    uint32_t client_flags;    /* with these, */
+    struct expiry expire;     /* this, */
+    bool invalidates; /* Leaves the item, or the empty one, stale: with a new cas, and who asks next
+                       * wins. */
+    bool sets_expire; /* Invalidates: `expire` is for the item, too. */
+    struct cas_option cas_given; /* What is left gets it. Otherwise emptying keeps the cas. */
+};
+
+enum remove_result {
+    REMOVE_DONE,
+    REMOVE_NOT_FOUND,
+    REMOVE_EXISTS, /* Another cas. */
+    REMOVE_NO_MEMORY,
+    REMOVE_BUSY,
+};
+enum remove_result store_remove(struct store *store, const struct removal *removal) MUST_CHECK;
+
+/* Arithmetic with conditions, and on what need not be there. */
+struct arith {
+    struct key key;
+    bool increment;
+    uint64_t delta;
+    struct cas_option if_cas;
+    bool creates; /* A missing item becomes `initial`. */
+    uint64_t initial;
+    struct expiry create_expire;
+    bool touches; /* An item that is there gets `expire`. */
+    struct expiry expire;
+    struct cas_option cas_given;
+    /* Out, if done: */
+    uint64_t number;
+    uint64_t cas;
+    uint32_t expire_word_before; /* 0 if it was created. */
+    uint32_t expire_word;
+    bool created;
+};
+enum arith_result store_arith_with(struct store *store, struct arith *arith) MUST_CHECK;
+
+/* A read that may change what it finds, in one hold of the lock. */
+struct fetch {
+    struct key key;
+    bool wants_value; /* Of a chain: pins it. */
+    enum view_bump bump;
+    bool touches; /* Sets the expiry. */
+    struct expiry expire;
+    bool wins;             /* Of those who ask, one is told to store a stale item anew, */
+    struct expiry recache; /* or one that expires before this (0: none): */
+    bool recaches_touched; /* as it is touched by now, and not as it was. */
+    bool vivifies;         /* A missing item is created, empty; its creator has won. */
+    struct expiry create_expire;
+    struct cas_option create_cas;
+    /* Out, of what was found: */
+    uint32_t idle_s;
+    uint32_t expire_word_before;
+    uint8_t marks_before; /* enum item_mark */
+    bool was_fetched;
+    bool won;
+    bool created;
+    struct pin pin; /* FETCH_HIT_LARGE: held if the value was wanted, to be unpinned */
+};
+
+enum fetch_result {
+    FETCH_MISS,
+    FETCH_EXPIRED,
+    FETCH_FLUSHED,
+    FETCH_HIT,       /* *view is locked: copy it and call store_view_confirm(), which is true. */
+    FETCH_HIT_LARGE, /* *view is filled but for the value. Nothing is locked, the hit is counted. */
+    FETCH_WAIT,      /* As PIN_WAIT; nothing was changed. */
+    FETCH_BUSY,
+};
+enum fetch_result store_fetch(struct store *store, struct fetch *fetch,
+                              struct view *view) MUST_CHECK;
 
 /* exptime as on the wire: 0 or negative now, else relative or absolute as for items. */
 void store_flush_all(struct store *store, int64_t exptime);

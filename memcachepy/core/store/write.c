@@ -4,8 +4,6 @@
  * again), one transaction, unlock. */
 #include "base/check.h"
 #include "base/crash.h"
-#include "base/number.h"
-#include "base/xxh64.h"
 #include "store/balance.h"
 #include "store/chain.h"
 #include "store/expiry.h"
@@ -47,6 +45,15 @@ next_cas(struct store *store)
                : 0;
 }
 
+uint64_t
+chosen_cas(struct store *store, const struct cas_option *given)
+{
+    if (!given->given) {
+        return next_cas(store);
+    }
+    return store->superblock->settings.cas_enabled ? given->unique : 0;
+}
+
 void
 item_write_header(const struct store *store, struct item *item, const struct item_form *form,
                   uint8_t bits, struct ref next)
@@ -68,14 +75,16 @@ item_write_header(const struct store *store, struct item *item, const struct ite
     memcpy(item_key(item, bits), form->key.bytes, form->key.len);
 }
 
-/* A live state for a chunk; an overwritten item passes on its hits and its place in probation. */
+/* A live state for a chunk; an overwritten item passes on its hits and its place in probation. Of a
+ * new value it is not yet known whether anybody wants it. */
 static uint32_t
-state_of_new(const struct store *store, const struct item *chunk, const struct item *old)
+state_of_new(const struct store *store, const struct item *chunk, const struct item *old,
+             enum publish publish)
 {
     uint32_t generation = chunk_state((void *)chunk) & STATE_GENERATION_MASK;
-    uint32_t kept = old == NULL ? 0
-                                : chunk_state((void *)old) &
-                                      (STATE_COUNT_MASK | STATE_FETCHED | STATE_PROBATION);
+    uint32_t passed =
+        STATE_COUNT_MASK | STATE_PROBATION | (publish == PUBLISH_CHANGED ? STATE_FETCHED : 0);
+    uint32_t kept = old == NULL ? 0 : chunk_state((void *)old) & passed;
     return state_touched(store, generation | kept | CHUNK_LIVE);
 }
 
@@ -89,10 +98,10 @@ place_live(const struct store *store, const struct table_place *place)
  * Inside the transaction. */
 static uint32_t
 admit(struct store *store, struct shard *shard, const struct table_place *place, uint64_t hash,
-      uint32_t class_id, const struct item *item)
+      uint32_t class_id, const struct item *item, enum publish publish)
 {
     const struct item *old = place_live(store, place);
-    uint32_t state = state_of_new(store, item, old);
+    uint32_t state = state_of_new(store, item, old, publish);
     if (!has_probation(store)) {
         return state;
     }
@@ -131,7 +140,7 @@ count_volatile(struct store *store, struct shard *shard, const struct table_plac
 
 void
 item_publish(struct store *store, struct shard *shard, const struct table_place *place,
-             uint64_t hash, struct ref ref, bool counts)
+             uint64_t hash, struct ref ref, enum publish publish)
 {
     struct item *item = ref_at(store, ref);
     struct shard_sums *sums = &shard->sums;
@@ -139,13 +148,13 @@ item_publish(struct store *store, struct shard *shard, const struct table_place 
     bool frees_chunk = place->bucket != NULL && !(place->item->bits & ITEM_CHAINED);
     bucket_open(store, shard, place->primary);
     LOG(store, shard, sums->bytes);
-    if (counts) {
+    if (publish == PUBLISH_STORED) {
         LOG(store, shard, sums->total_items);
         sums->total_items++;
     }
     sums->bytes += item_bytes(item);
     count_volatile(store, shard, place, item);
-    atomic_store_explicit(&item->state, admit(store, shard, place, hash, class_id, item),
+    atomic_store_explicit(&item->state, admit(store, shard, place, hash, class_id, item, publish),
                           memory_order_relaxed);
     if (place->bucket != NULL) {
         sums->bytes -= item_bytes(place->item);
@@ -168,15 +177,14 @@ item_publish(struct store *store, struct shard *shard, const struct table_place 
     table_grow(store, shard, GROW_STEPS);
 }
 
-/* Pops, fills and publishes in one transaction. The caller made room and holds the lock. */
-static void
+void
 write_small(struct store *store, struct shard *shard, const struct table_place *place,
-            struct item_form *form, uint32_t class_id, bool counts)
+            struct item_form *form, uint32_t class_id, enum publish publish)
 {
-    form->cas = next_cas(store);
+    form->cas = chosen_cas(store, &form->cas_given);
     struct ref ref = chunk_pop(store, shard, class_id);
     struct item *item = ref_at(store, ref);
-    uint8_t bits = form->client_flags != 0 ? ITEM_HAS_FLAGS : 0;
+    uint8_t bits = form->marks | (form->client_flags != 0 ? ITEM_HAS_FLAGS : 0);
     item_write_header(store, item, form, bits, REF_NONE);
     uint8_t *value = item_key(item, bits) + form->key.len;
     for (unsigned i = 0; i < ITEM_PIECES; i++) {
@@ -186,63 +194,62 @@ write_small(struct store *store, struct shard *shard, const struct table_place *
         }
     }
     CRASH_POINT(item_filled);
-    item_publish(store, shard, place, form->key.hash, ref, counts);
+    item_publish(store, shard, place, form->key.hash, ref, publish);
 }
 
-enum put_result
-put_verdict(const struct put *put, struct item *old, struct store *store)
+static enum put_result
+verdict_of_mode(const struct put *put, struct item *old, struct store *store)
 {
     switch (put->mode) {
     case PUT_SET:
+    case PUT_CAS: /* Decided already. */
         return PUT_STORED;
     case PUT_ADD:
         if (old != NULL) {
-            item_hit_locked(store, old);
+            item_use_locked(store, old);
             return PUT_NOT_STORED;
         }
         return PUT_STORED;
     case PUT_REPLACE:
+        return old != NULL ? PUT_STORED : PUT_NOT_STORED;
     case PUT_APPEND:
     case PUT_PREPEND:
-        return old != NULL ? PUT_STORED : PUT_NOT_STORED;
-    case PUT_CAS:
         if (old == NULL) {
-            return PUT_NOT_FOUND;
+            return put->vivifies ? PUT_STORED : PUT_NOT_STORED;
         }
-        return old->cas == put->cas_unique && put->cas_unique != 0 ? PUT_STORED : PUT_EXISTS;
+        return put->cas_unique == 0 || put->cas_unique == old->cas ? PUT_STORED : PUT_EXISTS;
     }
     return PUT_NOT_STORED;
 }
 
-static enum delete_result
-remove_key(struct store *store, const struct key *key, enum unlink_reason reason)
+struct verdict
+put_verdict(const struct put *put, struct item *old, struct store *store)
 {
-    struct shard *shard = shard_of_hash(store, key->hash);
-    if (!shard_lock(store, shard)) {
-        return DELETE_BUSY;
+    if (put->mode != PUT_CAS) {
+        return (struct verdict){.result = verdict_of_mode(put, old, store)};
     }
-    struct table_place place;
-    table_find(store, shard, key->bytes, key->len, key->hash, &place);
-    enum delete_result result = DELETE_NOT_FOUND;
-    if (place.bucket != NULL) {
-        bool live = place_live(store, &place) != NULL;
-        item_unlink_place(store, shard, &place, live ? reason : UNLINK_RECLAIM);
-        result = live ? DELETE_DONE : DELETE_NOT_FOUND;
+    if (old == NULL) {
+        return (struct verdict){.result = PUT_NOT_FOUND};
     }
-    shard_unlock(store, shard);
-    return result;
+    if (put->cas_unique != 0 && put->cas_unique == old->cas) {
+        return (struct verdict){.result = PUT_STORED};
+    }
+    bool stale = put->invalidates && put->cas_unique != 0 && put->cas_unique < old->cas;
+    return (struct verdict){.result = stale ? PUT_STORED : PUT_EXISTS, .stale = stale};
 }
 
-enum delete_result
-store_delete(struct store *store, const struct key *key)
+uint8_t
+put_marks(const struct put *put, const struct item *old, struct verdict verdict)
 {
-    return remove_key(store, key, UNLINK_DELETE);
-}
-
-enum delete_result
-store_delete_refused(struct store *store, const struct key *key)
-{
-    return remove_key(store, key, UNLINK_REFUSE);
+    uint8_t marks = 0;
+    /* As memcached: what a concatenation makes carries no mark, for nobody has named its key. */
+    if (put->binary_key && !(is_concat(put) && old != NULL)) {
+        marks |= ITEM_BINARY_KEY;
+    }
+    if (verdict.stale) {
+        marks |= ITEM_STALE | (old->bits & ITEM_WIN_SENT);
+    }
+    return marks;
 }
 
 enum put_result
@@ -250,7 +257,8 @@ put_failed(struct store *store, const struct put *put, enum put_result result)
 {
     /* Under a policy that protects items the old one was protected too. */
     bool keeps = result == PUT_NO_MEMORY && is_volatile_policy(store);
-    if (put->mode == PUT_SET && !keeps && store_delete_refused(store, &put->key) == DELETE_BUSY) {
+    if ((put->mode == PUT_SET || put->drops_old) && !keeps &&
+        store_delete_refused(store, &put->key) == DELETE_BUSY) {
         return PUT_BUSY;
     }
     return result;
@@ -259,15 +267,20 @@ put_failed(struct store *store, const struct put *put, enum put_result result)
 /* What the stored item will be, given what is there; false if it cannot be one chunk. */
 static bool
 form_of_put(const struct store *store, const struct put *put, struct item *old,
-            struct item_form *form)
+            struct verdict verdict, struct item_form *form)
 {
     *form = (struct item_form){.key = put->key,
                                .client_flags = put->client_flags,
                                .expire = put->expire,
+                               .cas_given = put_cas_given(put),
+                               .marks = put_marks(put, old, verdict),
                                .value_len = put->value_len,
                                .piece = {put->value},
                                .piece_len = {put->value_len}};
-    if (put->mode == PUT_APPEND || put->mode == PUT_PREPEND) {
+    if (verdict.stale) {
+        form->expire.word = atomic_load_explicit(&old->expire_word, memory_order_relaxed);
+    }
+    if (is_concat(put) && old != NULL) {
         if (old->bits & ITEM_CHAINED) {
             return false;
         }
@@ -284,17 +297,11 @@ form_of_put(const struct store *store, const struct put *put, struct item *old,
 }
 
 static bool
-is_concat(const struct put *put)
-{
-    return put->mode == PUT_APPEND || put->mode == PUT_PREPEND;
-}
-
-static bool
 put_fits(const struct store *store, const struct put *put, const struct item *old)
 {
     uint64_t value_len = put->value_len;
     uint32_t client_flags = put->client_flags;
-    if (is_concat(put)) {
+    if (is_concat(put) && old != NULL) {
         value_len += old->value_len;
         client_flags = item_client_flags(old, old->bits);
     }
@@ -316,16 +323,17 @@ store_put(struct store *store, struct put *put)
         struct table_place place;
         table_find(store, shard, put->key.bytes, put->key.len, put->key.hash, &place);
         struct item *old = place_live(store, &place);
-        enum put_result verdict = put_verdict(put, old, store);
-        if (verdict == PUT_STORED && !put_fits(store, put, old)) {
-            verdict = PUT_NOT_STORED; /* Only a concatenation can get here. */
+        bool grows = is_concat(put) && old != NULL;
+        struct verdict verdict = put_verdict(put, old, store);
+        if (verdict.result == PUT_STORED && !put_fits(store, put, old)) {
+            verdict.result = PUT_NOT_STORED; /* Only a concatenation can get here. */
         }
         struct item_form form;
-        if (verdict != PUT_STORED) {
+        if (verdict.result != PUT_STORED) {
             shard_unlock(store, shard);
-            return verdict;
+            return verdict.result;
         }
-        if (!form_of_put(store, put, old, &form)) {
+        if (!form_of_put(store, put, old, verdict, &form)) {
             shard_unlock(store, shard);
             return chain_put(store, put);
         }
@@ -333,8 +341,9 @@ store_put(struct store *store, struct put *put)
         switch (room_make(store, shard, class_id)) {
         case ROOM_READY:
             if (place.primary != NULL) {
-                write_small(store, shard, &place, &form, class_id, true);
+                write_small(store, shard, &place, &form, class_id, PUBLISH_STORED);
                 put->cas_new = form.cas;
+                put->stored_len = form.value_len;
                 shard_unlock(store, shard);
                 return PUT_STORED;
             }
@@ -343,134 +352,9 @@ store_put(struct store *store, struct put *put)
             continue;
         case ROOM_NO_MEMORY:
             shard_unlock(store, shard);
-            return is_concat(put) ? PUT_NOT_STORED : put_failed(store, put, PUT_NO_MEMORY);
+            return grows ? PUT_NOT_STORED : put_failed(store, put, PUT_NO_MEMORY);
         case ROOM_BUSY:
             return PUT_BUSY;
-        }
-    }
-}
-
-enum touch_result
-store_touch(struct store *store, const struct key *key, struct expiry expire)
-{
-    struct shard *shard = shard_of_hash(store, key->hash);
-    if (!shard_lock(store, shard)) {
-        return TOUCH_BUSY;
-    }
-    struct table_place place;
-    table_find(store, shard, key->bytes, key->len, key->hash, &place);
-    struct item *item = place_live(store, &place);
-    if (item != NULL) {
-        expiry_change(store, shard, item, expire.word);
-        item_hit_locked(store, item);
-    }
-    shard_unlock(store, shard);
-    return item != NULL ? TOUCH_DONE : TOUCH_NOT_FOUND;
-}
-
-/* ---- arithmetic ----------------------------------------------------------------------------- */
-
-static bool
-is_space(uint8_t c)
-{
-    return c == ' ' || (c >= '\t' && c <= '\r');
-}
-
-/* A stored number as memcached reads it, with strtoull() up to white space. */
-static bool
-parse_stored_number(const uint8_t *text, uint32_t len, uint64_t *number)
-{
-    if (len == 0) {
-        return false;
-    }
-    uint32_t at = 0;
-    while (at < len && is_space(text[at])) {
-        at++;
-    }
-    bool negative = at < len && text[at] == '-';
-    if (at < len && (text[at] == '-' || text[at] == '+')) {
-        at++;
-    }
-    uint32_t digits_at = at;
-    uint64_t value = 0;
-    for (; at < len && text[at] >= '0' && text[at] <= '9'; at++) {
-        if (__builtin_mul_overflow(value, 10, &value) ||
-            __builtin_add_overflow(value, (uint64_t)(text[at] - '0'), &value)) {
-            return false;
-        }
-    }
-    if (at == digits_at || (negative && value != 0)) {
-        return false;
-    }
-    *number = value;
-    return at == len || is_space(text[at]) || text[at] == '\0';
-}
-
-/* The new value: digits, padded to the stored length if that is longer. */
-static uint32_t
-format_result(uint64_t number, uint32_t stored_len, char *out)
-{
-    uint32_t len = number_format_u64(number, out);
-    while (len < stored_len) {
-        out[len++] = ' ';
-    }
-    return len;
-}
-
-/* A longer value is no number that fits; memcached copies it into a buffer of this size. */
-#define STORED_NUMBER_LEN_MAX 1024
-
-enum arith_result
-store_arith(struct store *store, const struct key *key, bool increment, uint64_t delta,
-            uint64_t *number)
-{
-    struct shard *shard = shard_of_hash(store, key->hash);
-    if (!shard_lock(store, shard)) {
-        return ARITH_BUSY;
-    }
-    for (;;) {
-        struct table_place place;
-        table_find(store, shard, key->bytes, key->len, key->hash, &place);
-        struct item *old = place_live(store, &place);
-        uint64_t value = 0;
-        enum arith_result refusal = ARITH_DONE;
-        if (old == NULL) {
-            refusal = ARITH_NOT_FOUND;
-        } else if (old->bits & ITEM_CHAINED || old->value_len > STORED_NUMBER_LEN_MAX ||
-                   !parse_stored_number(item_key(old, old->bits) + old->key_len, old->value_len,
-                                        &value)) {
-            refusal = ARITH_NOT_A_NUMBER;
-        }
-        if (refusal != ARITH_DONE) {
-            shard_unlock(store, shard);
-            return refusal;
-        }
-        value = increment ? value + delta : value > delta ? value - delta : 0;
-        char text[STORED_NUMBER_LEN_MAX + U64_DECIMAL_LEN_MAX];
-        uint32_t len = format_result(value, old->value_len, text);
-        struct item_form form = {
-            .key = *key,
-            .client_flags = item_client_flags(old, old->bits),
-            .expire.word = atomic_load_explicit(&old->expire_word, memory_order_relaxed),
-            .value_len = len,
-            .piece = {(const uint8_t *)text},
-            .piece_len = {len},
-        };
-        uint32_t class_id = slab_class_of(store, form_bytes(&form));
-        switch (room_make(store, shard, class_id)) {
-        case ROOM_READY:
-            item_hit_locked(store, old);
-            write_small(store, shard, &place, &form, class_id, false);
-            shard_unlock(store, shard);
-            *number = value;
-            return ARITH_DONE;
-        case ROOM_CHANGED:
-            continue;
-        case ROOM_NO_MEMORY:
-            shard_unlock(store, shard);
-            return ARITH_NO_MEMORY;
-        case ROOM_BUSY:
-            return ARITH_BUSY;
         }
     }
 }
