@@ -3,20 +3,36 @@
 The fields of `NodeConfig` are the table. A field `memory_limit` with the letter `m` is the flag
 `-m` or `--memory-limit`, the environment variable `MEMCACHEPY_MEMORY_LIMIT` and the TOML key
 `memory_limit`; a flag beats the environment, which beats the file, which beats the default.
+What memcached says as `-o idle_timeout=60` is a row, too: `idle_timeout` in the file, and
+`MEMCACHEPY_IDLE_TIMEOUT`.
 """
 
 import difflib
-import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from memcachepy import _core
 from memcachepy.errors import ConfigError
+from memcachepy.kinds import (
+    Address,
+    Addresses,
+    Choice,
+    Decimal,
+    Kind,
+    Letter,
+    Size,
+    Switch,
+    Text,
+    Whole,
+    WrongValue,
+    size_text,
+)
 from memcachepy.node.cpus import usable_cores
 
+KILOBYTE = 1 << 10
 MEGABYTE = 1 << 20
 PORT_DEFAULT = 11211
 THREADS_DEFAULT_MAX = 4
@@ -24,208 +40,6 @@ ENVIRONMENT_PREFIX = "MEMCACHEPY_"
 CONFIG_VARIABLE = "MEMCACHEPY_CONFIG"
 CONTROL_OFF = "off"
 _OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, "MEMCACHEPY_TEST_SEED"})
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A place to listen on; `port` is None where the node's own port is meant."""
-
-    host: str
-    port: int | None = None
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port is None else f"{host}:{self.port}"
-
-
-class Kind(Protocol):
-    """What values a setting can have, and how one is read."""
-
-    @property
-    def metavar(self) -> str:
-        """The value's name in the help text; empty for a switch."""
-
-    @property
-    def range(self) -> str:
-        """What is right, as in "a whole number from 1 to 5"."""
-
-    def read(self, raw: object) -> object:
-        """From text or a TOML value.
-
-        Raises:
-            ValueError: out of range or something else altogether.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """A whole number, in decimal or in octal."""
-
-    least: int
-    most: int
-    unit: str = ""
-    base: int = 10
-    metavar: str = "<num>"
-
-    @property
-    def range(self) -> str:
-        what = "an octal number" if self.base == 8 else f"a whole number{self.unit}"
-        if self.least == self.most:
-            return f"must be {self.least}"
-        return f"must be {what} from {self._text(self.least)} to {self._text(self.most)}"
-
-    def _text(self, value: int) -> str:
-        return f"{value:o}" if self.base == 8 else str(value)
-
-    def read(self, raw: object) -> int:
-        if isinstance(raw, str):
-            if not re.fullmatch(r"[+-]?[0-9]{1,20}", raw.strip()):
-                raise ValueError
-            value = int(raw, self.base)
-        elif type(raw) is int:
-            value = raw
-        else:
-            raise ValueError
-        if not self.least <= value <= self.most:
-            raise ValueError
-        return value
-
-
-@dataclass(frozen=True, slots=True)
-class Decimal:
-    """A number with a fraction, above `above`."""
-
-    above: float
-    most: float
-    metavar: str = "<num>"
-
-    @property
-    def range(self) -> str:
-        return f"must be a number above {self.above:g} and at most {self.most:g}"
-
-    def read(self, raw: object) -> float:
-        if isinstance(raw, bool) or not isinstance(raw, (str, int, float)):
-            raise ValueError
-        value = float(raw)
-        if not self.above < value <= self.most:
-            raise ValueError
-        return value
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """Bytes, with k or m for units of 1,024."""
-
-    least: int
-    most: int
-    metavar: str = "<size>"
-
-    @property
-    def range(self) -> str:
-        return f"must be a size from {size_text(self.least)} to {size_text(self.most)}"
-
-    def read(self, raw: object) -> int:
-        if type(raw) is int:
-            raw = str(raw)
-        match = re.fullmatch(r"([0-9]{1,20})([kKmM]?)", raw) if isinstance(raw, str) else None
-        if match is None:
-            raise ValueError
-        value = int(match[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20}[match[2].lower()]
-        if not self.least <= value <= self.most:
-            raise ValueError
-        return value
-
-
-def size_text(size_bytes: int) -> str:
-    """As in "1k" or "64m"; plain bytes if neither is exact."""
-    for unit_bytes, letter in ((1 << 20, "m"), (1 << 10, "k")):
-        if size_bytes and size_bytes % unit_bytes == 0:
-            return f"{size_bytes // unit_bytes}{letter}"
-    return str(size_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class Switch:
-    """On or off; its flag takes no value and turns it on."""
-
-    metavar: str = ""
-    range: str = "must be true or false"
-
-    def read(self, raw: object) -> bool:
-        if isinstance(raw, bool):
-            return raw
-        words = {"1": True, "true": True, "yes": True, "on": True}
-        words |= {"0": False, "false": False, "no": False, "off": False}
-        if not isinstance(raw, str) or raw.strip().lower() not in words:
-            raise ValueError
-        return words[raw.strip().lower()]
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One word of several."""
-
-    words: tuple[str, ...]
-    metavar: str = "<name>"
-
-    @property
-    def range(self) -> str:
-        return f"must be one of {', '.join(self.words)}"
-
-    def read(self, raw: object) -> str:
-        if not isinstance(raw, str) or raw.strip().lower() not in self.words:
-            raise ValueError
-        return raw.strip().lower()
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Any text but the empty one."""
-
-    metavar: str
-    range: str = "must not be empty"
-
-    def read(self, raw: object) -> str:
-        if not isinstance(raw, str) or not raw or "\0" in raw:
-            raise ValueError
-        return raw
-
-
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """Places to listen on: text with commas, or several texts."""
-
-    metavar: str = "<addr>"
-    range: str = "must be a list of host, host:port, [v6], [v6]:port or *"
-
-    def read(self, raw: object) -> tuple[Address, ...]:
-        texts = [raw] if isinstance(raw, str) else raw
-        if not isinstance(texts, (list, tuple)):
-            raise ValueError
-        found: list[Address] = []
-        for text in texts:
-            if isinstance(text, Address):
-                found.append(text)
-            elif isinstance(text, str):
-                found += [_read_address(part.strip()) for part in re.split("[,;]", text)]
-            else:
-                raise ValueError
-        if not found:
-            raise ValueError
-        return tuple(dict.fromkeys(found))
-
-
-def _read_address(text: str) -> Address:
-    match = (
-        re.fullmatch(r"\[([0-9a-fA-F:.]+(?:%\w+)?)\](?::([0-9]{1,5}))?", text)
-        or re.fullmatch(r"([^\s:\[\]]+)(?::([0-9]{1,5}))?", text)
-        or re.fullmatch(r"([0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*)()", text)
-    )
-    if match is None:
-        raise ValueError
-    if not match[2]:
-        return Address(match[1])
-    return Address(match[1], Whole(1, 65535).read(match[2]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,10 +51,14 @@ class Setting:
     kind: Kind
     help: str
     default_text: str
+    is_extended: bool
+    """It is given as `-o name=value`."""
+    has_effect: bool
+    """Otherwise it is accepted for memcached's sake, and `stats settings` shows it."""
 
     @property
     def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        return f"-o {self.name}" if self.is_extended else "--" + self.name.replace("_", "-")
 
     @property
     def short_flag(self) -> str:
@@ -254,13 +72,25 @@ class Setting:
         """Raises ConfigError."""
         try:
             return self.kind.read(raw)
+        except WrongValue as error:
+            raise ConfigError(self.name, raw, str(error), source) from None
         except (ValueError, OverflowError):
             raise ConfigError(self.name, raw, self.kind.range, source) from None
 
 
-def _row(letter: str, kind: Kind, default: object, text: str, *, shown: str | None = None) -> Any:
+def _row(
+    letter: str,
+    kind: Kind,
+    default: object,
+    text: str,
+    *,
+    shown: str | None = None,
+    effect: bool = True,
+    extended: bool = False,
+) -> Any:
     """A field of `NodeConfig`; `default` may be a function."""
     metadata = {"letter": letter, "kind": kind, "help": text, "shown": shown}
+    metadata |= {"extended": extended, "effect": effect}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     if shown is None:
@@ -268,10 +98,16 @@ def _row(letter: str, kind: Kind, default: object, text: str, *, shown: str | No
     return field(default=default, metadata=metadata)
 
 
+def _extended(kind: Kind, default: object, text: str, **how: Any) -> Any:
+    """A field that is given as `-o name=value`."""
+    return _row("", kind, default, text, extended=True, **how)
+
+
 def _default_threads() -> int:
     return min(usable_cores(), THREADS_DEFAULT_MAX)
 
 
+_INT_MAX = (1 << 31) - 1
 _MEMORY_MAX_MB = _core.MEMORY_BYTES_MAX // MEGABYTE
 
 
@@ -323,10 +159,12 @@ class NodeConfig:
         "worker processes",
         shown=f"usable cores, at most {THREADS_DEFAULT_MAX}",
     )
-    listen_backlog: int = _row("b", Whole(1, 65535), 1024, "connections that wait to be accepted")
+    listen_backlog: int = _row(
+        "b", Whole(1, 1_000_000_000), 1024, "connections that wait to be accepted"
+    )
     max_reqs_per_event: int = _row(
         "R",
-        Whole(1, 1 << 20),
+        Whole(1, 1_000_000_000),
         cast(int, _core.SETTINGS["requests_per_event"]),
         "requests of one connection before another has its turn",
     )
@@ -360,6 +198,91 @@ class NodeConfig:
         "", Switch(), False, "kill an attached process that is stopped while it holds a lock"
     )
     verbose: int = _row("v", Whole(0, 3), 0, "log routine events too (-vv: the core's as well)")
+    daemon: bool = _row("d", Switch(), False, "go to the background once the node serves")
+    pidfile: str | None = _row(
+        "P", Text("<file>"), None, "file that has the process id while the node runs", shown=""
+    )
+    enable_coredumps: bool = _row("r", Switch(), False, "raise the limit of core files")
+    lock_memory: bool = _row("k", Switch(), False, "keep the node's memory from being swapped out")
+    protocol: str = _row("B", Choice(("auto", "ascii", "binary")), "auto", "what clients may speak")
+    stat_key_prefix: str | None = _row(
+        "D",
+        Letter(),
+        None,
+        "what ends the prefix of a key; given, prefixes are counted from the start",
+        shown=":",
+    )
+    disable_dumping: bool = _row(
+        "X", Switch(), False, "refuse the commands that list keys, and stats detail"
+    )
+    disable_watch: bool = _row("W", Switch(), False, "refuse watch")
+    napi_ids: int | None = _row(
+        "N", Whole(1, _INT_MAX), None, "accepted without effect", shown="", effect=False
+    )
+    maxconns_fast: bool = _extended(
+        Switch(), True, "answer who comes beyond -c; off: let them wait to be accepted"
+    )
+    idle_timeout: int = _extended(
+        Whole(0, _INT_MAX, " of seconds"), 0, "close a connection that says nothing for so long"
+    )
+    lru_crawler: bool = _extended(Switch(), True, "look for expired items in the background")
+    slab_reassign: bool = _extended(Switch(), True, "let pages be moved between sizes of items")
+    slab_automove: int = _extended(
+        Whole(0, 2), 1, "move pages to the sizes that are asked for: 0 is off"
+    )
+    track_sizes: bool = _extended(Switch(), False, "make stats sizes count the sizes of items")
+    watcher_logbuf_size: int = _extended(
+        Whole(1, 1 << 20, " of kilobytes"), 256, "kilobytes of log that wait for one watcher"
+    )
+    worker_logbuf_size: int = _extended(
+        Whole(1, 1 << 20, " of kilobytes"), 64, "kilobytes of log that one worker may be ahead"
+    )
+    slab_automove_ratio: float = _extended(
+        Decimal(0.0, 1.0), 0.8, "accepted without effect", effect=False
+    )
+    slab_automove_window: int = _extended(
+        Whole(3, 1800), 10, "accepted without effect", effect=False
+    )
+    slab_automove_freeratio: float = _extended(
+        Decimal(0.0, 1.0), 0.01, "accepted without effect", effect=False
+    )
+    slab_chunk_max: int = _extended(
+        Whole(1, 1 << 20, " of kilobytes"), 512, "accepted without effect", effect=False
+    )
+    hashpower: int | None = _extended(
+        Whole(12, 32), None, "accepted without effect", shown="", effect=False
+    )
+    hash_algorithm: str = _extended(
+        Choice(("xxh64", "jenkins", "murmur3", "xxh3")),
+        "xxh64",
+        "accepted without effect",
+        effect=False,
+    )
+    tail_repair_time: int | None = _extended(
+        Whole(10, _INT_MAX, " of seconds"), None, "accepted without effect", shown="", effect=False
+    )
+    lru_crawler_sleep: int = _extended(
+        Whole(0, 1_000_000, " of microseconds"), 100, "accepted without effect", effect=False
+    )
+    lru_crawler_tocrawl: int = _extended(
+        Whole(0, (1 << 32) - 1), 0, "accepted without effect", effect=False
+    )
+    lru_maintainer: bool = _extended(Switch(), True, "accepted without effect", effect=False)
+    hot_lru_pct: int = _extended(Whole(1, 79), 20, "accepted without effect", effect=False)
+    warm_lru_pct: int = _extended(Whole(1, 79), 40, "accepted without effect", effect=False)
+    hot_max_factor: float = _extended(
+        Decimal(0.0, 1e9), 0.2, "accepted without effect", effect=False
+    )
+    warm_max_factor: float = _extended(
+        Decimal(0.0, 1e9), 2.0, "accepted without effect", effect=False
+    )
+    temporary_ttl: int | None = _extended(
+        Whole(0, _INT_MAX, " of seconds"), None, "accepted without effect", shown="", effect=False
+    )
+    read_buf_mem_limit: int = _extended(
+        Whole(0, 1 << 20, " of megabytes"), 0, "accepted without effect", effect=False
+    )
+    drop_privileges: bool = _extended(Switch(), False, "accepted without effect", effect=False)
 
     def __post_init__(self) -> None:
         for setting in SETTINGS.values():
@@ -376,9 +299,34 @@ class NodeConfig:
             raise ConfigError(
                 "eviction_policy", self.eviction_policy, "must be noeviction with disable_evictions"
             )
+        if self.hot_lru_pct + self.warm_lru_pct > 80:
+            raise ConfigError(
+                "hot_lru_pct", self.hot_lru_pct, "must be at most 80 together with warm_lru_pct"
+            )
+        if self.temporary_ttl is not None and not self.lru_maintainer:
+            raise ConfigError(
+                "temporary_ttl", self.temporary_ttl, "must not be given with no_lru_maintainer"
+            )
+        if len(self._protocols) > 1:
+            raise ConfigError(
+                "listen",
+                ",".join(map(str, self.listen)),
+                "must have one protocol for all addresses: use -B",
+            )
         has_tcp = self.port != 0 or any(address.port for address in self.listen)
         if not has_tcp and self.unix_socket is None:
             raise ConfigError("port", 0, "must not be 0 without a unix_socket")
+
+    @property
+    def _protocols(self) -> set[str]:
+        places = [address.protocol or self.protocol for address in self.listen]
+        return {*places, *([self.protocol] if self.unix_socket else [])}
+
+    @property
+    def binding_protocol(self) -> str:
+        """What is spoken at every address, in the core's words."""
+        (protocol,) = self._protocols
+        return "auto-negotiate" if protocol == "auto" else protocol
 
 
 def _settings() -> dict[str, Setting]:
@@ -386,7 +334,13 @@ def _settings() -> dict[str, Setting]:
     for row in fields(NodeConfig):
         about = row.metadata
         rows[row.name] = Setting(
-            row.name, about["letter"], about["kind"], about["help"], about["shown"]
+            row.name,
+            about["letter"],
+            about["kind"],
+            about["help"],
+            about["shown"],
+            about["extended"],
+            about["effect"],
         )
     return rows
 

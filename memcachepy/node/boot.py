@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 
 from memcachepy import _core, log
-from memcachepy.config import MEGABYTE, NodeConfig
+from memcachepy.config import KILOBYTE, MEGABYTE, NodeConfig
 from memcachepy.errors import BootError, CoreRefusal
 from memcachepy.log import fact
 from memcachepy.node.control import Control
@@ -98,6 +98,39 @@ def segment_settings(config: NodeConfig, listeners: Sequence[Listener]) -> dict[
         "flush_enabled": not config.disable_flush_all,
         "shutdown_enabled": config.enable_shutdown,
         "large_pages": config.enable_largepages,
+        "maxconns_fast": config.maxconns_fast,
+        "dump_enabled": not config.disable_dumping,
+        "watch_enabled": not config.disable_watch,
+        "track_sizes": config.track_sizes,
+        "slab_reassign": config.slab_reassign,
+        "drop_privileges": config.drop_privileges,
+        "lru_maintainer": config.lru_maintainer,
+        "prefix_delimiter": config.stat_key_prefix or ":",
+        "detail_enabled": config.stat_key_prefix is not None,
+        "lru_crawler": config.lru_crawler,
+        "lru_segmented": config.lru_maintainer,
+        "temp_lru": config.temporary_ttl is not None,
+        "slab_automove": config.slab_automove if config.slab_reassign else 0,
+        "slab_automove_window": config.slab_automove_window,
+        "slab_automove_ratio": config.slab_automove_ratio,
+        "slab_automove_freeratio": config.slab_automove_freeratio,
+        "lru_crawler_sleep_us": config.lru_crawler_sleep,
+        "lru_crawler_tocrawl": config.lru_crawler_tocrawl,
+        "hot_lru_pct": config.hot_lru_pct,
+        "warm_lru_pct": config.warm_lru_pct,
+        "temporary_ttl_s": 61 if config.temporary_ttl is None else config.temporary_ttl,
+        "hot_max_factor": config.hot_max_factor,
+        "warm_max_factor": config.warm_max_factor,
+        "binding_protocol": config.binding_protocol,
+        "idle_timeout_s": config.idle_timeout,
+        "worker_logbuf_bytes": config.worker_logbuf_size * KILOBYTE,
+        "watcher_logbuf_bytes": config.watcher_logbuf_size * KILOBYTE,
+        "hashpower_init": config.hashpower or 0,
+        "tail_repair_time_s": config.tail_repair_time or 0,
+        "slab_chunk_max_bytes": config.slab_chunk_max * KILOBYTE,
+        "napi_id_count": config.napi_ids or 0,
+        "read_buf_limit_bytes": config.read_buf_mem_limit * MEGABYTE,
+        "hash_algorithm": config.hash_algorithm,
         "tcp_port": ports[0] if ports else 0,
         "unix_socket": config.unix_socket or "",
         "unix_mask": config.unix_mask,

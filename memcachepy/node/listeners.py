@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from memcachepy.config import Address, NodeConfig
+from memcachepy.config import NodeConfig
 from memcachepy.errors import BootError
+from memcachepy.kinds import Address
 from memcachepy.log import fact
 
 log = logging.getLogger("memcachepy.node")

@@ -8,7 +8,9 @@ import pytest
 import memcachepy
 from memcachepy import cli
 from memcachepy.cli import serve
-from memcachepy.config import SETTINGS, Address, NodeConfig, Switch
+from memcachepy.config import SETTINGS, NodeConfig
+from memcachepy.extended import EXTENDED, TAKEN
+from memcachepy.kinds import Address, Switch
 
 Run = Callable[..., tuple[int, NodeConfig | None]]
 
@@ -34,13 +36,17 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     return run
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+OWN_FLAGS = [name for name, setting in SETTINGS.items() if not setting.is_extended]
+
+
+@pytest.mark.parametrize("name", OWN_FLAGS)
 def test_letter_and_long_name_mean_the_same(name: str, run: Run) -> None:
     setting = SETTINGS[name]
     values = {"udp_port": "0", "max_item_size": "2k", "slab_growth_factor": "2"}
     values |= {"listen": "::1", "unix_socket": "/s", "user": "nobody", "verbose": ""}
     values |= {"eviction_policy": "allkeys-lru"}
-    value = "" if isinstance(setting.kind, Switch) else values.get(name, "5")
+    values |= {"protocol": "ascii", "stat_key_prefix": "/"}
+    value: str = "" if isinstance(setting.kind, Switch) else values.get(name, "5")
     short, long = (
         run("serve", flag, *([value] if value else []))
         for flag in (setting.short_flag, setting.flag)
@@ -61,13 +67,18 @@ def test_flags_stand_together_as_with_memcached(run: Run) -> None:
     assert config.listen == (Address("127.0.0.1"), Address("::1"))
 
 
-@pytest.mark.parametrize("letter", "dPkrDBSXWYeZNoi")
+@pytest.mark.parametrize("letter", "SYZe")
 @pytest.mark.parametrize("value", [[], ["x=1"]])
 def test_letter_that_is_not_there_is_refused_by_name(
     letter: str, value: list[str], run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("serve", "-p", "0", f"-{letter}", *value) == (64, None)
     assert f"-{letter} (--" in capsys.readouterr().err
+
+
+def test_license(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("serve", "-i") == (0, None)
+    assert "BSD 3-Clause" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -89,4 +100,6 @@ def test_help_names_every_setting(run: Run, capsys: pytest.CaptureFixture[str]) 
     assert all(
         f"{s.short_flag}, {s.flag}" in text or (not s.letter and s.flag in text)
         for s in SETTINGS.values()
+        if not s.is_extended
     )
+    assert all(name in text for name in [*EXTENDED, *TAKEN])

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from memcachepy.config import SETTINGS, Address, NodeConfig, Switch, resolve
+from memcachepy.config import SETTINGS, NodeConfig, resolve
 from memcachepy.errors import ConfigError
+from memcachepy.kinds import Address, Switch
 
 EXAMPLES: dict[str, tuple[str, Any]] = {
     "port": ("11300", 11300),
@@ -33,6 +34,40 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "control_group": ("daemon", "daemon"),
     "kill_stuck_attached": ("on", True),
     "verbose": ("2", 2),
+    "daemon": ("yes", True),
+    "pidfile": ("/run/cache.pid", "/run/cache.pid"),
+    "enable_coredumps": ("on", True),
+    "lock_memory": ("on", True),
+    "protocol": ("ascii", "ascii"),
+    "stat_key_prefix": ("|", "|"),
+    "disable_dumping": ("on", True),
+    "disable_watch": ("on", True),
+    "napi_ids": ("2", 2),
+    "maxconns_fast": ("no", False),
+    "idle_timeout": ("60", 60),
+    "lru_crawler": ("no", False),
+    "slab_reassign": ("no", False),
+    "slab_automove": ("2", 2),
+    "track_sizes": ("yes", True),
+    "watcher_logbuf_size": ("512", 512),
+    "worker_logbuf_size": ("128", 128),
+    "slab_automove_ratio": ("0.5", 0.5),
+    "slab_automove_window": ("30", 30),
+    "slab_automove_freeratio": ("0.02", 0.02),
+    "slab_chunk_max": ("256", 256),
+    "hashpower": ("20", 20),
+    "hash_algorithm": ("jenkins", "jenkins"),
+    "tail_repair_time": ("600", 600),
+    "lru_crawler_sleep": ("500", 500),
+    "lru_crawler_tocrawl": ("1000", 1000),
+    "lru_maintainer": ("no", False),
+    "hot_lru_pct": ("10", 10),
+    "warm_lru_pct": ("30", 30),
+    "hot_max_factor": ("0.5", 0.5),
+    "warm_max_factor": ("3", 3.0),
+    "temporary_ttl": ("30", 30),
+    "read_buf_mem_limit": ("64", 64),
+    "drop_privileges": ("on", True),
 }
 
 
@@ -133,10 +168,17 @@ def test_error_names_setting_value_range_and_source(tmp_path: Path) -> None:
         ("listen", "127.0.0.1,,::1"),
         ("listen", "[::1"),
         ("listen", "a b"),
+        ("listen", "btls:a"),
+        ("listen", "proto[proxy]:a"),
+        ("listen", "tag[far_too_long]:a"),
+        ("stat_key_prefix", "ab"),
+        ("stat_key_prefix", " "),
+        ("protocol", "udp"),
     ],
 )
 def test_out_of_range_is_refused(name: str, text: str) -> None:
-    assert refusal({name: text}).startswith(f"{name} is {text!r} (-{SETTINGS[name].letter}): must")
+    sentence = refusal({name: text})
+    assert sentence.startswith(f"{name} is {text!r} (-{SETTINGS[name].letter}): ")
 
 
 @pytest.mark.parametrize(
@@ -150,6 +192,10 @@ def test_out_of_range_is_refused(name: str, text: str) -> None:
         ("cache.example.org:11212", [Address("cache.example.org", 11212)]),
         ("a;b , c", [Address("a"), Address("b"), Address("c")]),
         ("a,a", [Address("a")]),
+        ("notls:a:1", [Address("a", 1)]),
+        ("tag[b]:[::1]:1,tag_b_:a", [Address("::1", 1), Address("a")]),
+        ("notls:proto[ascii]:tag_b_:a", [Address("a", None, "ascii")]),
+        ("proto[negotiating]:a", [Address("a", None, "auto")]),
     ],
 )
 def test_addresses_as_memcached_writes_them(text: str, addresses: list[Address]) -> None:
@@ -181,6 +227,18 @@ def test_unix_socket_turns_tcp_off_unless_it_is_asked_for() -> None:
     assert config({"unix_socket": "/s"}).port == 0
     assert config({"unix_socket": "/s", "port": "5"}).port == 5
     assert config({"unix_socket": "/s", "listen": "127.0.0.1"}).port == 11211
+
+
+def test_one_protocol_is_spoken_everywhere() -> None:
+    assert config().binding_protocol == "auto-negotiate"
+    assert config({"listen": "proto[binary]:a,proto[binary]:b"}).binding_protocol == "binary"
+    assert config({"protocol": "ascii"}).binding_protocol == "ascii"
+    assert refusal({"listen": "proto[ascii]:a,b"}).startswith("listen is 'a,b'")
+
+
+def test_settings_of_the_lru_fit_each_other() -> None:
+    assert "at most 80" in refusal({"hot_lru_pct": "50", "warm_lru_pct": "50"})
+    assert "no_lru_maintainer" in refusal({"temporary_ttl": "5", "lru_maintainer": False})
 
 
 def test_a_node_without_any_socket_is_refused() -> None:

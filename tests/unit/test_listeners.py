@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from memcachepy.config import Address, NodeConfig
+from memcachepy.config import NodeConfig
 from memcachepy.errors import BootError
+from memcachepy.kinds import Address
 from memcachepy.node import listeners
 from memcachepy.node.listeners import Listener, open_listeners
 
