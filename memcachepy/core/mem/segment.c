@@ -393,6 +393,7 @@ claim_for(struct process_slot *slot, int32_t pid)
     atomic_store(&slot->locked_shard, 0);
     atomic_store(&slot->wanted_shard, 0);
     atomic_store(&slot->waiters, 0);
+    atomic_store(&slot->dumps, 0);
     atomic_store(&slot->stuck, 0);
     atomic_store(&slot->pid, pid);
 }

@@ -127,11 +127,16 @@ struct process_slot {
     _Atomic uint64_t conns_sent;     /* [acceptor] after */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t conns_received; /* [own] */
     _Atomic uint64_t conns_closed;                             /* [own] */
-    struct counters counters;                                  /* [own] kept over respawns */
+    _Atomic uint32_t dumps; /* [own] connections that are making a dump of keys */
+    /* See mem/logring.h. */
+    _Atomic uint32_t watchers;      /* [own][sup] connections that watch, */
+    _Atomic uint32_t watch_classes; /* [own][sup] and what: enum log_class */
+    _Atomic uint32_t log_ready;     /* [atomic] 1: the process's log ring has memory */
+    struct counters counters;       /* [own] kept over respawns */
     struct held_ref pins[PIN_COUNT_MAX];
     struct held_ref uploads[UPLOAD_COUNT_MAX];
 };
-static_assert(sizeof(struct process_slot) == 16832, "layout change: bump SEGMENT_LAYOUT_VERSION");
+static_assert(sizeof(struct process_slot) == 16896, "layout change: bump SEGMENT_LAYOUT_VERSION");
 
 /* The pool of pages. Which pages are free stands in the page directory alone. */
 struct page_pool {
@@ -155,8 +160,9 @@ struct superblock {
     uint32_t layout_version;
     uint32_t fingerprint; /* of struct sizes and the libc's mutex: another build must not attach */
     uint64_t reserve_bytes;
-    uint64_t slots_at, shards_at, words_at, tables_at, pages_at, data_at;
+    uint64_t slots_at, logs_at, shards_at, words_at, tables_at, pages_at, data_at;
     uint32_t page_bytes, page_shift, unit_shift;
+    uint32_t log_ring_bytes;
     uint32_t shard_count, table_pages_max;
     uint32_t class_count;
     uint32_t chunk_bytes[SLAB_CLASS_COUNT_MAX];
@@ -168,9 +174,13 @@ struct superblock {
     _Atomic uint32_t node_state;            /* [atomic] enum node_state */
     _Atomic uint32_t listen_disabled; /* [acceptor] 1: nobody is accepted, conn_limit is reached */
     _Atomic uint32_t attached_high;   /* [sup] slots of attached processes ever used */
+    _Atomic uint64_t crawl_classes;   /* [atomic] bit by class: to be looked through; see sweep.c */
     _Atomic uint64_t child_user_us, child_system_us;     /* [sup] of reaped children */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t last_cas; /* [atomic] */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t flush;    /* [atomic] epoch and pending moment */
+    /* Beside what every request looks at. */
+    _Atomic uint32_t watched; /* [atomic] classes that some process's connections watch */
+    alignas(CACHE_LINE_BYTES) _Atomic uint64_t log_gid; /* [atomic] of the last log entry */
     alignas(CACHE_LINE_BYTES) struct page_pool pool;
     alignas(CACHE_LINE_BYTES) struct segment_settings settings;
     /* What `stats reset` subtracts. [atomic] */

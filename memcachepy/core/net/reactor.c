@@ -6,11 +6,12 @@
  * it for every reply.
  *
  * A connection is in at most one of these conditions, and the lists of `struct reactor` hold the
- * last three:
+ * last four:
  *
  *     idle       nothing to do until its socket says so; owns no buffer
  *     blocked    replies are kept until the socket takes them; not read from
  *     ready      has more to do; its next turn comes after everybody else's
+ *     paced      makes a long answer in pieces; see serve_paced()
  *     waiting    for memory of uploads and pins, first come first served; retried on a timer
  *     held       holds such memory (beside the above); given up when it stalls and others wait
  *
@@ -43,6 +44,9 @@
 #define WAITER_RETRY_MS 10
 #define HOLDER_CHECK_MS 50
 
+/* While others are served, dumps make one piece in so many milliseconds. */
+#define PACE_MS 1
+
 /* Without progress for this long, shared by all who wait, but at least the other. */
 #define STALL_SHARED_NS UINT64_C(500000000)
 #define STALL_MIN_NS UINT64_C(10000000)
@@ -59,11 +63,11 @@
 struct connection {
     struct conn conn;
     int fd;
-    bool readable;    /* There may be bytes to read. */
-    bool hangup;      /* The peer has closed its side: read up to the end. */
-    bool wants_write; /* EPOLLOUT is asked for. */
-    struct list all;  /* Of every connection. */
-    struct list ready;
+    bool readable;     /* There may be bytes to read. */
+    bool hangup;       /* The peer has closed its side: read up to the end. */
+    bool wants_write;  /* EPOLLOUT is asked for. */
+    struct list all;   /* Of every connection. */
+    struct list ready; /* Of ready or paced connections. */
     struct list waiting;
     struct list held;
     uint64_t progress_at_ns; /* While held. */
@@ -78,7 +82,9 @@ struct reactor {
     int epoll_fd;
     int channel_fd;
     int liveness_fd;
-    struct list all, ready, waiting, held;
+    struct list all, ready, paced, waiting, held;
+    uint64_t pace_at_ns;
+    uint64_t paced_requests; /* protocol_requests() after the last pieces. */
     uint32_t waiting_count;
     uint32_t published_waiters; /* What store_set_waiters() was told. */
     uint64_t retry_at_ns;
@@ -161,6 +167,14 @@ make_ready(struct reactor *reactor, struct connection *connection)
 {
     if (list_is_empty(&connection->ready)) {
         list_append(&reactor->ready, &connection->ready);
+    }
+}
+
+static void
+make_paced(struct reactor *reactor, struct connection *connection)
+{
+    if (list_is_empty(&connection->ready)) {
+        list_append(&reactor->paced, &connection->ready);
     }
 }
 
@@ -248,7 +262,11 @@ settle(struct reactor *reactor, struct connection *connection, enum conn_status 
     case CONN_READY:
         return TURN_ON;
     case CONN_FULL:
-        make_ready(reactor, connection);
+        if (UNLIKELY(conn_is_streaming(&connection->conn))) {
+            make_paced(reactor, connection);
+        } else {
+            make_ready(reactor, connection);
+        }
         return TURN_OVER;
     case CONN_WAITING:
         if (list_is_empty(&connection->waiting)) {
@@ -406,6 +424,34 @@ serve_ready(struct reactor *reactor)
     }
 }
 
+/* Whether others have been served since the last pieces. */
+static bool
+others_are_served(const struct reactor *reactor)
+{
+    return protocol_requests(reactor->protocol) != reactor->paced_requests;
+}
+
+/* One piece for each connection that makes a long answer: as fast as they are read while the
+ * process has nothing else to do, else a piece every PACE_MS, so that others hardly notice. */
+static void
+serve_paced(struct reactor *reactor)
+{
+    struct list turn;
+    uint64_t now_ns = clock_mono_ns();
+    if (others_are_served(reactor) && now_ns < reactor->pace_at_ns) {
+        return;
+    }
+    list_init(&turn);
+    list_move(&reactor->paced, &turn);
+    while (!list_is_empty(&turn)) {
+        struct connection *connection = LIST_ELEMENT(turn.next, struct connection, ready);
+        list_remove(&connection->ready);
+        serve(reactor, connection);
+    }
+    reactor->pace_at_ns = now_ns + PACE_MS * UINT64_C(1000000);
+    reactor->paced_requests = protocol_requests(reactor->protocol);
+}
+
 /* Tries the waiting connections in their order, up to the first that still has to wait. */
 static void
 serve_waiting(struct reactor *reactor)
@@ -478,6 +524,9 @@ serve_lists(struct reactor *reactor)
 {
     if (!list_is_empty(&reactor->ready)) {
         serve_ready(reactor);
+    }
+    if (UNLIKELY(!list_is_empty(&reactor->paced))) {
+        serve_paced(reactor);
     }
     publish_waiters(reactor);
     if (!list_is_empty(&reactor->held)) {
@@ -700,6 +749,9 @@ next_timeout_ms(const struct reactor *reactor)
     if (!list_is_empty(&reactor->ready)) {
         return 0;
     }
+    if (!list_is_empty(&reactor->paced)) {
+        return others_are_served(reactor) ? PACE_MS : 0;
+    }
     if (!list_is_empty(&reactor->waiting)) {
         return WAITER_RETRY_MS;
     }
@@ -780,6 +832,7 @@ reactor_run(struct segment *segment, unsigned slot_index, int channel_fd, int wa
     };
     list_init(&reactor.all);
     list_init(&reactor.ready);
+    list_init(&reactor.paced);
     list_init(&reactor.waiting);
     list_init(&reactor.held);
     if (!loop_claim(segment, slot_index)) {

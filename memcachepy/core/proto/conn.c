@@ -7,6 +7,7 @@
 #include "proto/conn.h"
 
 #include "base/check.h"
+#include "proto/crawl.h"
 #include "proto/value.h"
 
 #include <stdlib.h>
@@ -194,6 +195,8 @@ run_step(struct protocol *protocol, struct conn *conn, struct input *input)
         return value_upload_step(protocol, conn, input);
     case CONN_TERMINATOR:
         return value_end_step(protocol, conn, input);
+    case CONN_DUMP:
+        return crawl_dump_step(protocol, conn);
     case CONN_SWALLOW:
         return swallow_value(conn, input);
     case CONN_CLOSED:
@@ -436,6 +439,7 @@ conn_free(struct protocol *protocol, struct conn *conn)
         }
         free(conn->pending);
     }
+    crawl_dump_free(protocol, conn);
     input_free(conn);
     output_free(&conn->kept, protocol->store);
     *conn = (struct conn){.state = CONN_CLOSED, .status = CONN_CLOSE};

@@ -24,6 +24,7 @@
 
 struct protocol;
 struct pending;
+struct dump;
 
 /* What `version` answers: the memcached release whose protocol is spoken. */
 #define PROTOCOL_VERSION "1.6.45"
@@ -62,6 +63,7 @@ enum conn_state {
     CONN_UPLOAD_WAIT, /* A large value waits for its upload to be opened. */
     CONN_UPLOAD,      /* A large value goes into its chunks as it arrives. */
     CONN_TERMINATOR,  /* At the line end behind an uploaded value. */
+    CONN_DUMP,        /* A dump of keys is being made, a piece at a time. */
     CONN_SWALLOW,     /* `swallow` bytes of a refused value are still to come. */
     CONN_CLOSED,
 };
@@ -75,7 +77,8 @@ struct conn {
     uint32_t swallow;     /* CONN_SWALLOW */
     struct expiry expire; /* CONN_KEYS of gat and gats */
     struct pending *pending;
-    uint8_t *input; /* Kept: an incomplete line, or requests that may not be executed yet. */
+    struct dump *dump; /* CONN_DUMP */
+    uint8_t *input;    /* Kept: an incomplete line, or requests that may not be executed yet. */
     uint32_t input_len;
     uint32_t input_capacity;
     struct output kept; /* Replies that could not be sent yet. */
@@ -125,6 +128,13 @@ bool conn_holds_memory(const struct conn *conn);
 /* Others wait and this connection makes no progress: an upload is aborted and answered, and true
  * returned; false means that it must be closed (it reads its replies too slowly). */
 bool conn_give_up(struct protocol *protocol, struct conn *conn) MUST_CHECK;
+
+/* The connection is making a long answer in pieces: others come first. */
+static inline bool
+conn_is_streaming(const struct conn *conn)
+{
+    return conn->state == CONN_DUMP;
+}
 
 /* Replies wait that the peer has not taken, or were left to be made. */
 static inline bool

@@ -1,8 +1,9 @@
-/* slabs, lru and lru_crawler: memcached's replies and checks in memcached's order.
+/* slabs, lru and what lru_crawler sets (crawl.c has the rest): memcached's replies and checks in
+ * memcached's order.
  *
  * Settings are words of the superblock, in force in every process at once. What `lru` sets is kept
  * and shown by `stats settings`, where `lru_effect` says that another policy decides here. */
-#include "proto/execute.h"
+#include "proto/crawl.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -278,7 +279,9 @@ execute_lru_crawler(struct protocol *protocol, struct conn *conn, const struct r
 {
     const struct line *line = request->line;
     struct slice what = line->count > 1 ? line->tokens[1] : (struct slice){0};
-    (void)conn;
+    if (line->count == 3 && crawl_execute(protocol, conn, request)) {
+        return;
+    }
     if (line->count == 3 && slice_is(what, "sleep")) {
         crawler_sleep(protocol, request);
     } else if (line->count == 3 && slice_is(what, "tocrawl")) {

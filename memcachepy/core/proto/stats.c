@@ -7,6 +7,7 @@
 
 #include "proto/conn.h"
 #include "proto/execute.h"
+#include "store/dump.h"
 
 #include <stdio.h>
 #include <sys/resource.h>
@@ -24,6 +25,7 @@ struct general {
     struct store_sums sums;
     struct cpu_time cpu;
     uint64_t connection_count;
+    uint32_t dumps_running;
     uint32_t uptime_s;
     uint64_t wall_s;
 };
@@ -166,7 +168,7 @@ node_cpu(struct store *store)
     X(slab_reassign_last_busy_status, ZERO)                                                        \
     X(slab_reassign_running, ZERO)                                                                 \
     X(slabs_moved, COUNTER(slabs_moved))                                                           \
-    X(lru_crawler_running, ZERO)                                                                   \
+    X(lru_crawler_running, "%u", g->dumps_running)                                                 \
     X(lru_crawler_starts, COUNTER(lru_crawler_starts))                                             \
     X(lru_maintainer_juggles, ZERO)                                                                \
     X(malloc_fails, ZERO)                                                                          \
@@ -211,6 +213,7 @@ stats_general(struct stat_sink *sink, struct store *store)
         .settings = &superblock->settings,
         .cpu = node_cpu(store),
         .connection_count = segment_connection_count(store_segment(store)),
+        .dumps_running = store_dumps_running(store),
         .uptime_s = store_uptime_s(store),
         .wall_s = store_wall_s(store),
     };

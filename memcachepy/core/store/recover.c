@@ -55,6 +55,7 @@ store_recover(struct store *store, unsigned slot_index, struct recovery *recover
         atomic_store(&slot->held_bytes, 0);
     }
     atomic_store(&slot->waiters, 0);
+    atomic_store(&slot->dumps, 0);
     atomic_store(&slot->stuck, 0);
     atomic_store(&slot->locked_shard, 0);
     atomic_store(&slot->wanted_shard, 0);

@@ -1,6 +1,9 @@
 /* See sweep.h. A pass reads the pages' expiry columns (expiry.h) without any lock; only for chunks
  * whose byte is due it takes the shard's lock, for at most a batch of them, and looks at their
- * headers. A byte that was wrong, or whose moment lies beyond a byte's reach, is written anew. */
+ * headers. A byte that was wrong, or whose moment lies beyond a byte's reach, is written anew.
+ *
+ * `lru_crawler crawl` names classes of which the next pass, begun at once, looks at every chunk. A
+ * maintainer that dies meanwhile leaves them named, and the next one begins anew. */
 #include "store/sweep.h"
 
 #include "base/check.h"
@@ -77,7 +80,7 @@ collect(const struct store *store, struct batch *batch, uint32_t class_id, uint3
         uint8_t line[LINE_BYTES] = {0};
         read_line(line, column + at, count - at < LINE_BYTES ? count - at : LINE_BYTES);
         unsigned due = due_of_line(line, now, store->sweep.all);
-        if (store->sweep.flushed) {
+        if (store->sweep.flushed || store->sweep.crawl >> class_id & 1) {
             due = count < LINE_BYTES ? (1u << count) - 1 : 0xFFFFu;
         }
         due &= 0xFFFFu << (*slot - at);
@@ -102,6 +105,7 @@ item_at_slot(const struct store *store, const struct batch *batch, unsigned i)
 static void
 look_at(struct store *store, struct shard *shard, const struct batch *batch)
 {
+    struct counters *counters = &store->slot->counters;
     uint64_t hashes[BATCH];
     bool dead[BATCH]; /* decided once: a flush may come in between */
     _Atomic uint32_t *owner = &page_entry(store->segment, batch->page_number)->owner;
@@ -122,7 +126,9 @@ look_at(struct store *store, struct shard *shard, const struct batch *batch)
         struct item *item = item_at_slot(store, batch, i);
         uint32_t expire_word = atomic_load_explicit(&item->expire_word, memory_order_relaxed);
         bool live = state_kind(chunk_state(item)) == CHUNK_LIVE;
+        counter_add(counters, COUNTER_crawler_items_checked, live);
         if (dead[i]) {
+            COUNT(counters, crawler_reclaimed);
             item_unlink_hashed(store, shard, ref_of(store, item), hashes[i], UNLINK_RECLAIM);
             CRASH_POINT(swept_item);
             /* The last of its page: that may be another shard's by now. */
@@ -183,8 +189,19 @@ begin_pass(struct store *store)
     pass->epoch = epoch;
     pass->clocks_apart_s = clocks_apart_s;
     pass->began_s = store->now_s;
+    pass->crawl = atomic_load(&store->superblock->crawl_classes);
     pass->next_page = 0;
     pass->running = true;
+}
+
+/* A crawl is over with the first pass that began after it was asked for. */
+static void
+end_pass(struct store *store)
+{
+    store->sweep.running = false;
+    if (store->sweep.crawl != 0) {
+        atomic_store(&store->superblock->crawl_classes, 0);
+    }
 }
 
 bool
@@ -192,7 +209,8 @@ store_sweep(struct store *store)
 {
     struct sweep_pass *pass = &store->sweep;
     if (!pass->running) {
-        if (pass->began_s != 0 && store->now_s - pass->began_s < PASS_EVERY_S) {
+        if (pass->began_s != 0 && store->now_s - pass->began_s < PASS_EVERY_S &&
+            atomic_load(&store->superblock->crawl_classes) == 0) {
             return false;
         }
         begin_pass(store);
@@ -201,7 +219,7 @@ store_sweep(struct store *store)
     uint32_t looks = 0;
     for (uint32_t i = 0; i < PAGES_PER_STEP && looks < LOOKS_PER_STEP; i++) {
         if (pass->next_page >= count) {
-            pass->running = false;
+            end_pass(store);
             return false;
         }
         looks += sweep_page(store, pass->next_page++);
