@@ -103,27 +103,36 @@ answer_small(struct protocol *protocol, const struct batch_key *entry, struct vi
     return true;
 }
 
+/* Appends a large value, whose pin is the output's from then on. False: out of memory, the pin is
+ * gone and nothing was appended. */
+static ALWAYS_INLINE bool
+answer_pinned(struct protocol *protocol, const struct batch_key *entry, struct pin *pin,
+              const struct reply_form form)
+{
+    struct output *output = &protocol->output;
+    uint32_t end_before = output->end;
+    struct hit hit = {pin->client_flags, pin->value_len, pin->cas};
+    uint8_t *out = form.head(output->bytes + end_before, entry, &hit);
+    output->end = (uint32_t)(out - output->bytes);
+    if (!output_add_pin(output, pin)) {
+        store_unpin(protocol->store, pin);
+        output->end = end_before;
+        return false;
+    }
+    output_add(output, form.tail, form.tail_len);
+    return true;
+}
+
 /* Appends a large value by pinning it; any other result than PIN_OK appends nothing. */
 static ALWAYS_INLINE enum pin_result
 answer_large(struct protocol *protocol, const struct batch_key *entry, const struct reply_form form)
 {
-    struct output *output = &protocol->output;
     struct pin pin;
     enum pin_result result = store_pin(protocol->store, &entry->key, &pin);
     if (result != PIN_OK) {
         return result;
     }
-    uint32_t end_before = output->end;
-    struct hit hit = {pin.client_flags, pin.value_len, pin.cas};
-    uint8_t *out = form.head(output->bytes + end_before, entry, &hit);
-    output->end = (uint32_t)(out - output->bytes);
-    if (!output_add_pin(output, &pin)) {
-        store_unpin(protocol->store, &pin);
-        output->end = end_before;
-        return PIN_WAIT;
-    }
-    output_add(output, form.tail, form.tail_len);
-    return PIN_OK;
+    return answer_pinned(protocol, entry, &pin, form) ? PIN_OK : PIN_WAIT;
 }
 
 enum answer {

@@ -7,6 +7,7 @@
 #include "proto/conn.h"
 
 #include "base/check.h"
+#include "proto/binary.h"
 #include "proto/crawl.h"
 #include "proto/value.h"
 
@@ -177,12 +178,38 @@ swallow_value(struct conn *conn, struct input *input)
 
 /* ---- the loop ------------------------------------------------------------------------------- */
 
+/* The first byte decides for the whole connection, unless -B has decided already. */
+static enum step
+choose_protocol(struct protocol *protocol, struct conn *conn, const struct input *input)
+{
+    if (input->at == input->end) {
+        return STEP_MORE;
+    }
+    switch ((enum binding_protocol)store_superblock(protocol->store)->settings.binding_protocol) {
+    case BINDING_BINARY:
+        conn->binary = true;
+        break;
+    case BINDING_ASCII:
+        break;
+    case BINDING_AUTO:
+    case BINDING_COUNT:
+        conn->binary = *input->at == PACKET_REQUEST;
+        break;
+    }
+    conn_await_request(conn);
+    return STEP_NEXT;
+}
+
 static enum step
 run_step(struct protocol *protocol, struct conn *conn, struct input *input)
 {
     switch ((enum conn_state)conn->state) {
+    case CONN_NEW:
+        return choose_protocol(protocol, conn, input);
     case CONN_COMMAND:
         return execute_line(protocol, conn, input);
+    case CONN_PACKET:
+        return binary_step(protocol, conn, input);
     case CONN_KEYS:
         return execute_keys(protocol, conn, input);
     case CONN_SKIP_LINE:
@@ -357,22 +384,33 @@ protocol_select(struct protocol *protocol, unsigned buffer_index)
 /* Longer inputs are batches that look ahead by themselves. */
 #define FORESEEN_BYTES_MAX 512
 
-bool
-conn_foresee(struct protocol *protocol, const struct conn *conn, size_t len, struct key *key)
+/* The second token of a line. */
+static bool
+line_key(const uint8_t *bytes, size_t len, struct slice *key)
 {
-    if (conn->state != CONN_COMMAND || conn->input_len > 0 || len > FORESEEN_BYTES_MAX) {
-        return false;
-    }
-    const uint8_t *end = protocol->read + len;
-    const uint8_t *at = parse_skip_spaces(parse_token_end(protocol->read, end), end);
+    const uint8_t *end = bytes + len;
+    const uint8_t *at = parse_skip_spaces(parse_token_end(bytes, end), end);
     const uint8_t *stop = parse_token_end(at, end);
     if (stop < end && *stop == '\n' && stop > at && stop[-1] == '\r') {
         stop--;
     }
-    if (stop == at || stop - at > KEY_LEN_MAX) {
+    *key = (struct slice){at, (uint32_t)(stop - at)};
+    return stop != at && stop - at <= KEY_LEN_MAX;
+}
+
+bool
+conn_foresee(struct protocol *protocol, const struct conn *conn, size_t len, struct key *key)
+{
+    struct slice bytes;
+    if (conn->input_len > 0 || len > FORESEEN_BYTES_MAX) {
         return false;
     }
-    key_init(protocol->store, key, at, (uint32_t)(stop - at));
+    if (conn->state == CONN_COMMAND
+            ? !line_key(protocol->read, len, &bytes)
+            : conn->state != CONN_PACKET || !binary_key(protocol->read, len, &bytes)) {
+        return false;
+    }
+    key_init(protocol->store, key, bytes.bytes, bytes.len);
     store_prefetch_bucket(protocol->store, key);
     return true;
 }

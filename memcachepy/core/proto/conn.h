@@ -56,13 +56,15 @@ enum conn_status {
 };
 
 enum conn_state {
+    CONN_NEW,         /* The first byte will say which protocol it speaks. */
     CONN_COMMAND,     /* At the start of a line. */
+    CONN_PACKET,      /* At the start of a packet. */
     CONN_KEYS,        /* Within the keys of a get line. */
     CONN_SKIP_LINE,   /* Within a line that has been answered already. */
     CONN_VALUE,       /* A value is being collected in `pending`. */
     CONN_UPLOAD_WAIT, /* A large value waits for its upload to be opened. */
     CONN_UPLOAD,      /* A large value goes into its chunks as it arrives. */
-    CONN_TERMINATOR,  /* At the line end behind an uploaded value. */
+    CONN_TERMINATOR,  /* At the line end behind an uploaded value, where there is one. */
     CONN_DUMP,        /* A dump of keys is being made, a piece at a time. */
     CONN_SWALLOW,     /* `swallow` bytes of a refused value are still to come. */
     CONN_CLOSED,
@@ -73,6 +75,7 @@ struct conn {
     uint8_t state;        /* enum conn_state */
     uint8_t status;       /* enum conn_status, of the last call */
     uint8_t get_id;       /* CONN_KEYS: enum command_id */
+    bool binary;          /* It speaks the binary protocol. */
     uint32_t scanned;     /* Bytes of an incomplete line known to hold no line feed. */
     uint32_t swallow;     /* CONN_SWALLOW */
     struct expiry expire; /* CONN_KEYS of gat and gats */

@@ -63,7 +63,7 @@ struct request {
 static inline void
 conn_await_request(struct conn *conn)
 {
-    conn->state = CONN_COMMAND;
+    conn->state = conn->binary ? CONN_PACKET : CONN_COMMAND;
 }
 
 #define TEXT_BAD_FORMAT "CLIENT_ERROR bad command line format\r\n"

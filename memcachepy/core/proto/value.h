@@ -23,10 +23,17 @@ struct value_words {
     void (*refusal)(struct protocol *, const struct value_command *, enum value_refusal);
 };
 
+/* What the replies to a packet repeat. */
+struct packet_id {
+    uint32_t opaque; /* As it came. */
+    uint8_t opcode;
+};
+
 /* A storage command, as it is remembered until its value is there. */
 struct value_command {
     struct put put; /* All but the value. */
     const struct value_words *words;
+    struct packet_id packet; /* Of the binary protocol. */
     bool noreply;
 };
 
