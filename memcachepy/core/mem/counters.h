@@ -68,6 +68,52 @@ struct counters {
     _Atomic uint64_t value[COUNTER_COUNT];
 };
 
+/* X(name): what is counted for each slab class besides, of the class of the item in question; a
+ * chain's is that of its head. The first eight fill a cache line: they move with requests. */
+#define CLASS_COUNTER_LIST(X)                                                                      \
+    X(hits_to_cold) /* gets of settled items */                                                    \
+    X(hits_to_hot)  /* and of those in probation */                                                \
+    X(cmd_set)                                                                                     \
+    X(delete_hits)                                                                                 \
+    X(incr_hits)                                                                                   \
+    X(decr_hits)                                                                                   \
+    X(cas_hits)                                                                                    \
+    X(cas_badval)                                                                                  \
+    X(touch_hits)                                                                                  \
+    X(evicted)                                                                                     \
+    X(evicted_nonzero)                                                                             \
+    X(evicted_unfetched)                                                                           \
+    X(outofmemory)                                                                                 \
+    X(reclaimed)                                                                                   \
+    X(expired_unfetched)                                                                           \
+    X(crawler_reclaimed)                                                                           \
+    X(crawler_items_checked)                                                                       \
+    X(moves_to_cold)                                                                               \
+    X(moves_within_lru)
+
+enum class_counter_id {
+#define X(name) CLASS_##name,
+    CLASS_COUNTER_LIST(X)
+#undef X
+        CLASS_COUNTER_COUNT
+};
+
+/* One process's counters of one slab class; [own] as above. */
+struct class_counters {
+    _Atomic uint64_t value[CLASS_COUNTER_COUNT];
+    /* When the latest eviction was, in seconds, and in the low half for how long nobody had asked
+     * for what went. */
+    _Atomic uint64_t evicted_last;
+};
+static_assert(CLASS_hits_to_hot == CLASS_hits_to_cold + 1, "found by adding");
+
+static inline void
+class_counter_add(struct class_counters *counters, enum class_counter_id id, uint64_t amount)
+{
+    uint64_t value = atomic_load_explicit(&counters->value[id], memory_order_relaxed);
+    atomic_store_explicit(&counters->value[id], value + amount, memory_order_relaxed);
+}
+
 static inline void
 counter_add(struct counters *counters, enum counter_id id, uint64_t amount)
 {

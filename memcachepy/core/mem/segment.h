@@ -133,10 +133,11 @@ struct process_slot {
     _Atomic uint32_t watch_classes; /* [own][sup] and what: enum log_class */
     _Atomic uint32_t log_ready;     /* [atomic] 1: the process's log ring has memory */
     struct counters counters;       /* [own] kept over respawns */
+    alignas(CACHE_LINE_BYTES) struct class_counters classes[SLAB_CLASS_COUNT_MAX]; /* [own] too */
     struct held_ref pins[PIN_COUNT_MAX];
     struct held_ref uploads[UPLOAD_COUNT_MAX];
 };
-static_assert(sizeof(struct process_slot) == 16896, "layout change: bump SEGMENT_LAYOUT_VERSION");
+static_assert(sizeof(struct process_slot) == 27136, "layout change: bump SEGMENT_LAYOUT_VERSION");
 
 /* The pool of pages. Which pages are free stands in the page directory alone. */
 struct page_pool {
@@ -186,6 +187,7 @@ struct superblock {
     /* What `stats reset` subtracts. [atomic] */
     _Atomic uint64_t counter_baseline[COUNTER_COUNT];
     _Atomic uint64_t sum_baseline[16];
+    struct class_counters class_baseline[SLAB_CLASS_COUNT_MAX];
 };
 
 /* One process's mapping. The object lives in private memory. */

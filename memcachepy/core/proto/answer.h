@@ -13,6 +13,7 @@
 struct tally {
     unsigned get_hits, get_misses, get_expired, get_flushed;
     unsigned touch_hits, touch_misses;
+    bool touches; /* The batch's hits count as touches and not as gets. */
 };
 
 static inline void
@@ -84,7 +85,7 @@ struct reply_form {
 /* Appends a small value. False: it changed meanwhile, nothing was appended. */
 static ALWAYS_INLINE bool
 answer_small(struct protocol *protocol, const struct batch_key *entry, struct view *view,
-             const struct reply_form form)
+             bool touches, const struct reply_form form)
 {
     struct output *output = &protocol->output;
     uint8_t *out = output->bytes + output->end;
@@ -96,7 +97,7 @@ answer_small(struct protocol *protocol, const struct batch_key *entry, struct vi
         memcpy(out, form.tail, form.tail_len);
         out += form.tail_len;
     }
-    if (!store_view_confirm(protocol->store, view, VIEW_BUMP)) {
+    if (!store_view_confirm(protocol->store, view, touches ? VIEW_BUMP : VIEW_GET)) {
         return false;
     }
     output->end = (uint32_t)(out - output->bytes);
@@ -125,14 +126,21 @@ answer_pinned(struct protocol *protocol, const struct batch_key *entry, struct p
 
 /* Appends a large value by pinning it; any other result than PIN_OK appends nothing. */
 static ALWAYS_INLINE enum pin_result
-answer_large(struct protocol *protocol, const struct batch_key *entry, const struct reply_form form)
+answer_large(struct protocol *protocol, const struct batch_key *entry, bool touches,
+             const struct reply_form form)
 {
     struct pin pin;
     enum pin_result result = store_pin(protocol->store, &entry->key, &pin);
     if (result != PIN_OK) {
         return result;
     }
-    return answer_pinned(protocol, entry, &pin, form) ? PIN_OK : PIN_WAIT;
+    if (!answer_pinned(protocol, entry, &pin, form)) {
+        return PIN_WAIT;
+    }
+    if (!touches) {
+        store_count_pinned_get(protocol->store, &pin);
+    }
+    return PIN_OK;
 }
 
 enum answer {
@@ -153,7 +161,7 @@ answer_key(struct protocol *protocol, const struct batch_key *entry, struct tall
     for (;;) {
         switch (store_view(protocol->store, &entry->key, &view)) {
         case VIEW_HIT:
-            if (answer_small(protocol, entry, &view, form)) {
+            if (answer_small(protocol, entry, &view, tally->touches, form)) {
                 return ANSWER_HIT;
             }
             break;
@@ -168,7 +176,7 @@ answer_key(struct protocol *protocol, const struct batch_key *entry, struct tall
         case VIEW_BUSY:
             return ANSWER_BUSY;
         case VIEW_HIT_LARGE:
-            switch (answer_large(protocol, entry, form)) {
+            switch (answer_large(protocol, entry, tally->touches, form)) {
             case PIN_OK:
                 return ANSWER_HIT;
             case PIN_WAIT:

@@ -33,6 +33,7 @@ shows_cas(uint8_t get_id)
     return get_id == COMMAND_GETS || get_id == COMMAND_GATS;
 }
 
+/* Whether it also sets the exptime. */
 static inline bool
 touches(uint8_t get_id)
 {
@@ -149,9 +150,9 @@ touch_answered(struct protocol *protocol, struct conn *conn, const struct batch_
 }
 
 static inline void
-tally_key(struct tally *tally, uint8_t get_id, bool hit)
+tally_key(struct tally *tally, bool hit)
 {
-    if (touches(get_id)) {
+    if (tally->touches) {
         tally->touch_hits += hit;
         tally->touch_misses += !hit;
     } else {
@@ -197,12 +198,13 @@ batch_pause(struct protocol *protocol, struct conn *conn, struct input *input, u
     input->at = entry->key.bytes;
 }
 
-/* Answers the keys of the batch; the input already stands behind them. */
+/* Answers the keys of the batch; the input already stands behind them. A batch is of get and gets,
+ * or of one line of any kind. */
 static enum step
 batch_run(struct protocol *protocol, struct conn *conn, struct input *input)
 {
     struct batch *batch = &protocol->batch;
-    struct tally tally = {0};
+    struct tally tally = {.touches = touches(batch->keys[0].get_id)};
     enum step step = STEP_NEXT;
     if (batch->count > 1) {
         batch_prefetch_items(protocol->store, batch);
@@ -216,7 +218,7 @@ batch_run(struct protocol *protocol, struct conn *conn, struct input *input)
         }
         uint32_t end_before = protocol->output.end;
         enum answer answer = answer_key(protocol, entry, &tally, text_form);
-        if (touches(entry->get_id) && answer == ANSWER_HIT) {
+        if (tally.touches && answer == ANSWER_HIT) {
             answer = touch_answered(protocol, conn, entry);
             if (answer == ANSWER_BUSY && !output_has_pins(&protocol->output)) {
                 protocol->output.end = end_before;
@@ -231,7 +233,7 @@ batch_run(struct protocol *protocol, struct conn *conn, struct input *input)
             i = answer_busy(protocol, conn, i);
             continue;
         }
-        tally_key(&tally, entry->get_id, answer == ANSWER_HIT);
+        tally_key(&tally, answer == ANSWER_HIT);
         if (entry->ends) {
             protocol->requests++;
             OUTPUT_TEXT(&protocol->output, "END\r\n");

@@ -432,6 +432,10 @@ stats_answer(struct protocol *protocol, struct slice part, struct stat_sink *sin
         stats_general(sink, protocol->store);
     } else if (slice_is(part, "settings")) {
         stats_settings(sink, protocol->store);
+    } else if (slice_is(part, "items")) {
+        stats_items(sink, protocol->store);
+    } else if (slice_is(part, "slabs")) {
+        stats_slabs(sink, protocol->store);
     } else if (slice_is(part, "memcachepy")) {
         stats_own(sink, protocol->store);
     } else {

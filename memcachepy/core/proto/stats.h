@@ -18,6 +18,10 @@ void stats_general(struct stat_sink *sink, struct store *store);
 /* memcached's settings keys in its order, with what applies here. */
 void stats_settings(struct stat_sink *sink, struct store *store);
 
+/* By slab class; stats_classes.c. */
+void stats_items(struct stat_sink *sink, struct store *store);
+void stats_slabs(struct stat_sink *sink, struct store *store);
+
 /* What only memcachepy has. */
 void stats_own(struct stat_sink *sink, struct store *store);
 

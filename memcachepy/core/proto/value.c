@@ -45,6 +45,7 @@ answer_result(struct protocol *protocol, const struct value_command *command,
     if (command->put.mode == PUT_CAS) {
         count_cas(protocol->counters, result);
     }
+    store_count_put(protocol->store, &command->put, result);
     command->words->result(protocol, command, result);
 }
 
@@ -52,6 +53,7 @@ static void
 answer_bad_end(struct protocol *protocol, const struct value_command *command)
 {
     COUNT(protocol->counters, cmd_set);
+    store_count_put(protocol->store, &command->put, PUT_NOT_STORED);
     command->words->refusal(protocol, command, VALUE_BAD_END);
 }
 

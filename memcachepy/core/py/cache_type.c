@@ -277,6 +277,7 @@ read_long(struct store *store, const struct key *key, PyObject **value)
         memcpy(PyBytes_AS_STRING(*value) + pin.consumed, piece.iov_base, piece.iov_len);
         store_pin_advance(store, &pin, piece.iov_len);
     }
+    store_count_pinned_get(store, &pin);
     store_unpin(store, &pin);
     return LONG_READ;
 }
@@ -332,7 +333,7 @@ get_once(struct cache_object *self, PyObject *key_object, PyObject *otherwise)
         case VIEW_HIT:
             copy_value(self->copy, &view);
             uint32_t len = view.value_len;
-            if (store_view_confirm(store, &view, VIEW_BUMP)) {
+            if (store_view_confirm(store, &view, VIEW_GET)) {
                 value = PyBytes_FromStringAndSize((const char *)self->copy, (Py_ssize_t)len);
                 return count_hit(counters, value);
             }
@@ -393,6 +394,7 @@ static PyObject *
 set_result(struct store *store, const struct put *put, PyObject *key, enum put_result result)
 {
     struct counters *counters = store_counters(store);
+    store_count_put(store, put, result);
     if (result == PUT_STORED) {
         COUNT(counters, cmd_set);
         Py_RETURN_NONE;

@@ -143,6 +143,8 @@ store_arith_with(struct store *store, struct arith *arith)
             }
             if (old != NULL) {
                 item_use_locked(store, old);
+                class_counter_add(&store->slot->classes[class_id],
+                                  arith->increment ? CLASS_incr_hits : CLASS_decr_hits, 1);
             }
             write_small(store, shard, &place, &form, class_id, publish_of(&form, old));
             shard_unlock(store, shard);

@@ -47,6 +47,9 @@ remove_key(struct store *store, const struct key *key, enum unlink_reason reason
     enum delete_result result = DELETE_NOT_FOUND;
     if (place.bucket != NULL) {
         bool live = place_live(store, &place) != NULL;
+        if (live && reason == UNLINK_DELETE) {
+            CLASS_COUNT(store, class_of_ref(store, place.ref), delete_hits);
+        }
         item_unlink_place(store, shard, &place, live ? reason : UNLINK_RECLAIM);
         result = live ? DELETE_DONE : DELETE_NOT_FOUND;
     }
@@ -77,6 +80,7 @@ store_touch(struct store *store, const struct key *key, struct expiry expire)
     table_find(store, shard, key->bytes, key->len, key->hash, &place);
     struct item *item = place_live(store, &place);
     if (item != NULL) {
+        CLASS_COUNT(store, class_of_ref(store, place.ref), touch_hits);
         expiry_change(store, shard, item, expire.word);
         item_hit_locked(store, item);
     }
@@ -141,6 +145,7 @@ store_remove(struct store *store, const struct removal *removal)
             uint32_t class_id = slab_class_of(store, (uint32_t)form_bytes(&form));
             switch (room_make(store, shard, class_id)) {
             case ROOM_READY:
+                CLASS_COUNT(store, class_of_ref(store, place.ref), delete_hits);
                 write_small(store, shard, &place, &form, class_id, PUBLISH_STORED);
                 break;
             case ROOM_CHANGED:
@@ -152,8 +157,10 @@ store_remove(struct store *store, const struct removal *removal)
                 return REMOVE_BUSY;
             }
         } else if (removal->invalidates) {
+            CLASS_COUNT(store, class_of_ref(store, place.ref), delete_hits);
             invalidate(store, shard, &place, removal);
         } else {
+            CLASS_COUNT(store, class_of_ref(store, place.ref), delete_hits);
             item_unlink_place(store, shard, &place, UNLINK_DELETE);
         }
         shard_unlock(store, shard);

@@ -42,7 +42,9 @@ struct check {
     uint32_t pages, table_pages, ghost_pages;
     uint32_t class_pages[SLAB_CLASS_COUNT_MAX], class_free[SLAB_CLASS_COUNT_MAX],
         class_empty[SLAB_CLASS_COUNT_MAX];
-    uint64_t live, expiring, bytes, continuations, reached;
+    uint32_t class_items[SLAB_CLASS_COUNT_MAX];
+    uint64_t class_bytes[SLAB_CLASS_COUNT_MAX];
+    uint64_t live, expiring, continuations, reached;
 };
 
 static void PRINTF_LIKE(2, 3) report(struct check *check, const char *format, ...)
@@ -69,7 +71,8 @@ check_head(struct check *check, struct ref ref, uint32_t class_id)
         if (atomic_load(&item->expire_word) != 0 && atomic_load(expiry_byte_of(store, item)) == 0) {
             report(check, "item at ref %u expires, its page does not say so", ref.units);
         }
-        check->bytes += item_bytes(item);
+        check->class_items[class_id]++;
+        check->class_bytes[class_id] += item_bytes(item);
         struct table_place place;
         table_find_ref(store, check->shard, ref, item_hash(store, item), &place);
         if (place.bucket == NULL) {
@@ -262,6 +265,23 @@ check_table(struct check *check)
     }
 }
 
+static void
+check_class_sums(struct check *check)
+{
+    const struct shard *shard = check->shard;
+    for (uint32_t class_id = 1; class_id <= check->store->superblock->class_count; class_id++) {
+        uint32_t items = shard->classes[class_id].item_count;
+        if (items != check->class_items[class_id]) {
+            report(check, "class %u has %u items, counted are %u", class_id,
+                   check->class_items[class_id], items);
+        }
+        if (shard->class_bytes[class_id] != check->class_bytes[class_id]) {
+            report(check, "items of class %u hold %" PRIu64 " bytes, counted are %" PRIu64,
+                   class_id, check->class_bytes[class_id], shard->class_bytes[class_id]);
+        }
+    }
+}
+
 unsigned
 shard_check(struct store *store, struct shard *shard, problem_fn *problem, void *context)
 {
@@ -289,10 +309,7 @@ shard_check(struct store *store, struct shard *shard, problem_fn *problem, void 
         report(&check, "%" PRIu64 " evictions, %" PRIu64 " by reason", shard->sums.evictions,
                evictions);
     }
-    if (check.bytes != shard->sums.bytes) {
-        report(&check, "items hold %" PRIu64 " bytes, counted are %" PRIu64, check.bytes,
-               shard->sums.bytes);
-    }
+    check_class_sums(&check);
     if (check.continuations != check.reached) {
         report(&check, "%" PRIu64 " continuations, %" PRIu64 " of them reached from an item",
                check.continuations, check.reached);

@@ -27,18 +27,43 @@
 /* Chunks that are no item heads are passed over; a chain of a megabyte has a hundred. */
 #define EVICT_CHUNKS_MAX 1024
 
+/* What `stats items` tells of items that were not deleted. */
+static void
+count_removed(struct store *store, struct item *item, uint32_t class_id, enum unlink_reason reason)
+{
+    struct class_counters *counters = &store->slot->classes[class_id];
+    uint32_t state = chunk_state(item);
+    if (reason == UNLINK_RECLAIM) {
+        class_counter_add(counters, CLASS_reclaimed, 1);
+        class_counter_add(counters, CLASS_expired_unfetched, !(state & STATE_FETCHED));
+        return;
+    }
+    bool expires = atomic_load_explicit(&item->expire_word, memory_order_relaxed) != 0;
+    class_counter_add(counters, CLASS_evicted, 1);
+    class_counter_add(counters, CLASS_evicted_nonzero, expires);
+    class_counter_add(counters, CLASS_evicted_unfetched, !(state & STATE_FETCHED));
+    atomic_store_explicit(&counters->evicted_last,
+                          (uint64_t)store->now_s << 32 |
+                              state_idle_s(store, state),
+                          memory_order_relaxed);
+}
+
 void
 sums_remove(struct store *store, struct shard *shard, struct item *item, enum unlink_reason reason)
 {
     struct shard_sums *sums = &shard->sums;
+    uint32_t class_id = class_of_ref(store, ref_of(store, item));
+    struct class_list *list = &shard->classes[class_id];
     LOG(store, shard, sums->curr_items);
-    LOG(store, shard, sums->bytes);
+    LOG(store, shard, list->item_count);
+    LOG(store, shard, shard->class_bytes[class_id]);
     sums->curr_items--;
+    list->item_count--;
     if (atomic_load_explicit(&item->expire_word, memory_order_relaxed) != 0) {
         LOG(store, shard, sums->volatile_items);
         sums->volatile_items--;
     }
-    sums->bytes -= item_bytes(item);
+    shard->class_bytes[class_id] -= item_bytes(item);
     bool fetched = chunk_state(item) & STATE_FETCHED;
     if (reason == UNLINK_DELETE || reason == UNLINK_REFUSE) {
         return;
@@ -58,6 +83,7 @@ sums_remove(struct store *store, struct shard *shard, struct item *item, enum un
         LOG(store, shard, *unfetched);
         ++*unfetched;
     }
+    count_removed(store, item, class_id, reason);
 }
 
 bool
@@ -221,6 +247,7 @@ consider(struct store *store, struct item *item, struct sweep *sweep)
     }
     if (clock || state_idle_s(store, state) > LFU_IDLE_S) {
         age(item, state);
+        CLASS_COUNT(store, class_of_ref(store, ref_of(store, item)), moves_within_lru);
     }
     return false;
 }
@@ -325,6 +352,7 @@ evict_probationer(struct store *store, struct shard *shard, uint32_t class_id)
         item_unlink(store, shard, ref_of(store, item), UNLINK_RECLAIM);
     } else if (state_count(chunk_state(item)) > 0) {
         probation_end(item, 0);
+        CLASS_COUNT(store, class_id, moves_to_cold);
     } else {
         item_unlink(store, shard, ref_of(store, item), UNLINK_EVICT + EVICTED_PROBATION);
     }

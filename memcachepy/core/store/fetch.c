@@ -87,11 +87,14 @@ fetch_found(struct store *store, struct shard *shard, struct fetch *fetch,
     fetch->expire_word_before = atomic_load_explicit(&item->expire_word, memory_order_relaxed);
     fetch->won = fetch_wins(store, fetch);
     fetch_change(store, shard, fetch, place);
+    if (fetch->touches) {
+        CLASS_COUNT(store, class_of_ref(store, place->ref), touch_hits);
+    }
     view_fill(shard, item, view);
     if (!chained) {
         return FETCH_HIT;
     }
-    if (fetch->bump == VIEW_BUMP) {
+    if (fetch->bump != VIEW_PEEK) {
         item_hit_locked(store, item);
     }
     view->locked = false;

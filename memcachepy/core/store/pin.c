@@ -107,6 +107,15 @@ store_pin_pieces(struct store *store, const struct pin *pin, struct iovec *iov, 
 }
 
 void
+store_count_pinned_get(struct store *store, const struct pin *pin)
+{
+    struct ref head = {pin->head_ref};
+    bool hot = chunk_state(ref_at(store, head)) & STATE_PROBATION;
+    class_counter_add(&store->slot->classes[class_of_ref(store, head)],
+                      CLASS_hits_to_cold + (unsigned)hot, 1);
+}
+
+void
 store_pin_advance(struct store *store, struct pin *pin, size_t bytes)
 {
     while (bytes > 0) {

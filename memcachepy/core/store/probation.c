@@ -151,6 +151,7 @@ probation_settle(struct store *store, struct shard *shard, uint32_t class_id)
         struct item *item = probation_pop(store, shard, class_id);
         if (item != NULL) {
             probation_end(item, STATE_COUNT_MASK);
+            CLASS_COUNT(store, class_id, moves_to_cold);
         }
     }
 }

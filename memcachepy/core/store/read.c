@@ -246,6 +246,15 @@ store_view(struct store *store, const struct key *key, struct view *view)
     return result;
 }
 
+/* The class by its size, which is at hand, and not by its page, which is not. */
+static inline void
+count_get(struct store *store, const struct view *view, uint32_t state)
+{
+    uint32_t bytes = (uint32_t)(view->value - (const uint8_t *)view->state_at) + view->value_len;
+    class_counter_add(&store->slot->classes[slab_class_of(store, bytes)],
+                      CLASS_hits_to_cold + !!(state & STATE_PROBATION), 1);
+}
+
 bool
 store_view_confirm(struct store *store, struct view *view, enum view_bump bump)
 {
@@ -254,11 +263,14 @@ store_view_confirm(struct store *store, struct view *view, enum view_bump bump)
         COUNT(&store->slot->counters, read_retries);
         return false;
     }
-    if (bump == VIEW_BUMP) {
-        uint32_t next = state_after_hit(store, view->state);
-        if (next != view->state) {
-            uint32_t expected = view->state;
-            atomic_compare_exchange_strong_explicit(view->state_at, &expected, next,
+    uint32_t state = view->state;
+    if (bump == VIEW_GET) {
+        count_get(store, view, state);
+    }
+    if (bump != VIEW_PEEK) {
+        uint32_t next = state_after_hit(store, state);
+        if (next != state) {
+            atomic_compare_exchange_strong_explicit(view->state_at, &state, next,
                                                     memory_order_relaxed, memory_order_relaxed);
         }
     }

@@ -163,7 +163,9 @@ relink(struct rebuild *rebuild, struct item *item)
     journal_commit(shard);
     shard->sums.curr_items++;
     shard->sums.volatile_items += atomic_load(&item->expire_word) != 0;
-    shard->sums.bytes += item_bytes(item);
+    uint32_t class_id = class_of_ref(store, ref_of(store, item));
+    shard->classes[class_id].item_count++;
+    shard->class_bytes[class_id] += item_bytes(item);
     return true;
 }
 
@@ -257,7 +259,7 @@ shard_rebuild(struct store *store, struct shard *shard)
     each_page(store, shard, sweep_page, &rebuild);
     shard->sums.curr_items = 0;
     shard->sums.volatile_items = 0;
-    shard->sums.bytes = 0;
+    memset(shard->class_bytes, 0, sizeof(shard->class_bytes));
     CRASH_POINT(rebuild_swept);
     reset_table(&rebuild, table_word_generation(word));
     each_page(store, shard, relink_page, &rebuild);

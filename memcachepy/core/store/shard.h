@@ -64,13 +64,12 @@ struct class_list {
     uint32_t credit;        /* ghost hits since the class was last given a page */
     uint32_t evicted;       /* evictions since then, */
     uint32_t turnover;      /* and of late: while half of the shard's memory was evicted */
-    uint32_t unused;
+    uint32_t item_count;    /* items whose head is in the class */
 };
 static_assert(sizeof(struct class_list) == 64, "layout change: bump SEGMENT_LAYOUT_VERSION");
 
 struct shard_sums {
     uint64_t curr_items;
-    uint64_t bytes;          /* header, key and value of every item */
     uint64_t volatile_items; /* of curr_items, those that will expire */
     uint64_t total_items;
     uint64_t evictions; /* the sum of evicted_by */
@@ -102,7 +101,8 @@ struct shard {
     uint64_t turned_bytes; /* chunks evicted since turnovers were halved */
     struct shard_sums sums;
     struct class_list classes[SLAB_CLASS_COUNT_MAX];
-    uint32_t ghost_pages[GHOST_PAGES_MAX]; /* page numbers plus one */
+    uint64_t class_bytes[SLAB_CLASS_COUNT_MAX]; /* header, key and value of every item */
+    uint32_t ghost_pages[GHOST_PAGES_MAX];      /* page numbers plus one */
     alignas(CACHE_LINE_BYTES) struct journal journal;
     uint64_t recent[RECENT_WORDS]; /* see recent.h */
 };
@@ -148,6 +148,11 @@ struct store {
     struct pool_ahead ahead;
     uint8_t class_of_units[CHUNK_BYTES_MAX / 8 + 1]; /* class by size in 8 bytes, rounded up */
 };
+
+/* Counts for a slab class in the process's own slot. What is counted within a transaction that is
+ * undone because the process died stays counted: one event too many for a death. */
+#define CLASS_COUNT(store, class_id, name)                                                         \
+    class_counter_add(&(store)->slot->classes[class_id], CLASS_##name, 1)
 
 static inline struct shard *
 shard_of_hash(const struct store *store, uint64_t hash)

@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "store/class_stats.h"
 #include "store/hashtable.h"
 #include "store/policy.h"
 #include "store/walk.h"
@@ -238,7 +239,9 @@ sum_shards(struct store *store, struct store_sums *sums)
         const struct shard_sums *of = &shard->sums;
         sums->curr_items += of->curr_items;
         sums->total_items += of->total_items;
-        sums->bytes += of->bytes;
+        for (uint32_t class_id = 1; class_id <= store->superblock->class_count; class_id++) {
+            sums->bytes += shard->class_bytes[class_id];
+        }
         sums->evictions += of->evictions;
 #define X(reason, name) sums->name += of->evicted_by[EVICTED_##reason];
         EVICTION_REASON_LIST(X)
@@ -330,4 +333,5 @@ store_stats_reset(struct store *store)
 #define X(name) atomic_store(&store->superblock->sum_baseline[RESET_##name], sums.name);
     RESET_SUM_LIST(X)
 #undef X
+    store_class_stats_reset(store);
 }

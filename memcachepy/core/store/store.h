@@ -110,6 +110,7 @@ enum view_result {
 enum view_bump {
     VIEW_PEEK, /* Leave no trace. */
     VIEW_BUMP, /* Count as a hit for eviction. */
+    VIEW_GET,  /* And as a get of its slab class. */
 };
 
 /* What the meta commands remember of an item, or'ed together. */
@@ -191,6 +192,9 @@ unsigned store_pin_pieces(struct store *store, const struct pin *pin, struct iov
 void store_pin_advance(struct store *store, struct pin *pin, size_t bytes);
 
 void store_unpin(struct store *store, struct pin *pin);
+
+/* Counts the pinned item as a get of its slab class. */
+void store_count_pinned_get(struct store *store, const struct pin *pin);
 
 /* ---- writes --------------------------------------------------------------------------------- */
 
@@ -464,6 +468,10 @@ void store_sum(struct store *store, struct store_sums *sums);
 
 /* Sum over all process slots less the baseline of the last `stats reset`. */
 void store_counters_sum(struct store *store, uint64_t sums[COUNTER_COUNT]);
+
+/* Counts a storage command for its slab class: what store_put() or store_upload_commit() had for
+ * the put; or, as not stored, one that did not get as far. */
+void store_count_put(struct store *store, const struct put *put, enum put_result result);
 
 /* `stats reset`. */
 void store_stats_reset(struct store *store);

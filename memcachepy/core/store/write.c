@@ -138,6 +138,23 @@ count_volatile(struct store *store, struct shard *shard, const struct table_plac
     }
 }
 
+/* The item at the place is being replaced by one of class `class_id`, whose bytes are logged.
+ * Inside the transaction. */
+static void
+leave_class(struct store *store, struct shard *shard, const struct table_place *place,
+            uint32_t class_id)
+{
+    uint32_t old_id = class_of_ref(store, place->ref);
+    if (old_id != class_id) {
+        LOG(store, shard, shard->class_bytes[old_id]);
+        LOG(store, shard, shard->classes[old_id].item_count);
+        LOG(store, shard, shard->classes[class_id].item_count);
+        shard->classes[old_id].item_count--;
+        shard->classes[class_id].item_count++;
+    }
+    shard->class_bytes[old_id] -= item_bytes(place->item);
+}
+
 void
 item_publish(struct store *store, struct shard *shard, const struct table_place *place,
              uint64_t hash, struct ref ref, enum publish publish)
@@ -147,22 +164,24 @@ item_publish(struct store *store, struct shard *shard, const struct table_place 
     uint32_t class_id = class_of_ref(store, ref);
     bool frees_chunk = place->bucket != NULL && !(place->item->bits & ITEM_CHAINED);
     bucket_open(store, shard, place->primary);
-    LOG(store, shard, sums->bytes);
+    LOG(store, shard, shard->class_bytes[class_id]);
     if (publish == PUBLISH_STORED) {
         LOG(store, shard, sums->total_items);
         sums->total_items++;
     }
-    sums->bytes += item_bytes(item);
+    shard->class_bytes[class_id] += item_bytes(item);
     count_volatile(store, shard, place, item);
     atomic_store_explicit(&item->state, admit(store, shard, place, hash, class_id, item, publish),
                           memory_order_relaxed);
     if (place->bucket != NULL) {
-        sums->bytes -= item_bytes(place->item);
+        leave_class(store, shard, place, class_id);
         table_replace(store, shard, place, ref);
         item_discard(store, shard, place->ref);
     } else {
         LOG(store, shard, sums->curr_items);
+        LOG(store, shard, shard->classes[class_id].item_count);
         sums->curr_items++;
+        shard->classes[class_id].item_count++;
         table_link(store, shard, place->primary, hash, ref);
     }
     CRASH_POINT(item_published_not_committed);
