@@ -107,18 +107,24 @@ struct class_counters {
 };
 static_assert(CLASS_hits_to_hot == CLASS_hits_to_cold + 1, "found by adding");
 
+/* Of a word that only this process writes. */
+static inline void
+own_add(_Atomic uint64_t *own, uint64_t amount)
+{
+    uint64_t value = atomic_load_explicit(own, memory_order_relaxed);
+    atomic_store_explicit(own, value + amount, memory_order_relaxed);
+}
+
 static inline void
 class_counter_add(struct class_counters *counters, enum class_counter_id id, uint64_t amount)
 {
-    uint64_t value = atomic_load_explicit(&counters->value[id], memory_order_relaxed);
-    atomic_store_explicit(&counters->value[id], value + amount, memory_order_relaxed);
+    own_add(&counters->value[id], amount);
 }
 
 static inline void
 counter_add(struct counters *counters, enum counter_id id, uint64_t amount)
 {
-    uint64_t value = atomic_load_explicit(&counters->value[id], memory_order_relaxed);
-    atomic_store_explicit(&counters->value[id], value + amount, memory_order_relaxed);
+    own_add(&counters->value[id], amount);
 }
 
 #define COUNT(counters, name) counter_add((counters), COUNTER_##name, 1)

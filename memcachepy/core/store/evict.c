@@ -43,8 +43,7 @@ count_removed(struct store *store, struct item *item, uint32_t class_id, enum un
     class_counter_add(counters, CLASS_evicted_nonzero, expires);
     class_counter_add(counters, CLASS_evicted_unfetched, !(state & STATE_FETCHED));
     atomic_store_explicit(&counters->evicted_last,
-                          (uint64_t)store->now_s << 32 |
-                              state_idle_s(store, state),
+                          (uint64_t)store->now_s << 32 | state_idle_s(store, state),
                           memory_order_relaxed);
 }
 
