@@ -109,7 +109,7 @@ answer_gat(struct protocol *protocol, const struct batch_key *entry)
     };
     switch (store_fetch(protocol->store, &fetch, &view)) {
     case FETCH_HIT:
-        CHECK(answer_small(protocol, entry, &view, packet_form));
+        CHECK(answer_small(protocol, entry, &view, true, packet_form));
         return ANSWER_HIT;
     case FETCH_HIT_LARGE:
         return answer_pinned(protocol, entry, &fetch.pin, packet_form) ? ANSWER_HIT : ANSWER_WAIT;
