@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "mem/conn_table.h"
 #include "mem/hostmem.h"
 #include "mem/hugepage.h"
 #include "mem/page.h"
@@ -99,7 +100,8 @@ place(uint64_t *at, uint64_t bytes, uint64_t alignment)
 
 /* Lays the parts out for so many pages; returns the bytes of the whole. */
 static uint64_t
-lay_out(struct superblock *superblock, uint32_t page_count, size_t shard_bytes)
+lay_out(struct superblock *superblock, const struct segment_settings *settings, uint32_t page_count,
+        size_t shard_bytes)
 {
     uint64_t pages_of_shard = page_count / superblock->shard_count;
     superblock->table_pages_max = (uint32_t)round_up(pages_of_shard / TABLE_PART + 2, 16);
@@ -109,6 +111,7 @@ lay_out(struct superblock *superblock, uint32_t page_count, size_t shard_bytes)
     superblock->words_at = place(&at, superblock->shard_count * sizeof(uint64_t), 4096);
     superblock->tables_at =
         place(&at, (uint64_t)superblock->shard_count * superblock->table_pages_max * 4, 4096);
+    superblock->conns_at = place(&at, conn_table_bytes(settings), 4096);
     superblock->pages_at = place(&at, (uint64_t)page_count * sizeof(struct page), 4096);
     superblock->data_at = place(&at, (uint64_t)page_count << superblock->page_shift, EXTENT_BYTES);
     superblock->pool.count_max = page_count;
@@ -163,7 +166,7 @@ plan_make(const struct segment_settings *settings, size_t shard_bytes, struct pl
         superblock->chunks_per_page[class_id] =
             slabclass_chunks_per_page(superblock->page_bytes, superblock->chunk_bytes[class_id]);
     }
-    plan->reserve_bytes = lay_out(superblock, (uint32_t)page_count, shard_bytes);
+    plan->reserve_bytes = lay_out(superblock, settings, (uint32_t)page_count, shard_bytes);
     return SEGMENT_OK;
 }
 

@@ -5,6 +5,7 @@
  *   shards_at    shards            lock, undo journal, table directory, class lists (store/shard.h)
  *   words_at     table words       of each shard: what readers need of its table's shape
  *   tables_at    table directories page numbers of the shards' hash tables
+ *   conns_at     connections       what `stats conns` tells of them (mem/conn_table.h)
  *   pages_at     page directory    owner and free list of each page
  *   data_at      pages             2 MiB aligned; populated in extents as the cache fills
  *
@@ -132,7 +133,8 @@ struct process_slot {
     _Atomic uint32_t watchers;      /* [own][sup] connections that watch, */
     _Atomic uint32_t watch_classes; /* [own][sup] and what: enum log_class */
     _Atomic uint32_t log_ready;     /* [atomic] 1: the process's log ring has memory */
-    struct counters counters;       /* [own] kept over respawns */
+    _Atomic uint32_t conn_high; /* [own] entries of the connection table that have memory; kept */
+    struct counters counters;   /* [own] kept over respawns */
     alignas(CACHE_LINE_BYTES) struct class_counters classes[SLAB_CLASS_COUNT_MAX]; /* [own] too */
     struct held_ref pins[PIN_COUNT_MAX];
     struct held_ref uploads[UPLOAD_COUNT_MAX];
@@ -161,7 +163,7 @@ struct superblock {
     uint32_t layout_version;
     uint32_t fingerprint; /* of struct sizes and the libc's mutex: another build must not attach */
     uint64_t reserve_bytes;
-    uint64_t slots_at, logs_at, shards_at, words_at, tables_at, pages_at, data_at;
+    uint64_t slots_at, logs_at, shards_at, words_at, tables_at, conns_at, pages_at, data_at;
     uint32_t page_bytes, page_shift, unit_shift;
     uint32_t log_ring_bytes;
     uint32_t shard_count, table_pages_max;

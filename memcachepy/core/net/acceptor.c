@@ -9,6 +9,7 @@
  * poll(). */
 #include "net/acceptor.h"
 
+#include "mem/conn_table.h"
 #include "net/channel.h"
 
 #include <errno.h>
@@ -222,6 +223,8 @@ acceptor_watch(struct acceptor *acceptor, unsigned listener_count)
     for (unsigned i = 0; watched && i < listener_count; i++) {
         set_no_delay(acceptor->listener_fds[i]);
         watched = loop_watch(acceptor->epoll_fd, acceptor->listener_fds[i], EPOLLIN, i);
+        conn_table_open(acceptor->segment, SLOT_ACCEPTOR, acceptor->listener_fds[i],
+                        CONN_STATE_LISTENING, UINT32_MAX);
     }
     return watched;
 }
@@ -263,6 +266,7 @@ acceptor_run(struct segment *segment, unsigned slot_index, const int *listener_f
         return LOOP_ORPHANED;
     }
     acceptor.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    conn_table_clear(segment, SLOT_ACCEPTOR);
     if (acceptor.epoll_fd < 0 || !acceptor_watch(&acceptor, listener_count)) {
         return LOOP_FAILED;
     }

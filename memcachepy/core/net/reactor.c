@@ -20,6 +20,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "mem/conn_table.h"
 #include "net/channel.h"
 #include "net/list.h"
 #include "proto/conn.h"
@@ -62,6 +63,9 @@
 
 struct connection {
     struct conn conn;
+    struct conn_entry *entry; /* What others see of it; NULL: nothing. */
+    uint32_t shown_at_s;      /* Seconds of the node's clock, */
+    uint16_t shown_state;     /* and the state that the entry was last told. */
     int fd;
     bool readable;     /* There may be bytes to read. */
     bool hangup;       /* The peer has closed its side: read up to the end. */
@@ -79,6 +83,8 @@ struct reactor {
     struct counters *counters;
     struct store *store;
     struct protocol *protocol;
+    unsigned slot_index;
+    uint32_t now_s; /* store_uptime_s() of this round. */
     int epoll_fd;
     int channel_fd;
     int liveness_fd;
@@ -113,6 +119,10 @@ connection_open(struct reactor *reactor, int fd)
         return;
     }
     connection->fd = fd;
+    connection->conn.number = segment_fd_number(reactor->slot_index, fd);
+    connection->entry =
+        conn_table_open(reactor->segment, reactor->slot_index, fd, CONN_NEW, reactor->now_s);
+    connection->shown_at_s = reactor->now_s;
     list_append(&reactor->all, &connection->all);
     list_init(&connection->ready);
     list_init(&connection->waiting);
@@ -140,6 +150,9 @@ connection_close(struct reactor *reactor, struct connection *connection)
     list_remove(&connection->ready);
     list_remove(&connection->all);
     conn_free(reactor->protocol, &connection->conn);
+    if (connection->entry != NULL) {
+        conn_table_close(connection->entry);
+    }
     /* The acceptor may not have closed its copy yet, and then close() would leave the descriptor
      * watched. */
     epoll_ctl(reactor->epoll_fd, EPOLL_CTL_DEL, connection->fd, NULL);
@@ -240,6 +253,28 @@ send_output(struct reactor *reactor, struct connection *connection, struct outpu
     return SENT_ALL;
 }
 
+static void
+show_changed(struct reactor *reactor, struct connection *connection, uint32_t state)
+{
+    connection->shown_at_s = reactor->now_s;
+    connection->shown_state = (uint16_t)state;
+    if (connection->entry != NULL) {
+        atomic_store_explicit(&connection->entry->state, state, memory_order_relaxed);
+        atomic_store_explicit(&connection->entry->command_at_s, reactor->now_s,
+                              memory_order_relaxed);
+    }
+}
+
+/* Tells `stats conns` what the connection is at: once a second while it stays the same. */
+static inline void
+show(struct reactor *reactor, struct connection *connection, bool writing)
+{
+    uint32_t state = UNLIKELY(writing) ? CONN_STATE_WRITING : connection->conn.state;
+    if (UNLIKELY(state != connection->shown_state || reactor->now_s != connection->shown_at_s)) {
+        show_changed(reactor, connection, state);
+    }
+}
+
 /* Sends what the last step of the protocol made, and puts the connection where its status belongs.
  * The connection may be gone afterwards if the turn is over. */
 static enum turn
@@ -254,6 +289,7 @@ settle(struct reactor *reactor, struct connection *connection, enum conn_status 
         return TURN_OVER;
     }
     note_held(reactor, connection);
+    show(reactor, connection, sent == SENT_PART);
     if (sent == SENT_PART) {
         want_write(reactor, connection, true);
         return TURN_OVER;
@@ -773,6 +809,7 @@ reactor_loop(struct reactor *reactor)
         int count =
             epoll_wait(reactor->epoll_fd, events, EVENT_COUNT_MAX, next_timeout_ms(reactor));
         store_tick(reactor->store);
+        reactor->now_s = store_uptime_s(reactor->store);
         handle_events(reactor, events, count);
         if (reactor->orphaned) {
             return LOOP_ORPHANED;
@@ -806,6 +843,7 @@ reactor_serve(struct reactor *reactor, int wake_fd)
     reactor->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (reactor->protocol != NULL && reactor->epoll_fd >= 0 && reactor_watch(reactor, wake_fd)) {
         store_set_waiters(reactor->store, 0);
+        conn_table_clear(reactor->segment, reactor->slot_index);
         atomic_store_explicit(&reactor->slot->serving, 1, memory_order_release);
         end = reactor_loop(reactor);
         close_all(reactor);
@@ -826,6 +864,7 @@ reactor_run(struct segment *segment, unsigned slot_index, int channel_fd, int wa
     struct reactor reactor = {
         .segment = segment,
         .slot = &segment->slots[slot_index],
+        .slot_index = slot_index,
         .counters = &segment->slots[slot_index].counters,
         .channel_fd = channel_fd,
         .liveness_fd = liveness_fd,

@@ -76,6 +76,7 @@ struct conn {
     uint8_t status;       /* enum conn_status, of the last call */
     uint8_t get_id;       /* CONN_KEYS: enum command_id */
     bool binary;          /* It speaks the binary protocol. */
+    uint32_t number;      /* Of the caller: segment_fd_number() of its socket; 0: has none. */
     uint32_t scanned;     /* Bytes of an incomplete line known to hold no line feed. */
     uint32_t swallow;     /* CONN_SWALLOW */
     struct expiry expire; /* CONN_KEYS of gat and gats */

@@ -436,6 +436,8 @@ stats_answer(struct protocol *protocol, struct slice part, struct stat_sink *sin
         stats_items(sink, protocol->store);
     } else if (slice_is(part, "slabs")) {
         stats_slabs(sink, protocol->store);
+    } else if (slice_is(part, "conns")) {
+        stats_conns(sink, protocol->store);
     } else if (slice_is(part, "memcachepy")) {
         stats_own(sink, protocol->store);
     } else {
@@ -447,7 +449,6 @@ stats_answer(struct protocol *protocol, struct slice part, struct stat_sink *sin
 void
 execute_stats(struct protocol *protocol, struct conn *conn, const struct request *request)
 {
-    (void)conn;
     const struct line *line = request->line;
     struct slice part = line->count == 1 ? (struct slice){0} : line->tokens[1];
     struct stat_sink sink;
@@ -457,6 +458,7 @@ execute_stats(struct protocol *protocol, struct conn *conn, const struct request
         return;
     }
     stat_sink_text(&sink, &protocol->output);
+    sink.asking = conn->number;
     if (!stats_answer(protocol, part, &sink)) {
         OUTPUT_TEXT(&protocol->output, "ERROR\r\n");
     } else if (stat_end(&sink)) {

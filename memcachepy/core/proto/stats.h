@@ -22,6 +22,9 @@ void stats_settings(struct stat_sink *sink, struct store *store);
 void stats_items(struct stat_sink *sink, struct store *store);
 void stats_slabs(struct stat_sink *sink, struct store *store);
 
+/* Sockets of the node, of which one is the asking connection's own; stats_conns.c. */
+void stats_conns(struct stat_sink *sink, struct store *store);
+
 /* What only memcachepy has. */
 void stats_own(struct stat_sink *sink, struct store *store);
 

@@ -13,6 +13,7 @@ struct stat_sink {
     /* Adds the end of the list. */
     bool (*end)(struct stat_sink *sink);
     uint32_t opaque; /* Packets: of the request. */
+    uint32_t asking; /* Who asks: segment_fd_number() of its socket; 0: has none. */
     /* private */
     uint32_t begin; /* What the reply began with is at output->begin + begin. */
     bool failed;
