@@ -59,12 +59,17 @@ class Node:
 
         return wait_until(found, f"{count} log lines like {pattern!r}", timeout_s)
 
-    def wait_until_serving(self) -> None:
+    def serves(self) -> bool:
+        """Whether it does, as soon as it does or has ended."""
+
         def serving_or_ended() -> bool:
             return " serving " in self.log() or self.process.poll() is not None
 
         wait_until(serving_or_ended, "the node to serve", 20.0)
-        assert self.process.poll() is None, self.log()
+        return self.process.poll() is None
+
+    def wait_until_serving(self) -> None:
+        assert self.serves(), self.log()
 
     @property
     def addresses(self) -> list[str]:

@@ -1,7 +1,12 @@
-/* See hugepage.h. Sources: the kernel's admin-guide/mm/transhuge, madvise(2). */
+/* See hugepage.h. Sources: the kernel's admin-guide/mm/transhuge, madvise(2).
+ *
+ * MADV_COLLAPSE works under any policy of the host's but `deny`: the policy `never` is about what
+ * nobody asked for. */
 #include "mem/hugepage.h"
 
+#include "mem/page.h"
 #include "mem/populate.h"
+#include "mem/segment.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -10,6 +15,9 @@
 #include <unistd.h>
 
 #define SHMEM_ENABLED "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+
+/* After the host had no huge page free: it has to find one by moving others' memory. */
+#define TRY_AGAIN_NS (10ull * 1000 * 1000 * 1000)
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
@@ -79,32 +87,57 @@ hugepage_require(int fd, uint8_t *base, uint64_t offset, char *sentence, size_t 
                  SHMEM_ENABLED);
         return false;
     }
-    if (strcmp(policy, "never") == 0 || strcmp(policy, "deny") == 0) {
-        snprintf(
-            sentence, room,
-            "enable_largepages: the host gives no huge pages to shared memory: %s is %s; write "
-            "`advise` to it, or start without -L",
-            SHMEM_ENABLED, policy);
-        return false;
-    }
     if (!populate(fd, base, offset, EXTENT_BYTES)) {
         snprintf(sentence, room, "enable_largepages: the host has no memory left");
         return false;
     }
-    /* EINVAL: a kernel that cannot be asked. */
-    if (madvise(base + offset, EXTENT_BYTES, MADV_COLLAPSE) != 0 && errno != EINVAL) {
+    if (madvise(base + offset, EXTENT_BYTES, MADV_COLLAPSE) == 0) {
+        return true;
+    }
+    if (errno != EINVAL) {
         snprintf(sentence, room,
                  "enable_largepages: the host has no huge page free (%s): free memory, or write 1 "
                  "to /proc/sys/vm/compact_memory, or start without -L",
                  strerror(errno));
         return false;
     }
-    return true;
+    /* A kernel that cannot be asked, or is told to refuse: then the policy decides. */
+    if (strcmp(policy, "never") != 0 && strcmp(policy, "deny") != 0) {
+        return true;
+    }
+    snprintf(sentence, room,
+             "enable_largepages: the host gives no huge pages to shared memory: %s is %s; write "
+             "`advise` to it, or start without -L",
+             SHMEM_ENABLED, policy);
+    return false;
 }
 
-void
-hugepage_collapse(uint8_t *base, uint64_t offset)
+/* Up to here no page is without memory: a huge page would bring it back. */
+static uint64_t
+present_end(const struct superblock *superblock)
 {
-    int ignored = madvise(base + offset, EXTENT_BYTES, MADV_COLLAPSE);
-    (void)ignored; /* Small pages serve as well. */
+    const struct page_pool *pool = &superblock->pool;
+    uint32_t populated = atomic_load_explicit(&pool->populated_count, memory_order_acquire);
+    bool absent = atomic_load_explicit(&pool->present_count, memory_order_relaxed) < populated;
+    return page_offset(superblock, absent ? pool->absent_from : populated);
+}
+
+bool
+hugepage_step(struct segment *segment, struct hugepage_pass *pass, uint64_t now_ns)
+{
+    const struct superblock *superblock = segment->superblock;
+    uint64_t end = present_end(superblock) / EXTENT_BYTES * EXTENT_BYTES;
+    pass->next_at = pass->next_at < end ? pass->next_at : end;
+    if (pass->next_at < superblock->data_at) {
+        pass->next_at = superblock->data_at;
+    }
+    if (pass->next_at >= end || now_ns < pass->again_at_ns) {
+        return false;
+    }
+    if (madvise(segment->base + pass->next_at, EXTENT_BYTES, MADV_COLLAPSE) != 0) {
+        pass->again_at_ns = errno == EINVAL ? UINT64_MAX : now_ns + TRY_AGAIN_NS;
+        return false;
+    }
+    pass->next_at += EXTENT_BYTES;
+    return true;
 }

@@ -5,7 +5,6 @@
 #include "base/crash.h"
 #include "base/span.h"
 #include "mem/hostmem.h"
-#include "mem/hugepage.h"
 #include "mem/populate.h"
 
 #include <signal.h>
@@ -435,18 +434,6 @@ populate_unlocked(struct segment *segment)
     }
 }
 
-/* The newest whole extent, where that is a must: its memory may have come in small steps. */
-static void
-make_huge(struct segment *segment)
-{
-    const struct superblock *superblock = segment->superblock;
-    uint64_t end = page_offset(superblock, atomic_load(&superblock->pool.populated_count));
-    end = end / EXTENT_BYTES * EXTENT_BYTES;
-    if (superblock->settings.large_pages && end > superblock->data_at) {
-        hugepage_collapse(segment->base, end - EXTENT_BYTES);
-    }
-}
-
 bool
 pool_grow_ahead(struct segment *segment, struct pool_ahead *ahead, uint64_t now_ns)
 {
@@ -459,9 +446,5 @@ pool_grow_ahead(struct segment *segment, struct pool_ahead *ahead, uint64_t now_
         return false;
     }
     populate_unlocked(segment);
-    if (!grow(segment, EXTENT_BYTES)) {
-        return false;
-    }
-    make_huge(segment);
-    return true;
+    return grow(segment, EXTENT_BYTES);
 }

@@ -16,6 +16,7 @@
 
 #include "base/check.h"
 #include "base/platform.h"
+#include "mem/hugepage.h"
 #include "mem/lock.h"
 #include "mem/page.h"
 #include "mem/ref.h"
@@ -146,6 +147,7 @@ struct store {
     uint32_t shrink_turn; /* the shard that gives a page next */
     struct sweep_pass sweep;
     struct pool_ahead ahead;
+    struct hugepage_pass huge;
     uint8_t class_of_units[CHUNK_BYTES_MAX / 8 + 1]; /* class by size in 8 bytes, rounded up */
 };
 
