@@ -261,4 +261,14 @@ class Cache:
             CoreError: it is no segment, or one of another build.
         """
 
+def allow_core() -> None:
+    """Let the kernel write a core file though this process has changed its user. Raises OSError."""
+
+def lock_memory() -> None:
+    """Keep what this process has mapped, or will, in memory as soon as it is touched.
+
+    Raises:
+        OSError: the limit of locked memory forbids it.
+    """
+
 def xxh64(data: bytes, seed: int = 0) -> int: ...

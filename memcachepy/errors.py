@@ -51,6 +51,24 @@ class BootError(MemcachepyError):
     exit_status = os.EX_OSERR
 
 
+class ListenError(BootError):
+    """A socket cannot be listened on.
+
+    Args:
+        sentence: says what to do.
+        where: the address, or the file of a UNIX socket.
+        reason: what the system said.
+    """
+
+    def __init__(self, sentence: str, where: str, reason: str) -> None:
+        super().__init__(sentence, where, reason)
+        self.where = where
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class UnknownUser(MemcachepyError):
     """The user to become does not exist."""
 

@@ -3,16 +3,24 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 
 from memcachepy import _core, log
 from memcachepy.config import KILOBYTE, MEGABYTE, NodeConfig
 from memcachepy.errors import BootError, CoreRefusal
 from memcachepy.log import fact
+from memcachepy.node.background import in_background, with_absolute_paths
 from memcachepy.node.control import Control
 from memcachepy.node.control_listener import open_control_listener
-from memcachepy.node.limits import become_user, open_standard_files, raise_descriptor_limit
+from memcachepy.node.files import pid_file, write_port_file
+from memcachepy.node.limits import (
+    become_user,
+    open_standard_files,
+    raise_core_limit,
+    raise_descriptor_limit,
+    raise_locked_memory_limit,
+)
 from memcachepy.node.listeners import Listener, open_listeners
 from memcachepy.node.supervisor import Supervisor
 
@@ -21,6 +29,8 @@ logger = logging.getLogger("memcachepy.node")
 
 def run_node(config: NodeConfig, warnings: Sequence[str] = ()) -> int:
     """Run a node in this process until it is told to stop; returns the exit status.
+
+    With `daemon` it runs in another process, and this one returns as soon as that one serves.
 
     Args:
         config: the node's settings.
@@ -31,6 +41,20 @@ def run_node(config: NodeConfig, warnings: Sequence[str] = ()) -> int:
         BootError: the system does not give what the node needs.
     """
     open_standard_files()
+    if not config.daemon:
+        return _run(config, warnings)
+    settled = with_absolute_paths(config)
+    folder = "." if config.enable_coredumps else "/"
+
+    def run(say_serving: Callable[[], None]) -> int:
+        return _run(settled, warnings, say_serving)
+
+    return in_background(run, keep_output=config.verbose > 0, folder=folder)
+
+
+def _run(
+    config: NodeConfig, warnings: Sequence[str], say_serving: Callable[[], None] = lambda: None
+) -> int:
     log.start(config.verbose)
     for warning in warnings:
         logger.warning(warning)
@@ -40,8 +64,11 @@ def run_node(config: NodeConfig, warnings: Sequence[str] = ()) -> int:
         control_listener = open_control_listener(config, listeners, os.environ)
         if control_listener:
             opening.callback(control_listener.listener.close)
-        raise_descriptor_limit(config, len(listeners))
+        write_port_file(listeners, os.environ)
+        _raise_limits(config, len(listeners))
         become_user(config.user, [found.path for found in listeners if found.path])
+        if config.enable_coredumps:
+            _core.allow_core()
         segment = opening.enter_context(closing(_open_segment(config, listeners)))
         control = None
         if control_listener:
@@ -49,6 +76,7 @@ def run_node(config: NodeConfig, warnings: Sequence[str] = ()) -> int:
             control = Control(segment, listener, gid, time.monotonic)
 
         def say_ready() -> None:
+            opening.enter_context(pid_file(config.pidfile))
             logger.info(
                 fact(
                     "serving",
@@ -58,6 +86,7 @@ def run_node(config: NodeConfig, warnings: Sequence[str] = ()) -> int:
                     pid=os.getpid(),
                 )
             )
+            say_serving()
 
         with Supervisor(
             segment,
@@ -66,9 +95,39 @@ def run_node(config: NodeConfig, warnings: Sequence[str] = ()) -> int:
             say_ready,
             control=control,
             kill_stuck_attached=config.kill_stuck_attached,
+            prepare_child=_memory_locker(config),
         ) as supervisor:
             supervisor.run()
     return 0
+
+
+def _raise_limits(config: NodeConfig, listener_count: int) -> None:
+    raise_descriptor_limit(config, listener_count)
+    if config.enable_coredumps:
+        raise_core_limit()
+    if config.lock_memory:
+        raise_locked_memory_limit()
+
+
+def _memory_locker(config: NodeConfig) -> Callable[[], None]:
+    """Lock what this process has, and say how each child locks its own.
+
+    It is a wish, as with memcached: where it cannot be had the node serves, and says so.
+    """
+    if config.lock_memory:
+        try:
+            _core.lock_memory()
+        except OSError as error:
+            logger.warning(
+                fact(
+                    "memory cannot be locked",
+                    reason=error.strerror,
+                    remedy="ulimit -l unlimited, LimitMEMLOCK=infinity of systemd",
+                )
+            )
+        else:
+            return _core.lock_memory
+    return lambda: None
 
 
 def _open_segment(config: NodeConfig, listeners: Sequence[Listener]) -> _core.Segment:

@@ -45,6 +45,8 @@ class Child:
     """What the process needs; everything else is closed in it."""
     run: Callable[[], int]
     """The loop; runs in the child, its result is the exit status."""
+    prepare: Callable[[], None] = lambda: None
+    """Called in the child before its loop."""
     wake_fd: int = field(default_factory=lambda: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
     pid: int = 0
     """0 while no process fills the slot."""
@@ -79,6 +81,7 @@ class Child:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             _close_all_but([report_fd, self.wake_fd, *self.keep_fds])
+            self.prepare()
             _report(report_fd, self.slot, READY)
             status = self.run()
         except BaseException as error:

@@ -3,7 +3,8 @@
 import os
 import pwd
 import resource
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from memcachepy.config import NodeConfig
@@ -47,12 +48,61 @@ def raise_descriptor_limit(config: NodeConfig, listener_count: int) -> None:
         ) from None
 
 
+def raise_core_limit() -> None:
+    """As large core files as this process may allow itself.
+
+    Raises:
+        BootError: none at all.
+    """
+    most = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, most)
+    except (OSError, ValueError):
+        hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+        resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    if resource.getrlimit(resource.RLIMIT_CORE)[0] == 0:
+        raise BootError(
+            "enable_coredumps (-r): the limit of core files is 0 and may not be raised "
+            "(ulimit -Hc, LimitCORE= of systemd)"
+        )
+
+
+def raise_locked_memory_limit() -> None:
+    """As much as this process may allow itself; who lacks the right finds out when it locks."""
+    with suppress(OSError, ValueError):
+        most = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, most)
+
+
+@contextmanager
+def effective_user(name: str | None) -> Iterator[None]:
+    """Do something as the user that root will become; an unknown one is refused later."""
+    try:
+        user = pwd.getpwnam(name) if name and os.geteuid() == 0 else None
+    except KeyError:
+        user = None
+    if user is None or user.pw_uid == 0:
+        yield
+        return
+    gid, groups = os.getegid(), os.getgroups()
+    os.initgroups(user.pw_name, user.pw_gid)
+    os.setegid(user.pw_gid)
+    os.seteuid(user.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(gid)
+        os.setgroups(groups)
+
+
 def become_user(name: str | None, socket_paths: Iterable[Path]) -> None:
     """Give up root for good; socket files go to the user, whose clients are to connect.
 
     Raises:
         UnknownUser: there is no such user.
         ConfigError: this process is not root and so cannot change.
+        BootError: it lacks a capability.
     """
     if name is None:
         return
@@ -64,8 +114,15 @@ def become_user(name: str | None, socket_paths: Iterable[Path]) -> None:
         if os.geteuid() == user.pw_uid:
             return
         raise ConfigError("user", name, "can only be changed by root: leave -u out", "-u")
-    for path in socket_paths:
-        os.chown(path, user.pw_uid, user.pw_gid)
-    os.initgroups(name, user.pw_gid)
-    os.setgid(user.pw_gid)
-    os.setuid(user.pw_uid)
+    try:
+        for path in socket_paths:
+            if path.stat().st_uid != user.pw_uid:
+                os.chown(path, user.pw_uid, user.pw_gid)
+        os.initgroups(name, user.pw_gid)
+        os.setgid(user.pw_gid)
+        os.setuid(user.pw_uid)
+    except OSError as error:
+        raise BootError(
+            f"user is {name!r} (-u): cannot become it: {error.strerror}: "
+            "that takes the capabilities SETUID and SETGID, and CHOWN for socket files"
+        ) from None

@@ -1,6 +1,6 @@
 """The sockets a node listens on: opened by the supervisor before it forks, closed by it at the end.
 
-Whatever the system refuses becomes a `BootError` that names the setting to change.
+Whatever the system refuses becomes a `ListenError` that names the setting to change.
 """
 
 import errno
@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memcachepy.config import NodeConfig
-from memcachepy.errors import BootError
+from memcachepy.errors import ListenError
 from memcachepy.kinds import Address
 from memcachepy.log import fact
+from memcachepy.node.limits import effective_user
 
 log = logging.getLogger("memcachepy.node")
 
@@ -55,7 +56,7 @@ def open_listeners(config: NodeConfig) -> Iterator[list[Listener]]:
     """Every socket the config asks for; closed, and socket files removed, on leaving.
 
     Raises:
-        BootError: one of them cannot be had.
+        ListenError: one of them cannot be had.
     """
     listeners: list[Listener] = []
     try:
@@ -64,12 +65,22 @@ def open_listeners(config: NodeConfig) -> Iterator[list[Listener]]:
             if port:
                 listeners += _open_tcp(address, max(port, 0), config.listen_backlog)
         if config.unix_socket:
-            path = Path(config.unix_socket)
-            listeners.append(open_unix(path, config.unix_mask, config.listen_backlog, "-s"))
+            listeners.append(_open_unix_of(config, Path(config.unix_socket)))
         yield listeners
     finally:
         for listener in listeners:
             listener.close()
+
+
+def _open_unix_of(config: NodeConfig, path: Path) -> Listener:
+    """Made by the user that the node will be, so that it can also remove it; else by root."""
+    try:
+        with effective_user(config.user):
+            return open_unix(path, config.unix_mask, config.listen_backlog, "-s")
+    except ListenError:
+        if os.geteuid() != 0 or config.user is None:
+            raise
+    return open_unix(path, config.unix_mask, config.listen_backlog, "-s")
 
 
 def _open_tcp(address: Address, port: int, backlog: int) -> Iterator[Listener]:
@@ -81,7 +92,8 @@ def _open_tcp(address: Address, port: int, backlog: int) -> Iterator[Listener]:
             # `*` and names like localhost mean IPv6 too, where there is any.
             if len(places) > 1 and family == socket.AF_INET6 and error.errno in _IPV6_OFF:
                 continue
-            raise BootError(_tcp_sentence(error, family, host, port)) from None
+            sentence = _tcp_sentence(error, family, host, port)
+            raise ListenError(sentence, host, error.strerror or str(error)) from None
         port = listener.port
         yield listener
 
@@ -92,7 +104,8 @@ def _resolve(host: str) -> list[tuple[socket.AddressFamily, str]]:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError):
-        raise BootError(f"-l: {host} is neither an address nor a name that resolves") from None
+        sentence = f"-l: {host} is neither an address nor a name that resolves"
+        raise ListenError(sentence, host, "Name or service not known") from None
     return list(dict.fromkeys((family, str(where[0])) for family, _, _, _, where in found))
 
 
@@ -141,7 +154,7 @@ def open_unix(path: Path, mask: int, backlog: int, option: str) -> Listener:
     """A socket in a file with this access mask, in the place of one that nobody answers any more.
 
     Raises:
-        BootError: it cannot be had; names the option to change.
+        ListenError: it cannot be had; names the option to change.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -157,7 +170,8 @@ def open_unix(path: Path, mask: int, backlog: int, option: str) -> Listener:
     except OSError as error:
         sock.close()
         reason = str(error) if error.strerror is None else error.strerror
-        raise BootError(f"{option} {path}: cannot make the UNIX socket: {reason}") from None
+        sentence = f"{option} {path}: cannot make the UNIX socket: {reason}"
+        raise ListenError(sentence, str(path), reason) from None
     except BaseException:
         sock.close()
         raise
@@ -171,8 +185,10 @@ def _remove_stale(path: Path, option: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise BootError(
-            f"{option} {path}: is there already and is not a socket: choose another path"
+        raise ListenError(
+            f"{option} {path}: is there already and is not a socket: choose another path",
+            str(path),
+            "File exists",
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PROBE_TIMEOUT_S)
@@ -183,9 +199,11 @@ def _remove_stale(path: Path, option: str) -> None:
             return
         except TimeoutError:
             pass
-    raise BootError(
+    raise ListenError(
         f"{option} {path}: is already in use by another process: "
-        "stop that one, or choose another path"
+        "stop that one, or choose another path",
+        str(path),
+        "Address already in use",
     )
 
 

@@ -61,6 +61,7 @@ class Supervisor:
         on_ready: called once, when every child has entered its loop.
         clock: seconds, monotonic.
         control: answers other processes; closed by the supervisor, or else by the caller.
+        prepare_child: called in every child before it serves.
         kill_stuck_attached: whether an attached process found stuck is killed, as children are.
     """
 
@@ -73,6 +74,7 @@ class Supervisor:
         clock: Callable[[], float] = time.monotonic,
         control: Control | None = None,
         kill_stuck_attached: bool = False,
+        prepare_child: Callable[[], None] = lambda: None,
     ) -> None:
         self._segment = segment
         self._listeners = listeners
@@ -81,6 +83,7 @@ class Supervisor:
         self._clock = clock
         self._control = control
         self._kill_stuck_attached = kill_stuck_attached
+        self._prepare_child = prepare_child
         self._state = _core.RUNNING
         self._children: dict[int, Child] = {}
         self._deaths: deque[float] = deque(maxlen=DEATHS_MAX)
@@ -104,6 +107,7 @@ class Supervisor:
             workers = range(_core.SLOT_WORKER_FIRST, _core.SLOT_WORKER_FIRST + self._worker_count)
             for child in (self._acceptor(), self._maintainer(), *map(self._worker, workers)):
                 opening.callback(os.close, child.wake_fd)
+                child.prepare = self._prepare_child
                 self._children[child.slot] = child
             self._selector.register(self._report_fd, selectors.EVENT_READ, self._on_reports)
             self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)

@@ -9,6 +9,7 @@
  * poll(). */
 #include "net/acceptor.h"
 
+#include "base/clock.h"
 #include "mem/conn_table.h"
 #include "net/channel.h"
 
@@ -25,6 +26,9 @@
 
 /* Without descriptors or buffers: time for connections to end. */
 #define ACCEPT_BACKOFF_MS 50
+
+/* While nobody is accepted: how often it is looked whether a connection has ended. */
+#define FULL_CHECK_MS 10
 
 #define EVENT_COUNT_MAX 64
 #define TAG_WAKE UINT64_MAX
@@ -46,6 +50,7 @@ struct acceptor {
     int epoll_fd;
     int wake_fd;
     int liveness_fd;
+    bool maxconns_fast;
     bool orphaned;
 };
 
@@ -167,10 +172,38 @@ reject(struct acceptor *acceptor, int fd)
     close(fd);
 }
 
+static bool
+is_full(const struct acceptor *acceptor)
+{
+    return segment_connection_count(acceptor->segment) >=
+           acceptor->segment->superblock->settings.conn_limit;
+}
+
+/* Without maxconns_fast: who comes now stays in the listener's queue until a connection has ended.
+ * If the acceptor dies in here, the next one begins by accepting. */
+static void
+wait_for_an_end(struct acceptor *acceptor)
+{
+    struct superblock *superblock = acceptor->segment->superblock;
+    uint64_t since_ns = clock_mono_ns();
+    COUNT(acceptor->counters, listen_disabled_num);
+    atomic_store_explicit(&superblock->listen_disabled, 1, memory_order_relaxed);
+    while (is_running(acceptor) && is_full(acceptor)) {
+        wait_for_room(acceptor, false, FULL_CHECK_MS);
+    }
+    atomic_store_explicit(&superblock->listen_disabled, 0, memory_order_relaxed);
+    counter_add(acceptor->counters, COUNTER_time_in_listen_disabled_us,
+                (clock_mono_ns() - since_ns) / 1000);
+}
+
 /* False: nothing more can be accepted now. */
 static bool
 accept_one(struct acceptor *acceptor, int listener_fd)
 {
+    if (!acceptor->maxconns_fast && is_full(acceptor) && is_readable(listener_fd)) {
+        wait_for_an_end(acceptor);
+        return true;
+    }
     int fd = accept4(listener_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0) {
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
@@ -179,8 +212,7 @@ accept_one(struct acceptor *acceptor, int listener_fd)
         }
         return errno == ECONNABORTED;
     }
-    uint32_t limit = acceptor->segment->superblock->settings.conn_limit;
-    if (segment_connection_count(acceptor->segment) >= limit) {
+    if (is_full(acceptor)) {
         reject(acceptor, fd);
     } else {
         pass(acceptor, fd);
@@ -261,6 +293,7 @@ acceptor_run(struct segment *segment, unsigned slot_index, const int *listener_f
         .burst = 1,
         .wake_fd = wake_fd,
         .liveness_fd = liveness_fd,
+        .maxconns_fast = segment->superblock->settings.maxconns_fast,
     };
     if (!loop_claim(segment, slot_index)) {
         return LOOP_ORPHANED;
@@ -270,6 +303,7 @@ acceptor_run(struct segment *segment, unsigned slot_index, const int *listener_f
     if (acceptor.epoll_fd < 0 || !acceptor_watch(&acceptor, listener_count)) {
         return LOOP_FAILED;
     }
+    atomic_store_explicit(&segment->superblock->listen_disabled, 0, memory_order_relaxed);
     atomic_store_explicit(&segment->slots[slot_index].serving, 1, memory_order_release);
     acceptor_loop(&acceptor);
     close(acceptor.epoll_fd);

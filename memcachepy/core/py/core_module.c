@@ -28,6 +28,8 @@ core_xxh64(PyObject *module, PyObject *args, PyObject *kwargs)
 }
 
 static PyMethodDef core_methods[] = {
+    {"allow_core", process_allow_core, METH_NOARGS, NULL},
+    {"lock_memory", process_lock_memory, METH_NOARGS, NULL},
     {"xxh64", (PyCFunction)(void (*)(void))core_xxh64, METH_VARARGS | METH_KEYWORDS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -48,6 +48,10 @@ PyObject *segment_explain(struct segment_object *self, PyObject *args);
 PyObject *segment_replay(struct segment_object *self, PyObject *args, PyObject *kwargs);
 PyObject *segment_memory_report(struct segment_object *self, PyObject *unused);
 
+/* Of the module: process.c. */
+PyObject *process_lock_memory(PyObject *module, PyObject *unused);
+PyObject *process_allow_core(PyObject *module, PyObject *unused);
+
 extern PyType_Spec cache_spec;
 extern PyType_Spec segment_spec;
 extern PyType_Spec connection_spec;
