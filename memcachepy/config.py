@@ -39,6 +39,7 @@ THREADS_DEFAULT_MAX = 4
 ENVIRONMENT_PREFIX = "MEMCACHEPY_"
 CONFIG_VARIABLE = "MEMCACHEPY_CONFIG"
 CONTROL_OFF = "off"
+DEFAULT = "the default"
 _OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, "MEMCACHEPY_TEST_SEED"})
 
 
@@ -122,7 +123,7 @@ class NodeConfig:
     port: int = _row(
         "p", Whole(-1, 65535), PORT_DEFAULT, "TCP port to listen on; 0 is off, -1 any free one"
     )
-    udp_port: int = _row("U", Whole(0, 0), 0, "only 0: UDP is not offered")
+    udp_port: int = _row("U", Whole(0, 0, ": UDP is not offered"), 0, "only 0: UDP is not offered")
     unix_socket: str | None = _row(
         "s", Text("<file>"), None, "UNIX socket to listen on; then TCP only with -p or -l", shown=""
     )
@@ -349,13 +350,17 @@ SETTINGS = _settings()
 
 
 def resolve(
-    flags: Mapping[str, object], environ: Mapping[str, str], file: Path | None = None
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    file: Path | None = None,
+    defaults: Mapping[str, object] | None = None,
 ) -> tuple[NodeConfig, list[str]]:
     """One config from everything that was said.
 
     Args:
         flags: by setting name, only what was given.
         environ: all of the environment.
+        defaults: by setting name, in the place of the table's.
         file: a TOML file; else the one that MEMCACHEPY_CONFIG names, if any.
 
     Returns:
@@ -375,20 +380,22 @@ def resolve(
             (flags.get(name), setting.short_flag),
             (environ.get(setting.variable) or None, setting.variable),
             (file_values.get(name), str(file)),
+            ((defaults or {}).get(name), DEFAULT),
         )
         for raw, source in candidates:
             if raw is not None:
                 values[name] = setting.read(raw, source)
                 sources[name] = source
                 break
-    if "unix_socket" in values and not values.keys() & {"port", "listen"}:
+    is_given = {name for name, source in sources.items() if source != DEFAULT}
+    if "unix_socket" in values and not is_given & {"port", "listen"}:
         values["port"] = 0
     if "memory_limit" in values and "max_item_size" not in values:
         values["max_item_size"] = min(1 << 20, values["memory_limit"] * MEGABYTE // 2)
     try:
         return NodeConfig(**values), _warnings(environ)
     except ConfigError as error:
-        raise error.given_by(sources.get(error.name, "the default")) from None
+        raise error.given_by(sources.get(error.name, DEFAULT)) from None
 
 
 def _read_file(path: Path, source: str) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Whole:
     def range(self) -> str:
         what = "an octal number" if self.base == 8 else f"a whole number{self.unit}"
         if self.least == self.most:
-            return f"must be {self.least}"
+            return f"must be {self.least}{self.unit}"
         return f"must be {what} from {self._text(self.least)} to {self._text(self.most)}"
 
     def _text(self, value: int) -> str:

@@ -32,19 +32,20 @@ def _text(value: object) -> str:
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
-def start(verbose: int, fd: int = 2) -> None:
+def start(verbose: int, fd: int = 2, is_quiet: bool = False) -> None:
     """Send this package's log to a descriptor. Call it before privileges are given up.
 
     Args:
         verbose: 0 for the node's events, 1 or more for routine ones too.
         fd: stays open and is not changed.
+        is_quiet: warnings and errors only, if `verbose` is 0.
     """
     log = logging.getLogger("memcachepy")
     for handler in log.handlers[:]:
         log.removeHandler(handler)
         handler.close()
     log.addHandler(NeverWaiting(fd))
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    log.setLevel(logging.DEBUG if verbose else logging.WARNING if is_quiet else logging.INFO)
     log.propagate = False
 
 

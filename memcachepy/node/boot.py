@@ -27,7 +27,7 @@ from memcachepy.node.supervisor import Supervisor
 logger = logging.getLogger("memcachepy.node")
 
 
-def run_node(config: NodeConfig, warnings: Sequence[str] = ()) -> int:
+def run_node(config: NodeConfig, warnings: Sequence[str] = (), is_quiet: bool = False) -> int:
     """Run a node in this process until it is told to stop; returns the exit status.
 
     With `daemon` it runs in another process, and this one returns as soon as that one serves.
@@ -35,6 +35,7 @@ def run_node(config: NodeConfig, warnings: Sequence[str] = ()) -> int:
     Args:
         config: the node's settings.
         warnings: sentences to log first.
+        is_quiet: log only what is wrong, unless `config.verbose` says otherwise.
 
     Raises:
         CoreRefusal: it does not take a setting.
@@ -42,20 +43,23 @@ def run_node(config: NodeConfig, warnings: Sequence[str] = ()) -> int:
     """
     open_standard_files()
     if not config.daemon:
-        return _run(config, warnings)
+        return _run(config, warnings, is_quiet)
     settled = with_absolute_paths(config)
     folder = "." if config.enable_coredumps else "/"
 
     def run(say_serving: Callable[[], None]) -> int:
-        return _run(settled, warnings, say_serving)
+        return _run(settled, warnings, is_quiet, say_serving)
 
     return in_background(run, keep_output=config.verbose > 0, folder=folder)
 
 
 def _run(
-    config: NodeConfig, warnings: Sequence[str], say_serving: Callable[[], None] = lambda: None
+    config: NodeConfig,
+    warnings: Sequence[str],
+    is_quiet: bool,
+    say_serving: Callable[[], None] = lambda: None,
 ) -> int:
-    log.start(config.verbose)
+    log.start(config.verbose, is_quiet=is_quiet)
     for warning in warnings:
         logger.warning(warning)
     if os.geteuid() == 0 and config.user is None:
