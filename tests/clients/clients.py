@@ -2,6 +2,7 @@
 
 from adapter import Adapter
 from asyncio_clients import Aiomcache, Emcache
+from binary_clients import Bmemcached, PylibmcBinary
 from classic_clients import Pylibmc, Pymemcache, PythonMemcached
 
 CLIENTS: dict[str, type[Adapter]] = {
@@ -10,4 +11,6 @@ CLIENTS: dict[str, type[Adapter]] = {
     "pylibmc": Pylibmc,
     "aiomcache": Aiomcache,
     "emcache": Emcache,
+    "pylibmc-binary": PylibmcBinary,
+    "python-binary-memcached": Bmemcached,
 }

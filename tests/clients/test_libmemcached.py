@@ -12,7 +12,7 @@ pytestmark = pytest.mark.once
 
 SECONDS_MAX = 60
 # What memccapable tries, by protocol: fewer would mean that it stopped half way.
-CAPABILITIES = {"-a": 27}
+CAPABILITIES = {"-a": 27, "-b": 27}
 # It wants an error for words behind the key, which memcached ignores from 1.6.40 on, as we do.
 DRIFT = {"ascii delete", "ascii delete noreply"}
 
