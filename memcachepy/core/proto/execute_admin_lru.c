@@ -116,7 +116,7 @@ static void
 slabs_reassign(struct protocol *protocol, const struct request *request)
 {
     int32_t from, to;
-    if (!atomic_load_explicit(&settings_of(protocol)->slab_reassign, memory_order_relaxed)) {
+    if (!settings_of(protocol)->slab_reassign) {
         REPLY(protocol, request->noreply, "CLIENT_ERROR slab reassignment disabled\r\n");
         return;
     }
