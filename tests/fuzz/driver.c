@@ -2,6 +2,9 @@
  * it.
  *
  *     driver CORPUS_FOLDER DICTIONARY ITERATIONS SEED [SECONDS]
+ *     driver INPUT...
+ *
+ * The second plays these inputs only, as libFuzzer does.
  *
  * Without feedback from coverage it is no match for libFuzzer; it finds what is near the corpus,
  * runs under plain gcc and its sanitizers, and repeats exactly from its seed. The input under test
@@ -13,12 +16,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #define CORPUS_FILES_MAX 1024
 #define WORDS_MAX 256
 #define INPUT_BYTES_MAX (128u << 10)
 #define MUTATIONS_MAX 6
+#define INPUT_NAME "crash-input"
 
 struct bytes {
     uint8_t *at;
@@ -220,9 +225,9 @@ mutate(struct driver *driver)
 static void
 play(struct driver *driver)
 {
-    FILE *file = fopen("crash-input", "wb");
+    FILE *file = fopen(INPUT_NAME, "wb");
     if (file == NULL) {
-        fail("cannot write", "crash-input");
+        fail("cannot write", INPUT_NAME);
     }
     fwrite(driver->input, 1, driver->input_len, file);
     fclose(file);
@@ -251,16 +256,42 @@ now_s(void)
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
+static bool
+is_folder(const char *path)
+{
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+}
+
+static int
+replay(struct driver *driver, char **paths)
+{
+    for (; *paths != NULL; paths++) {
+        struct bytes bytes = read_file(*paths);
+        memcpy(driver->input, bytes.at, bytes.len);
+        driver->input_len = bytes.len;
+        free(bytes.at);
+        play(driver);
+    }
+    fuzz_finish();
+    remove(INPUT_NAME);
+    free(driver);
+    return 0;
+}
+
 int
 main(int argc, char **argv)
 {
-    if (argc < 5) {
+    if (argc < 2 || (is_folder(argv[1]) && argc < 5)) {
         fprintf(stderr, "usage: %s CORPUS_FOLDER DICTIONARY ITERATIONS SEED [SECONDS]\n", argv[0]);
         return 64;
     }
     struct driver *driver = calloc(1, sizeof(*driver));
     if (driver == NULL) {
         fail("out of memory for", "the driver");
+    }
+    if (!is_folder(argv[1])) {
+        return replay(driver, argv + 1);
     }
     read_corpus(driver, argv[1]);
     read_dictionary(driver, argv[2]);
@@ -289,7 +320,7 @@ main(int argc, char **argv)
         done++;
     }
     fuzz_finish();
-    remove("crash-input");
+    remove(INPUT_NAME);
     printf("%lu mutations\n", done);
     for (size_t i = 0; i < driver->corpus_count; i++) {
         free(driver->corpus[i].at);

@@ -1,19 +1,16 @@
 /* Fuzzing the protocol with the store behind it, without sockets.
  *
- * The first byte of an input chooses how the rest of it is cut. The rest is played twice on an
- * empty store: whole, and cut; the replies must be the same bytes. (Inputs that ask for `stats` are
- * only played: their replies hold clocks and counts of what came before.)
+ * The first byte of an input chooses how it is played. From SESSION_MARK on it is a session of
+ * several connections (session.c). Below, it chooses how the rest is cut: that is played twice on
+ * an empty store, whole and cut, and the replies must be the same bytes. (Inputs that ask for what
+ * changes with time, or depends on what was sent together, are only played.)
  *
- * LLVMFuzzerTestOneInput() is what libFuzzer wants; driver.c is a main() for any compiler. The
- * segment lives through many inputs, and is checked and replaced now and then. */
+ * LLVMFuzzerTestOneInput() is what libFuzzer wants; driver.c is a main() for any compiler. */
 #include "fuzz_protocol.h"
 
-#include "mem/segment.h"
-#include "proto/conn.h"
-#include "store/store.h"
-#include "store/check.h"
+#include "bench.h"
+#include "session.h"
 
-#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,13 +19,11 @@
 /* What one input may be answered; an `incr` or a get of large values could repeat for ever. */
 #define REPLY_BYTES_MAX (8u << 20)
 
-/* A segment is checked and replaced after so many inputs. */
-#define SEGMENT_INPUTS 500
-
 /* Pieces are between 1 and this long; powers of two below it are as likely as all else. */
 #define PIECE_BYTES_MAX 4096
 
-#define WORKER_SLOT SLOT_WORKER_FIRST
+/* Replies to these hold clocks and counts, or depend on what was sent together with them. */
+static const char *const UNSTABLE[] = {"stats", "lru_crawler", "watch", "me "};
 
 struct replies {
     uint8_t *bytes;
@@ -37,81 +32,8 @@ struct replies {
 };
 
 /* What the process keeps between inputs: a fuzz target has no argument of its own. */
-static struct bench {
-    struct segment *segment;
-    struct store *store;
-    struct protocol *protocol;
-    unsigned inputs;
-    unsigned segments;
-    struct replies whole, cut, again;
-} bench;
-
-static void
-die(const char *why)
-{
-    fprintf(stderr, "fuzz_protocol: %s\n", why);
-    abort();
-}
-
-static void
-bench_open(void)
-{
-    struct segment_settings settings = {
-        /* Small and large pages in turn. */
-        .memory_limit_bytes = (bench.segments++ % 2 == 0 ? 16u : 256u) << 20,
-        .item_size_max_bytes = 1u << 20,
-        .growth_factor = 1.25,
-        .item_size_min_bytes = 40,
-        .slab_automove = 1,
-        .conn_limit = 16,
-        .worker_count = 1,
-        .requests_per_event = 20,
-        .backlog = 16,
-        .eviction_policy = POLICY_S3FIFO,
-        .cas_enabled = true,
-        .flush_enabled = true,
-    };
-    char sentence[SEGMENT_SENTENCE_MAX];
-    if (store_create(&settings, &bench.segment, sentence) != SEGMENT_OK) {
-        die(sentence);
-    }
-    segment_claim_slot(bench.segment, WORKER_SLOT);
-    bench.store = store_open(bench.segment, WORKER_SLOT);
-    if (bench.store == NULL) {
-        die("no store");
-    }
-    bench.protocol = protocol_new(bench.store);
-    if (bench.protocol == NULL) {
-        die("no protocol");
-    }
-    bench.inputs = 0;
-}
-
-static void
-bench_close(void)
-{
-    protocol_free(bench.protocol);
-    store_close(bench.store);
-    segment_close(bench.segment);
-    bench.segment = NULL;
-}
-
-static void
-print_finding(void *context, const char *sentence)
-{
-    unsigned *count = context;
-    (*count)++;
-    fprintf(stderr, "fuzz_protocol: %s\n", sentence);
-}
-
-static void
-bench_check(void)
-{
-    unsigned count = 0;
-    if (store_check(bench.store, print_finding, &count) != 0 || count != 0) {
-        die("the segment does not agree with itself");
-    }
-}
+static struct bench bench;
+static struct replies whole, cut, again;
 
 static void
 replies_init(struct replies *replies)
@@ -132,7 +54,7 @@ drain(struct conn *conn, struct replies *replies, size_t room)
 {
     for (;;) {
         size_t left = REPLY_BYTES_MAX - replies->len;
-        size_t len = conn_drain(bench.protocol, conn, replies->bytes + replies->len,
+        size_t len = conn_drain(bench.workers[0].protocol, conn, replies->bytes + replies->len,
                                 left < room ? left : room);
         replies->len += len;
         if (len == 0) {
@@ -159,7 +81,7 @@ feed(struct conn *conn, const uint8_t *bytes, size_t len, struct replies *replie
         if (len != 0) {
             memcpy(piece, bytes, len);
         }
-        enum conn_status status = conn_feed(bench.protocol, conn, piece, len, &taken);
+        enum conn_status status = conn_feed(bench.workers[0].protocol, conn, piece, len, &taken);
         free(piece);
         if (taken > len) {
             die("took more than was given");
@@ -206,9 +128,7 @@ play(const uint8_t *bytes, size_t len, unsigned fragmentation, struct replies *r
     struct conn conn;
     memset(&conn, 0, sizeof(conn));
     replies_init(replies);
-    store_tick(bench.store);
-    store_flush_all(bench.store, 0);
-    atomic_store(&store_superblock(bench.store)->last_cas, 0);
+    bench_empty(&bench);
     uint32_t state = fragmentation * 2654435761u + 1;
     size_t at = 0;
     size_t room = fragmentation == 0 ? REPLY_BYTES_MAX : 1 + next_random(&state) % 70000;
@@ -227,7 +147,7 @@ play(const uint8_t *bytes, size_t len, unsigned fragmentation, struct replies *r
         open = feed(&conn, bytes + at, piece, replies, room);
         at += piece;
     }
-    conn_free(bench.protocol, &conn);
+    conn_free(bench.workers[0].protocol, &conn);
 }
 
 static bool
@@ -253,50 +173,63 @@ print_bytes(const char *name, const struct replies *replies, size_t from)
     fputc('\n', stderr);
 }
 
+static bool
+is_stable(const uint8_t *bytes, size_t len)
+{
+    for (size_t i = 0; i < sizeof(UNSTABLE) / sizeof(UNSTABLE[0]); i++) {
+        if (memmem(bytes, len, UNSTABLE[i], strlen(UNSTABLE[i])) != NULL) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void
+compare(const uint8_t *bytes, size_t len, unsigned fragmentation)
+{
+    play(bytes, len, 0, &whole);
+    play(bytes, len, fragmentation, &cut);
+    if (!is_stable(bytes, len) || same(&whole, &cut)) {
+        return;
+    }
+    /* A second may have ended between the two: only what is stable counts. */
+    play(bytes, len, 0, &again);
+    if (!same(&whole, &again)) {
+        return;
+    }
+    size_t from = 0;
+    while (from < whole.len && from < cut.len && whole.bytes[from] == cut.bytes[from]) {
+        from++;
+    }
+    from = from < 40 ? 0 : from - 40;
+    print_bytes("whole", &whole, from);
+    print_bytes("  cut", &cut, from);
+    die("the replies depend on the fragmentation");
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 2) {
         return 0;
     }
-    if (bench.segment == NULL) {
-        bench_open();
+    bench_open(&bench);
+    if (data[0] >= SESSION_MARK) {
+        session_play(&bench, data + 1, size - 1);
+    } else {
+        compare(data + 1, size - 1, 1 + data[0]);
+        bench_check(&bench);
     }
-    const uint8_t *bytes = data + 1;
-    size_t len = size - 1;
-    play(bytes, len, 0, &bench.whole);
-    play(bytes, len, 1 + data[0], &bench.cut);
-    if (memmem(bytes, len, "stats", 5) == NULL && !same(&bench.whole, &bench.cut)) {
-        /* A second may have ended between the two: only what is stable counts. */
-        play(bytes, len, 0, &bench.again);
-        if (same(&bench.whole, &bench.again)) {
-            size_t from = 0;
-            while (from < bench.whole.len && from < bench.cut.len &&
-                   bench.whole.bytes[from] == bench.cut.bytes[from]) {
-                from++;
-            }
-            from = from < 40 ? 0 : from - 40;
-            print_bytes("whole", &bench.whole, from);
-            print_bytes("  cut", &bench.cut, from);
-            die("the replies depend on the fragmentation");
-        }
-    }
-    if (++bench.inputs == SEGMENT_INPUTS) {
-        bench_check();
-        bench_close();
-    }
+    bench_played(&bench);
     return 0;
 }
 
 void
 fuzz_finish(void)
 {
-    if (bench.segment != NULL) {
-        bench_check();
-        bench_close();
-    }
-    free(bench.whole.bytes);
-    free(bench.cut.bytes);
-    free(bench.again.bytes);
-    memset(&bench, 0, sizeof(bench));
+    bench_close(&bench);
+    free(whole.bytes);
+    free(cut.bytes);
+    free(again.bytes);
+    whole = cut = again = (struct replies){0};
 }
