@@ -83,6 +83,46 @@ class NodeGone(AttachError):
     """The node that was attached has ended, and no other has taken its place."""
 
 
+class NodeUnreachable(MemcachepyError):
+    """A server does not answer: nobody is there, it hangs up, or it takes too long."""
+
+    exit_status = os.EX_UNAVAILABLE
+
+
+class NodeRefuses(MemcachepyError):
+    """A server does not do what it is asked for; the message has its words."""
+
+
+class DumpExists(MemcachepyError):
+    """A file is in the way of the one to be written."""
+
+    exit_status = os.EX_CANTCREAT
+
+
+class DamagedDump(MemcachepyError):
+    """A dump file is not what was written.
+
+    Args:
+        path: of the file.
+        block: number of the damaged block, from 0; None: the file's header.
+        offset: of the block's first byte in the file.
+        why: as in "its checksum is wrong".
+    """
+
+    exit_status = os.EX_DATAERR
+
+    def __init__(self, path: object, block: int | None, offset: int, why: str) -> None:
+        super().__init__(path, block, offset, why)
+        self.path = path
+        self.block = block
+        self.offset = offset
+        self.why = why
+
+    def __str__(self) -> str:
+        where = "its header" if self.block is None else f"block {self.block}"
+        return f"{self.path} is damaged in {where}, at byte {self.offset}: {self.why}"
+
+
 class CacheError(MemcachepyError):
     """An operation that could not be done."""
 

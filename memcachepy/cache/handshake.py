@@ -65,16 +65,30 @@ def attach_to(address: Address, timeout_s: float) -> Attachment:
         AttachError: no node answers there, or it refuses.
     """
     deadline_s = time.monotonic() + timeout_s
+    connection, path = connect_to_node(address, deadline_s)
+    try:
+        fd, slot = _ask(connection, path, deadline_s)
+    except BaseException:
+        connection.close()
+        raise
+    return Attachment(connection, fd, slot)
+
+
+def connect_to_node(address: Address, deadline_s: float) -> tuple[socket.socket, Path]:
+    """A connection to the node's control socket, the caller's to close, and where that lies.
+
+    Args:
+        address: as of `Cache.attach`.
+        deadline_s: of the monotonic clock.
+
+    Raises:
+        AttachError: no node answers there.
+    """
     paths = list(_places(address, os.environ))
     for path in paths:
         connection = _connect(path, deadline_s)
         if connection is not None:
-            try:
-                fd, slot = _ask(connection, path, deadline_s)
-            except BaseException:
-                connection.close()
-                raise
-            return Attachment(connection, fd, slot)
+            return connection, path
     raise AttachError(
         f"no node answers at {' or '.join(map(str, paths))}: is it running on this machine, as "
         "this user? Else give the path of its control socket (--control-socket)"

@@ -12,7 +12,16 @@ from memcachepy import __version__
 from memcachepy.errors import MemcachepyError
 from memcachepy.log import tell
 
-_COMMANDS = ("serve", "bench", "simulate", "install-link")
+_COMMANDS = (
+    "serve",
+    "tool",
+    "explain",
+    "dump",
+    "restore",
+    "bench",
+    "simulate",
+    "install-link",
+)
 """Each a command of the module of that name in this folder, with _ for -."""
 
 

@@ -1,0 +1,1 @@
+"""What an administrator asks of a running node, ours or a memcached, without click."""
