@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from memcachepy.cache.handshake import connect_to_node
-from memcachepy.errors import NodeRefuses, NodeUnreachable
+from memcachepy.errors import AttachError, NodeRefuses, NodeUnreachable
 from memcachepy.node.rendezvous import LINE_BYTES_MAX, decode, encode
 
 _BUSY_PAUSE_S = 0.01
@@ -39,13 +39,15 @@ def ask_node(
         timeout_s: for all of it.
 
     Raises:
-        AttachError: no node answers there.
+        NodeUnreachable: no node answers there, or not in time.
         NodeRefuses: it does not take the question.
-        NodeUnreachable: it does not answer in time.
     """
     deadline_s = time.monotonic() + timeout_s
     request = encode({"op": "explain", "key": b64encode(key).decode()})
-    connection, path = connect_to_node(address, deadline_s)
+    try:
+        connection, path = connect_to_node(address, deadline_s)
+    except AttachError as error:
+        raise NodeUnreachable(str(error)) from None
     try:
         with connection, connection.makefile("rb") as answers:
             while True:

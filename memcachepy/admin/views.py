@@ -76,7 +76,13 @@ def listed(
 def render_listed(item: Listed, now_s: float) -> str:
     """A row of `keys --prefix`: seconds to live, bytes as the server counts them, and the key."""
     ttl = "never" if item.expire_at_s == 0 else str(max(0, item.expire_at_s - int(now_s)))
-    return f"{ttl:>12} {item.size_bytes:>12}  {item.fields['key']}"
+    return f"{ttl:>12} {item.size_bytes:>12}  {key_text(item)}"
+
+
+def key_text(item: Listed) -> str:
+    """The key for people: as it is if it is text, else URI-encoded as the server lists it."""
+    text = item.key.decode("utf-8", "replace")
+    return text if text.isprintable() and "\ufffd" not in text else item.fields["key"]
 
 
 LISTED_HEADING = f"{'TTL':>12} {'Size':>12}  Key"

@@ -95,13 +95,13 @@ def _keys(connection: NodeConnection, prefix: bytes, limit: int | None, as_json:
         elif prefix:
             click.echo(views.render_listed(item, time.time()))
         else:
-            click.echo(line)
+            click.echo(line.rstrip())
 
 
 def _json_of(item: Listed) -> dict[str, Any]:
     """An object on a line of its own: there may be millions."""
     return {
-        "key": item.fields["key"],
+        "key": views.key_text(item),
         "key_base64": b64encode(item.key).decode(),
         "expire_at_s": item.expire_at_s,
         "size_bytes": item.size_bytes,

@@ -201,6 +201,8 @@ def test_what_expires_on_the_way_is_not_restored(server: Server, path: Path) -> 
             for record in block.records()
         ]
     wait_until(lambda: time.time() > min(expiries), "the first expiry")
+    with server.client() as client:
+        client.ask(b"flush_all\r\n", b"OK\r\n")
     result = restored(path, server)
     assert (result.counts.stored, result.counts.expired) == (1, 1)
     assert not is_stored(server, b"short")
