@@ -1,6 +1,7 @@
 """`memcachepy tool`: memcached-tool's views of nodes and of memcached."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -43,7 +44,13 @@ def memcached_tool(server: Server, mode: str) -> str:
 
 @pytest.mark.parametrize("mode", ["display", "settings", "sizes"])
 def test_views_have_memcached_tools_columns(filled: Server, mode: str) -> None:
-    assert tool(address_of(filled), mode) == memcached_tool(filled, mode)
+    ours, theirs = tool(address_of(filled), mode), memcached_tool(filled, mode)
+    assert _without_ages(ours) == _without_ages(theirs)
+
+
+def _without_ages(text: str) -> str:
+    """A second may pass between two calls; the column stays as wide."""
+    return re.sub(r" *\d+s ", lambda age: "s".rjust(len(age[0])), text)
 
 
 def test_stats_have_memcached_tools_columns(filled: Server) -> None:
@@ -98,7 +105,8 @@ def test_json_has_what_the_columns_have(filled: Server) -> None:
 
 def test_mode_and_server_may_change_places(filled: Server) -> None:
     address = address_of(filled)
-    assert tool(address, "display") == tool("display", address) == tool(address)
+    shown = {_without_ages(tool(*words)) for words in ((address, "display"), ("display", address))}
+    assert shown == {_without_ages(tool(address))}
 
 
 @pytest.mark.parametrize(
