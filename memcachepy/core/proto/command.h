@@ -30,6 +30,12 @@ struct request;
     X("decr", DECR, 3, execute_arith, "<key> <delta> [noreply]: subtract, down to 0")              \
     X("gat", GAT, 3, NULL, "<exptime> <key>...: values, and another exptime")                      \
     X("gats", GATS, 3, NULL, "<exptime> <key>...: the same with cas uniques")                      \
+    X("mg", MG, 2, NULL, "<key> <flag>...: what the flags ask for; v is the value")                \
+    X("ms", MS, 3, execute_meta_set, "<key> <bytes> <flag>..., then the value: store it")          \
+    X("md", MD, 2, execute_meta_delete, "<key> <flag>...: remove it, or with I leave it stale")    \
+    X("ma", MA, 2, execute_meta_arith, "<key> <flag>...: add or subtract; N and J create it")      \
+    X("mn", MN, 1, execute_meta_noop, "nothing; its reply says that all before it is answered")    \
+    X("me", ME, 2, execute_meta_debug, "<key> [b]: what is known of the item")                     \
     X("version", VERSION, 1, execute_version, "the protocol's version")                            \
     X("stats", STATS, 1, execute_stats, "[settings | items | ... | reset]: what the node counts")  \
     X("verbosity", VERBOSITY, 1, execute_verbosity,                                                \

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "proto/binary.h"
 #include "proto/crawl.h"
+#include "proto/meta.h"
 #include "proto/value.h"
 
 #include <stdlib.h>
@@ -79,7 +80,7 @@ execute_request(struct protocol *protocol, struct conn *conn, const struct line 
         protocol->requests++;
         request.command->handler(protocol, conn, &request);
     } else {
-        execute_gat(protocol, conn, &request); /* get and gets have been seen before. */
+        execute_gat(protocol, conn, &request); /* get, gets and mg have been seen before. */
     }
     return STEP_NEXT;
 }
@@ -138,6 +139,12 @@ execute_line(struct protocol *protocol, struct conn *conn, struct input *input)
     }
     if (get_is_next(input)) {
         return execute_gets(protocol, conn, input);
+    }
+    if (meta_get_is_next(input)) {
+        enum step step = execute_meta_gets(protocol, conn, input);
+        if (step != STEP_MORE) {
+            return step;
+        }
     }
     if (parse_line(input->at, input->end, &line) == PARSE_MORE) {
         return await_line(protocol, conn, input);

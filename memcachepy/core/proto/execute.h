@@ -98,6 +98,8 @@ void execute_gat(struct protocol *protocol, struct conn *conn, const struct requ
 
 /* The handlers of COMMAND_LIST. */
 command_handler execute_store, execute_delete, execute_arith, execute_touch;
+command_handler execute_meta_set, execute_meta_delete, execute_meta_arith, execute_meta_noop,
+    execute_meta_debug;
 command_handler execute_version, execute_verbosity, execute_flush_all, execute_cache_memlimit,
     execute_help, execute_quit, execute_shutdown, execute_stats;
 command_handler execute_slabs, execute_lru, execute_lru_crawler;

@@ -90,6 +90,10 @@ pending_new(struct conn *conn, const struct value_command *command, size_t extra
     *pending = (struct pending){.command = *command};
     memcpy(pending->key, command->put.key.bytes, command->put.key.len);
     pending->command.put.key.bytes = pending->key;
+    if (command->meta != NULL) {
+        pending->meta = *command->meta;
+        pending->command.meta = &pending->meta;
+    }
     conn->pending = pending;
     return pending;
 }

@@ -5,6 +5,7 @@
 #define PROTO_VALUE_H
 
 #include "proto/execute.h"
+#include "proto/meta.h"
 
 struct value_command;
 
@@ -33,13 +34,15 @@ struct packet_id {
 struct value_command {
     struct put put; /* All but the value. */
     const struct value_words *words;
-    struct packet_id packet; /* Of the binary protocol. */
+    struct packet_id packet;       /* Of the binary protocol. */
+    const struct meta_reply *meta; /* ms: its own; copied if the value has to be awaited */
     bool noreply;
 };
 
 /* A value that is still arriving. */
 struct pending {
     struct value_command command;
+    struct meta_reply meta;
     struct upload upload;
     uint8_t *space; /* Uploads: where the next bytes go. */
     uint32_t space_len;

@@ -94,7 +94,11 @@ fetch_found(struct store *store, struct shard *shard, struct fetch *fetch,
     if (!chained) {
         return FETCH_HIT;
     }
-    if (fetch->bump != VIEW_PEEK) {
+    if (fetch->bump & VIEW_COUNT) {
+        class_counter_add(&store->slot->classes[class_of_ref(store, place->ref)],
+                          CLASS_hits_to_cold + !!(state & STATE_PROBATION), 1);
+    }
+    if (fetch->bump & VIEW_BUMP) {
         item_hit_locked(store, item);
     }
     view->locked = false;

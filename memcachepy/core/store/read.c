@@ -264,10 +264,10 @@ store_view_confirm(struct store *store, struct view *view, enum view_bump bump)
         return false;
     }
     uint32_t state = view->state;
-    if (bump == VIEW_GET) {
+    if (bump & VIEW_COUNT) {
         count_get(store, view, state);
     }
-    if (bump != VIEW_PEEK) {
+    if (bump & VIEW_BUMP) {
         uint32_t next = state_after_hit(store, state);
         if (next != state) {
             atomic_compare_exchange_strong_explicit(view->state_at, &state, next,

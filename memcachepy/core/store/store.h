@@ -108,9 +108,10 @@ enum view_result {
 };
 
 enum view_bump {
-    VIEW_PEEK, /* Leave no trace. */
-    VIEW_BUMP, /* Count as a hit for eviction. */
-    VIEW_GET,  /* And as a get of its slab class. */
+    VIEW_PEEK = 0,                     /* Leave no trace. */
+    VIEW_BUMP = 1,                     /* Count as a hit for eviction. */
+    VIEW_COUNT = 2,                    /* Count as a get of its slab class. */
+    VIEW_GET = VIEW_BUMP | VIEW_COUNT, /* Both. */
 };
 
 /* What the meta commands remember of an item, or'ed together. */
