@@ -6,6 +6,7 @@
 #include "mem/conn_table.h"
 #include "mem/hostmem.h"
 #include "mem/hugepage.h"
+#include "mem/logring.h"
 #include "mem/page.h"
 #include "mem/populate.h"
 #include "mem/ref.h"
@@ -107,6 +108,7 @@ lay_out(struct superblock *superblock, const struct segment_settings *settings, 
     superblock->table_pages_max = (uint32_t)round_up(pages_of_shard / TABLE_PART + 2, 16);
     uint64_t at = sizeof(struct superblock);
     superblock->slots_at = place(&at, (uint64_t)SLOT_COUNT * sizeof(struct process_slot), 4096);
+    superblock->logs_at = place(&at, (uint64_t)SLOT_COUNT * superblock->log_ring_bytes, 4096);
     superblock->shards_at = place(&at, superblock->shard_count * (uint64_t)shard_bytes, 4096);
     superblock->words_at = place(&at, superblock->shard_count * sizeof(uint64_t), 4096);
     superblock->tables_at =
@@ -166,6 +168,7 @@ plan_make(const struct segment_settings *settings, size_t shard_bytes, struct pl
         superblock->chunks_per_page[class_id] =
             slabclass_chunks_per_page(superblock->page_bytes, superblock->chunk_bytes[class_id]);
     }
+    superblock->log_ring_bytes = logring_bytes(settings->worker_logbuf_bytes);
     plan->reserve_bytes = lay_out(superblock, settings, (uint32_t)page_count, shard_bytes);
     return SEGMENT_OK;
 }
@@ -397,6 +400,8 @@ claim_for(struct process_slot *slot, int32_t pid)
     atomic_store(&slot->wanted_shard, 0);
     atomic_store(&slot->waiters, 0);
     atomic_store(&slot->dumps, 0);
+    atomic_store(&slot->watchers, 0);
+    atomic_store(&slot->watch_classes, 0);
     atomic_store(&slot->stuck, 0);
     atomic_store(&slot->pid, pid);
 }

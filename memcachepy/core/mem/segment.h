@@ -2,6 +2,7 @@
  *
  *   0            superblock        identity, settings, clocks, epochs, slab classes, page pool
  *   slots_at     process slots     one per process: counters, connections, pins, uploads
+ *   logs_at      log rings         one per process, for `watch` (mem/logring.h)
  *   shards_at    shards            lock, undo journal, table directory, class lists (store/shard.h)
  *   words_at     table words       of each shard: what readers need of its table's shape
  *   tables_at    table directories page numbers of the shards' hash tables

@@ -24,6 +24,8 @@
 #include "net/channel.h"
 #include "net/list.h"
 #include "proto/conn.h"
+#include "proto/watch.h"
+#include "proto/watch_log.h"
 #include "store/store.h"
 
 #include <errno.h>
@@ -47,6 +49,11 @@
 
 /* While others are served, dumps make one piece in so many milliseconds. */
 #define PACE_MS 1
+
+/* How often watching connections are told: the oftener, the more there is to tell. */
+#define WATCH_MIN_MS 1
+#define WATCH_MAX_MS 50
+#define WATCH_ENTRIES_MANY 64
 
 /* Without progress for this long, shared by all who wait, but at least the other. */
 #define STALL_SHARED_NS UINT64_C(500000000)
@@ -74,6 +81,8 @@ struct connection {
     struct list ready; /* Of ready or paced connections. */
     struct list waiting;
     struct list held;
+    struct list watching;
+    uint8_t close_reason;    /* enum watch_close */
     uint64_t progress_at_ns; /* While held. */
 };
 
@@ -88,7 +97,9 @@ struct reactor {
     int epoll_fd;
     int channel_fd;
     int liveness_fd;
-    struct list all, ready, paced, waiting, held;
+    struct list all, ready, paced, waiting, held, watching;
+    int watch_ms; /* Until the next look at what there is to tell. */
+    uint64_t watch_at_ns;
     uint64_t pace_at_ns;
     uint64_t paced_requests; /* protocol_requests() after the last pieces. */
     uint32_t waiting_count;
@@ -127,7 +138,12 @@ connection_open(struct reactor *reactor, int fd)
     list_init(&connection->ready);
     list_init(&connection->waiting);
     list_init(&connection->held);
+    list_init(&connection->watching);
+    connection->close_reason = WATCH_CLOSE_NORMAL;
     COUNT(reactor->counters, total_connections);
+    if (watch_wants(reactor->protocol, LOG_CONNEVENTS)) {
+        watch_log_conn_new(reactor->protocol, &connection->conn, fd);
+    }
 }
 
 static void
@@ -142,10 +158,16 @@ stop_waiting(struct reactor *reactor, struct connection *connection)
 static void
 connection_close(struct reactor *reactor, struct connection *connection)
 {
+    if (watch_wants(reactor->protocol, LOG_CONNEVENTS)) {
+        watch_log_conn_close(reactor->protocol, &connection->conn, connection->fd,
+                             reactor->stopping ? WATCH_CLOSE_SHUTDOWN
+                                               : (enum watch_close)connection->close_reason);
+    }
     stop_waiting(reactor, connection);
     if (!list_is_empty(&connection->held)) {
         reactor->released = true;
     }
+    list_remove(&connection->watching);
     list_remove(&connection->held);
     list_remove(&connection->ready);
     list_remove(&connection->all);
@@ -283,7 +305,11 @@ settle(struct reactor *reactor, struct connection *connection, enum conn_status 
     struct protocol *protocol = reactor->protocol;
     struct output *output = conn_output(protocol, &connection->conn);
     enum sent sent = send_output(reactor, connection, output);
+    if (UNLIKELY(conn_is_watching(&connection->conn)) && list_is_empty(&connection->watching)) {
+        list_append(&reactor->watching, &connection->watching);
+    }
     if (sent == SENT_FAILED || !conn_park(protocol, &connection->conn)) {
+        connection->close_reason = WATCH_CLOSE_ERROR;
         conn_discard_output(protocol, &connection->conn);
         connection_close(reactor, connection);
         return TURN_OVER;
@@ -545,6 +571,29 @@ give_up_stalled(struct reactor *reactor)
     }
 }
 
+/* Tells watching connections what all processes have logged. */
+static void
+serve_watching(struct reactor *reactor)
+{
+    uint64_t now_ns = clock_mono_ns();
+    if (now_ns < reactor->watch_at_ns) {
+        return;
+    }
+    unsigned entries = watch_collect(reactor->protocol);
+    struct list *next = reactor->watching.next;
+    while (next != &reactor->watching) {
+        struct connection *connection = LIST_ELEMENT(next, struct connection, watching);
+        next = next->next;
+        if (watch_output(reactor->protocol, &connection->conn)) {
+            (void)settle(reactor, connection, CONN_READY);
+        }
+    }
+    reactor->watch_ms = entries >= WATCH_ENTRIES_MANY          ? WATCH_MIN_MS
+                        : reactor->watch_ms < WATCH_MAX_MS / 2 ? reactor->watch_ms * 2 + 1
+                                                               : WATCH_MAX_MS;
+    reactor->watch_at_ns = now_ns + (uint64_t)reactor->watch_ms * UINT64_C(1000000);
+}
+
 static void
 publish_waiters(struct reactor *reactor)
 {
@@ -563,6 +612,9 @@ serve_lists(struct reactor *reactor)
     }
     if (UNLIKELY(!list_is_empty(&reactor->paced))) {
         serve_paced(reactor);
+    }
+    if (UNLIKELY(!list_is_empty(&reactor->watching))) {
+        serve_watching(reactor);
     }
     publish_waiters(reactor);
     if (!list_is_empty(&reactor->held)) {
@@ -668,6 +720,7 @@ static void
 handle_connection(struct reactor *reactor, struct connection *connection, uint32_t events)
 {
     if (events & EPOLLERR) {
+        connection->close_reason = WATCH_CLOSE_ERROR;
         connection_close(reactor, connection);
         return;
     }
@@ -794,7 +847,7 @@ next_timeout_ms(const struct reactor *reactor)
     if (reactor->stopping || !list_is_empty(&reactor->held)) {
         return HOLDER_CHECK_MS;
     }
-    return -1;
+    return list_is_empty(&reactor->watching) ? -1 : reactor->watch_ms;
 }
 
 static enum loop_end
@@ -868,12 +921,14 @@ reactor_run(struct segment *segment, unsigned slot_index, int channel_fd, int wa
         .counters = &segment->slots[slot_index].counters,
         .channel_fd = channel_fd,
         .liveness_fd = liveness_fd,
+        .watch_ms = WATCH_MIN_MS,
     };
     list_init(&reactor.all);
     list_init(&reactor.ready);
     list_init(&reactor.paced);
     list_init(&reactor.waiting);
     list_init(&reactor.held);
+    list_init(&reactor.watching);
     if (!loop_claim(segment, slot_index)) {
         return LOOP_ORPHANED;
     }

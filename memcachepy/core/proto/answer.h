@@ -4,7 +4,7 @@
 #ifndef PROTO_ANSWER_H
 #define PROTO_ANSWER_H
 
-#include "proto/execute.h"
+#include "proto/watch_log.h"
 
 /* A value that claims to be longer is a torn read: it does not fit a chunk. */
 #define COPIED_VALUE_BYTES_MAX (OUTPUT_REPLY_BYTES_MAX - 1024)
@@ -150,6 +150,16 @@ enum answer {
     ANSWER_WAIT, /* No room to pin the value; nothing was counted or written. */
 };
 
+/* Whoever watches is told; nobody does as a rule. */
+static ALWAYS_INLINE void
+tell_lookup(struct protocol *protocol, const struct batch_key *entry, enum watch_found found,
+            uint32_t client_flags, uint32_t value_len)
+{
+    if (watch_wants(protocol, LOG_FETCHERS)) {
+        watch_log_get(protocol, &entry->key, found, client_flags, value_len);
+    }
+}
+
 /* Appends the reply of a hit, and nothing otherwise. */
 static ALWAYS_INLINE enum answer
 answer_key(struct protocol *protocol, const struct batch_key *entry, struct tally *tally,
@@ -162,22 +172,27 @@ answer_key(struct protocol *protocol, const struct batch_key *entry, struct tall
         switch (store_view(protocol->store, &entry->key, &view)) {
         case VIEW_HIT:
             if (answer_small(protocol, entry, &view, tally->touches, form)) {
+                tell_lookup(protocol, entry, WATCH_FOUND, view.client_flags, view.value_len);
                 return ANSWER_HIT;
             }
             break;
         case VIEW_MISS:
+            tell_lookup(protocol, entry, WATCH_NOT_FOUND, 0, 0);
             return ANSWER_MISS;
         case VIEW_EXPIRED:
             tally->get_expired++;
+            tell_lookup(protocol, entry, WATCH_EXPIRED, 0, 0);
             return ANSWER_MISS;
         case VIEW_FLUSHED:
             tally->get_flushed++;
+            tell_lookup(protocol, entry, WATCH_FLUSHED, 0, 0);
             return ANSWER_MISS;
         case VIEW_BUSY:
             return ANSWER_BUSY;
         case VIEW_HIT_LARGE:
             switch (answer_large(protocol, entry, tally->touches, form)) {
             case PIN_OK:
+                tell_lookup(protocol, entry, WATCH_FOUND, view.client_flags, view.value_len);
                 return ANSWER_HIT;
             case PIN_WAIT:
                 return ANSWER_WAIT;

@@ -48,6 +48,8 @@ struct request;
     X("lru", LRU, 1, execute_lru, "tune | mode | temp_ttl ...: accepted without effect")           \
     X("lru_crawler", LRU_CRAWLER, 1, execute_lru_crawler,                                          \
       "crawl | metadump | mgdump <classes, all or hash>; enable, disable, ...")                    \
+    X("watch", WATCH, 1, execute_watch,                                                            \
+      "[fetchers | mutations | evictions | ...]...: be told what happens")                         \
     X("help", HELP, 1, execute_help, "this list")                                                  \
     X("quit", QUIT, 1, execute_quit, "end the connection")                                         \
     X("shutdown", SHUTDOWN, 1, execute_shutdown, "[graceful]: end the node, if -A allows it")

@@ -11,6 +11,7 @@
 #include "proto/crawl.h"
 #include "proto/meta.h"
 #include "proto/value.h"
+#include "proto/watch.h"
 
 #include <stdlib.h>
 
@@ -25,6 +26,7 @@ protocol_new(struct store *store)
     }
     protocol->store = store;
     protocol->counters = store_counters(store);
+    protocol->superblock = store_superblock(store);
     protocol->buffers = calloc(READ_AHEAD_MAX, READ_BUFFER_BYTES + INPUT_SLACK_BYTES);
     protocol->read = protocol->buffers;
     if (protocol->buffers == NULL || !output_init(&protocol->output)) {
@@ -38,6 +40,7 @@ void
 protocol_free(struct protocol *protocol)
 {
     output_free(&protocol->output, protocol->store);
+    watch_free(protocol);
     free(protocol->buffers);
     free(protocol);
 }
@@ -231,6 +234,9 @@ run_step(struct protocol *protocol, struct conn *conn, struct input *input)
         return value_end_step(protocol, conn, input);
     case CONN_DUMP:
         return crawl_dump_step(protocol, conn);
+    case CONN_WATCH:
+        input->at = input->end;
+        return STEP_MORE;
     case CONN_SWALLOW:
         return swallow_value(conn, input);
     case CONN_CLOSED:
@@ -303,6 +309,7 @@ input_keep(struct conn *conn, const struct input *input)
 static enum conn_status
 execute(struct protocol *protocol, struct conn *conn, struct input *input)
 {
+    protocol->fd_number = conn->number;
     enum step step = run(protocol, conn, input);
     if (step != STEP_CLOSE && !input_keep(conn, input)) {
         step = STEP_CLOSE;
@@ -485,6 +492,7 @@ conn_free(struct protocol *protocol, struct conn *conn)
         free(conn->pending);
     }
     crawl_dump_free(protocol, conn);
+    watch_end(protocol, conn);
     input_free(conn);
     output_free(&conn->kept, protocol->store);
     *conn = (struct conn){.state = CONN_CLOSED, .status = CONN_CLOSE};

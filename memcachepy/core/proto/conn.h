@@ -25,6 +25,7 @@
 struct protocol;
 struct pending;
 struct dump;
+struct watcher;
 
 /* What `version` answers: the memcached release whose protocol is spoken. */
 #define PROTOCOL_VERSION "1.6.45"
@@ -66,6 +67,7 @@ enum conn_state {
     CONN_UPLOAD,      /* A large value goes into its chunks as it arrives. */
     CONN_TERMINATOR,  /* At the line end behind an uploaded value, where there is one. */
     CONN_DUMP,        /* A dump of keys is being made, a piece at a time. */
+    CONN_WATCH,       /* Is told what the node does; what it sends is ignored. */
     CONN_SWALLOW,     /* `swallow` bytes of a refused value are still to come. */
     CONN_CLOSED,
 };
@@ -81,8 +83,9 @@ struct conn {
     uint32_t swallow;     /* CONN_SWALLOW */
     struct expiry expire; /* CONN_KEYS of gat and gats */
     struct pending *pending;
-    struct dump *dump; /* CONN_DUMP */
-    uint8_t *input;    /* Kept: an incomplete line, or requests that may not be executed yet. */
+    struct dump *dump;       /* CONN_DUMP */
+    struct watcher *watcher; /* CONN_WATCH */
+    uint8_t *input; /* Kept: an incomplete line, or requests that may not be executed yet. */
     uint32_t input_len;
     uint32_t input_capacity;
     struct output kept; /* Replies that could not be sent yet. */
@@ -132,6 +135,12 @@ bool conn_holds_memory(const struct conn *conn);
 /* Others wait and this connection makes no progress: an upload is aborted and answered, and true
  * returned; false means that it must be closed (it reads its replies too slowly). */
 bool conn_give_up(struct protocol *protocol, struct conn *conn) MUST_CHECK;
+
+static inline bool
+conn_is_watching(const struct conn *conn)
+{
+    return conn->state == CONN_WATCH;
+}
 
 /* The connection is making a long answer in pieces: others come first. */
 static inline bool

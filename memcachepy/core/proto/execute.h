@@ -25,11 +25,16 @@ struct batch {
     struct batch_key keys[BATCH_KEYS_MAX];
 };
 
+struct watch;
+
 struct protocol {
     struct store *store;
     struct counters *counters;
-    uint8_t *buffers; /* READ_AHEAD_MAX times READ_BUFFER_BYTES and slack */
-    uint8_t *read;    /* the one in use */
+    struct superblock *superblock;
+    struct watch *watch; /* NULL: nobody has watched here yet */
+    uint32_t fd_number;  /* of the connection whose turn it is; see segment_fd_number() */
+    uint8_t *buffers;    /* READ_AHEAD_MAX times READ_BUFFER_BYTES and slack */
+    uint8_t *read;       /* the one in use */
     struct output output;
     uint32_t value_len_max; /* No value that is copied is longer. */
     uint64_t requests;      /* Command lines executed so far, of all connections. */
@@ -102,6 +107,6 @@ command_handler execute_meta_set, execute_meta_delete, execute_meta_arith, execu
     execute_meta_debug;
 command_handler execute_version, execute_verbosity, execute_flush_all, execute_cache_memlimit,
     execute_help, execute_quit, execute_shutdown, execute_stats;
-command_handler execute_slabs, execute_lru, execute_lru_crawler;
+command_handler execute_slabs, execute_lru, execute_lru_crawler, execute_watch;
 
 #endif

@@ -7,6 +7,7 @@
 
 #include "proto/conn.h"
 #include "proto/execute.h"
+#include "mem/logring.h"
 #include "store/dump.h"
 
 #include <stdio.h>
@@ -25,7 +26,7 @@ struct general {
     struct store_sums sums;
     struct cpu_time cpu;
     uint64_t connection_count;
-    uint32_t dumps_running;
+    uint32_t dumps_running, watchers;
     uint32_t uptime_s;
     uint64_t wall_s;
 };
@@ -176,7 +177,7 @@ node_cpu(struct store *store)
     X(log_worker_written, COUNTER(log_worker_written))                                             \
     X(log_watcher_skipped, COUNTER(log_watcher_skipped))                                           \
     X(log_watcher_sent, COUNTER(log_watcher_sent))                                                 \
-    X(log_watchers, ZERO)                                                                          \
+    X(log_watchers, "%u", g->watchers)                                                             \
     X(unexpected_napi_ids, ZERO)                                                                   \
     X(round_robin_fallback, ZERO)                                                                  \
     X(bytes, SUM(bytes))                                                                           \
@@ -214,6 +215,7 @@ stats_general(struct stat_sink *sink, struct store *store)
         .cpu = node_cpu(store),
         .connection_count = segment_connection_count(store_segment(store)),
         .dumps_running = store_dumps_running(store),
+        .watchers = logring_watchers(store_segment(store)),
         .uptime_s = store_uptime_s(store),
         .wall_s = store_wall_s(store),
     };

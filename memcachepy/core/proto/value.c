@@ -11,6 +11,7 @@
 #include "proto/value.h"
 
 #include "base/check.h"
+#include "proto/watch_log.h"
 
 #include <stdlib.h>
 
@@ -32,6 +33,15 @@ count_cas(struct counters *counters, enum put_result result)
     }
 }
 
+/* A storage command looks its key up, too. */
+static inline void
+tell_lookup(struct protocol *protocol, const struct value_command *command)
+{
+    if (watch_wants(protocol, LOG_FETCHERS)) {
+        watch_log_lookup(protocol, &command->put.key);
+    }
+}
+
 /* Counts and answers a command that got as far as the store. */
 static void
 answer_result(struct protocol *protocol, const struct value_command *command,
@@ -46,6 +56,9 @@ answer_result(struct protocol *protocol, const struct value_command *command,
         count_cas(protocol->counters, result);
     }
     store_count_put(protocol->store, &command->put, result);
+    if (watch_wants(protocol, LOG_MUTATIONS)) {
+        watch_log_put(protocol, &command->put, result);
+    }
     command->words->result(protocol, command, result);
 }
 
@@ -112,6 +125,7 @@ put_whole(struct protocol *protocol, struct value_command *command, const uint8_
         answer_bad_end(protocol, command);
         return;
     }
+    tell_lookup(protocol, command);
     command->put.value = value;
     answer_result(protocol, command, store_put(protocol->store, &command->put));
 }
@@ -260,6 +274,7 @@ value_end_step(struct protocol *protocol, struct conn *conn, struct input *input
     input->at += command->words->end_len;
     conn_await_request(conn);
     if (complete) {
+        tell_lookup(protocol, command);
         answer_result(protocol, command,
                       store_upload_commit(protocol->store, &command->put, &pending->upload));
     } else {
@@ -282,6 +297,9 @@ refuse_too_large(struct protocol *protocol, const struct value_command *command)
         store_delete_refused(protocol->store, &put->key) == DELETE_BUSY) {
         command->words->result(protocol, command, PUT_BUSY);
         return;
+    }
+    if (watch_wants(protocol, LOG_MUTATIONS)) {
+        watch_log_put(protocol, put, PUT_TOO_LARGE);
     }
     command->words->refusal(protocol, command, VALUE_TOO_LARGE);
 }

@@ -5,6 +5,7 @@
 #include "store/expiry.h"
 #include "store/room.h"
 #include "store/slab.h"
+#include "store/tell.h"
 #include "store/write.h"
 
 void
@@ -49,6 +50,9 @@ remove_key(struct store *store, const struct key *key, enum unlink_reason reason
         bool live = place_live(store, &place) != NULL;
         if (live && reason == UNLINK_DELETE) {
             CLASS_COUNT(store, class_of_ref(store, place.ref), delete_hits);
+            if (log_is_watched(store->superblock, LOG_DELETIONS)) {
+                tell_deleted(store, place.item, false);
+            }
         }
         item_unlink_place(store, shard, &place, live ? reason : UNLINK_RECLAIM);
         result = live ? DELETE_DONE : DELETE_NOT_FOUND;
@@ -161,6 +165,9 @@ store_remove(struct store *store, const struct removal *removal)
             invalidate(store, shard, &place, removal);
         } else {
             CLASS_COUNT(store, class_of_ref(store, place.ref), delete_hits);
+            if (log_is_watched(store->superblock, LOG_DELETIONS)) {
+                tell_deleted(store, item, removal->by_meta);
+            }
             item_unlink_place(store, shard, &place, UNLINK_DELETE);
         }
         shard_unlock(store, shard);

@@ -14,6 +14,7 @@
 #include "store/probation.h"
 #include "store/recent.h"
 #include "store/slab.h"
+#include "store/tell.h"
 
 #define EVICT_STEPS_MAX 64
 #define SAMPLES 16
@@ -151,6 +152,9 @@ item_unlink_place(struct store *store, struct shard *shard, const struct table_p
 {
     bool chained = place->item->bits & ITEM_CHAINED;
     recent_note(store, shard, place->item, place->hash, reason);
+    if (reason >= UNLINK_EVICT && log_is_watched(store->superblock, LOG_EVICTIONS)) {
+        tell_evicted(store, place->item);
+    }
     bucket_open(store, shard, place->primary);
     sums_remove(store, shard, place->item, reason);
     table_unlink(store, shard, place);

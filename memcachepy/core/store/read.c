@@ -210,8 +210,9 @@ view_once(struct store *store, const struct key *key, struct view *view, enum vi
     return true;
 }
 
-enum view_result
-store_view(struct store *store, const struct key *key, struct view *view)
+/* Locked or not, as it came to be. */
+static ALWAYS_INLINE enum view_result
+look(struct store *store, const struct key *key, struct view *view)
 {
     view->shard = shard_of_hash(store, key->hash);
     enum view_result result = VIEW_BUSY;
@@ -224,12 +225,28 @@ store_view(struct store *store, const struct key *key, struct view *view)
             view->locked = true;
         }
         if (LIKELY(view_once(store, key, view, &result))) {
-            break;
+            return result;
         }
         CHECK(!view->locked);
         view->tries++;
         COUNT(&store->slot->counters, read_retries);
     }
+}
+
+enum view_result
+store_peek(struct store *store, const struct key *key, struct view *view)
+{
+    enum view_result result = look(store, key, view);
+    if (result != VIEW_HIT) {
+        view_unlock(store, view);
+    }
+    return result;
+}
+
+enum view_result
+store_view(struct store *store, const struct key *key, struct view *view)
+{
+    enum view_result result = look(store, key, view);
     switch (result) {
     case VIEW_HIT:
         return result;

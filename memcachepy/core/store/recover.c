@@ -1,6 +1,7 @@
 /* See recover.h. */
 #include "store/recover.h"
 
+#include "mem/logring.h"
 #include "store/chain.h"
 #include "store/pin.h"
 #include "store/shard.h"
@@ -56,6 +57,9 @@ store_recover(struct store *store, unsigned slot_index, struct recovery *recover
     }
     atomic_store(&slot->waiters, 0);
     atomic_store(&slot->dumps, 0);
+    if (atomic_exchange(&slot->watchers, 0) != 0 || atomic_load(&slot->watch_classes) != 0) {
+        logring_watch(store->segment, slot, 0); /* Its watchers' connections went with it. */
+    }
     atomic_store(&slot->stuck, 0);
     atomic_store(&slot->locked_shard, 0);
     atomic_store(&slot->wanted_shard, 0);

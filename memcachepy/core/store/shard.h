@@ -111,11 +111,12 @@ struct shard {
 /* Where the maintainer's sweep stands; see sweep.c. */
 struct sweep_pass {
     bool running;
-    bool all;         /* look at every item that expires, whatever its byte says */
-    bool flushed;     /* look at every chunk: what a flush killed stands in no column */
-    uint64_t crawl;   /* look at every chunk of these classes; bit by class id */
-    uint16_t epoch;   /* of flushes, when the pass began */
-    uint32_t began_s; /* 0: there was none yet */
+    bool all;                     /* look at every item that expires, whatever its byte says */
+    bool flushed;                 /* look at every chunk: what a flush killed stands in no column */
+    uint64_t examined, reclaimed; /* items */
+    uint64_t crawl;               /* look at every chunk of these classes; bit by class id */
+    uint16_t epoch;               /* of flushes, when the pass began */
+    uint32_t began_s;             /* 0: there was none yet */
     uint32_t next_page;
     int64_t clocks_apart_s;
 };

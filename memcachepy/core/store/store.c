@@ -6,6 +6,7 @@
 #include "store/class_stats.h"
 #include "store/hashtable.h"
 #include "store/policy.h"
+#include "store/slab.h"
 #include "store/walk.h"
 #include "store/write.h"
 
@@ -111,6 +112,21 @@ struct counters *
 store_counters(struct store *store)
 {
     return &store->slot->counters;
+}
+
+struct process_slot *
+store_slot(struct store *store)
+{
+    return store->slot;
+}
+
+uint32_t
+store_class_id(const struct store *store, uint32_t key_len, uint32_t client_flags,
+               uint64_t value_len)
+{
+    uint64_t bytes = item_key_offset(client_flags != 0 ? ITEM_HAS_FLAGS : 0) + key_len + value_len;
+    return slab_class_of(store,
+                         bytes < store->chunk_bytes_max ? (uint32_t)bytes : store->chunk_bytes_max);
 }
 
 /* ---- clock and flush ------------------------------------------------------------------------

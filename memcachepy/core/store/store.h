@@ -49,6 +49,7 @@ void store_close(struct store *store);
 /* The segment, the process's own slot and its counters. */
 struct segment *store_segment(struct store *store);
 struct counters *store_counters(struct store *store);
+struct process_slot *store_slot(struct store *store);
 
 static inline struct superblock *
 store_superblock(struct store *store)
@@ -141,6 +142,10 @@ struct view {
 
 /* *view must be zeroed (view.tries = 0, view.locked = false) before the first try of a key. */
 enum view_result store_view(struct store *store, const struct key *key,
+                            struct view *view) MUST_CHECK;
+
+/* The same without a trace: what is dead is left as it is. */
+enum view_result store_peek(struct store *store, const struct key *key,
                             struct view *view) MUST_CHECK;
 
 /* True: everything copied since the store_view() was one consistent item. False: view again. */
@@ -238,6 +243,10 @@ uint64_t store_item_size_max(const struct store *store);
 bool store_fits(const struct store *store, uint32_t key_len, uint32_t client_flags,
                 uint64_t value_len);
 
+/* The slab class of an item like that, or of the head of its chain. */
+uint32_t store_class_id(const struct store *store, uint32_t key_len, uint32_t client_flags,
+                        uint64_t value_len);
+
 /* The largest value_len that store_put() takes in one piece; longer ones are uploads. */
 uint32_t store_put_len_max(const struct store *store, uint32_t key_len);
 
@@ -321,6 +330,7 @@ struct removal {
     struct expiry expire;     /* this, */
     bool invalidates; /* Leaves the item, or the empty one, stale: with a new cas, and who asks next
                        * wins. */
+    bool by_meta;     /* For who watches: it is an md. */
     bool sets_expire; /* Invalidates: `expire` is for the item, too. */
     struct cas_option cas_given; /* What is left gets it. Otherwise emptying keeps the cas. */
 };

@@ -10,6 +10,7 @@
 #include "base/crash.h"
 #include "store/expiry.h"
 #include "store/hashtable.h"
+#include "store/tell.h"
 
 #include <string.h>
 
@@ -127,8 +128,10 @@ look_at(struct store *store, struct shard *shard, const struct batch *batch)
         uint32_t expire_word = atomic_load_explicit(&item->expire_word, memory_order_relaxed);
         bool live = state_kind(chunk_state(item)) == CHUNK_LIVE;
         counter_add(counters, COUNTER_crawler_items_checked, live);
+        store->sweep.examined += live;
         if (dead[i]) {
             COUNT(counters, crawler_reclaimed);
+            store->sweep.reclaimed++;
             item_unlink_hashed(store, shard, ref_of(store, item), hashes[i], UNLINK_RECLAIM);
             CRASH_POINT(swept_item);
             /* The last of its page: that may be another shard's by now. */
@@ -189,6 +192,7 @@ begin_pass(struct store *store)
     pass->epoch = epoch;
     pass->clocks_apart_s = clocks_apart_s;
     pass->began_s = store->now_s;
+    pass->examined = pass->reclaimed = 0;
     pass->crawl = atomic_load(&store->superblock->crawl_classes);
     pass->next_page = 0;
     pass->running = true;
@@ -198,9 +202,13 @@ begin_pass(struct store *store)
 static void
 end_pass(struct store *store)
 {
-    store->sweep.running = false;
-    if (store->sweep.crawl != 0) {
+    struct sweep_pass *pass = &store->sweep;
+    pass->running = false;
+    if (pass->crawl != 0) {
         atomic_store(&store->superblock->crawl_classes, 0);
+    }
+    if (pass->crawl != 0 && log_is_watched(store->superblock, LOG_SYSEVENTS)) {
+        tell_crawled(store, store->now_s - pass->began_s, pass->examined, pass->reclaimed);
     }
 }
 
