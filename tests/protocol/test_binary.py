@@ -8,12 +8,7 @@ from typing import Any
 
 import pytest
 from binary_cases import CASES, Case, Exchange
-from support.binary import (
-    Reply,
-    replies,
-    request,
-    store,
-)
+from support.binary import Reply, replies, request, store
 from support.client import RawClient
 from support.server import Server
 

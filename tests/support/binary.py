@@ -4,7 +4,7 @@ The format: https://docs.memcached.org/protocols/binary/
 """
 
 import struct
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 HEADER = struct.Struct("!BBHBBHIIQ")
 REQUEST = 0x80
@@ -143,7 +143,10 @@ def touch(name: str, key: bytes, exptime: int, *, opaque: int = 0) -> bytes:
     return request(name, key, extras=struct.pack("!I", exptime), opaque=opaque)
 
 
-@dataclass(frozen=True)
+_SHOWN_BYTES = 60
+
+
+@dataclass(frozen=True, repr=False)
 class Reply:
     """What came back, or should."""
 
@@ -154,8 +157,17 @@ class Reply:
     value: bytes = b""
     opaque: int = 0
     cas: int = 0
-    magic: int = field(default=REPLY, repr=False)
-    data_type: int = field(default=0, repr=False)
+    magic: int = REPLY
+    data_type: int = 0
+
+    def __repr__(self) -> str:
+        words = [self.name, f"status={self.status:#x}", f"opaque={self.opaque:#x}"]
+        words += [f"cas={self.cas}", f"key={self.key!r}", f"extras={self.extras.hex()}"]
+        many = len(self.value) > _SHOWN_BYTES
+        words.append(f"value={self.value[:_SHOWN_BYTES]!r}" + f" of {len(self.value)}" * many)
+        if (self.magic, self.data_type) != (REPLY, 0):
+            words.append(f"magic={self.magic:#x} data_type={self.data_type}")
+        return f"<{' '.join(words)}>"
 
     def relative_to(self, cas: int) -> "Reply":
         """With the cas as the number of stores since then."""

@@ -113,6 +113,7 @@ packet_store(struct protocol *protocol, struct conn *conn, const struct packet *
     }
     if (packet->cas != 0 && store_superblock(protocol->store)->settings.cas_enabled) {
         put->cas_unique = packet->cas;
+        put->drops_old = put->mode == PUT_SET; /* Also if its condition has not been looked at. */
         if (packet->extras_len != 0) {
             put->mode = PUT_CAS; /* Also of an add. */
         }

@@ -62,13 +62,13 @@ arith_verdict(const struct arith *arith, const struct item *old, uint64_t *value
     if (old == NULL) {
         return arith->creates ? ARITH_DONE : ARITH_NOT_FOUND;
     }
-    if (old->bits & ITEM_CHAINED || old->value_len == 0) {
+    if (old->value_len == 0) {
         return ARITH_NOT_A_NUMBER;
     }
     if (arith->if_cas.given && arith->if_cas.unique != old->cas) {
         return ARITH_EXISTS;
     }
-    return old->value_len <= STORED_NUMBER_LEN_MAX &&
+    return !(old->bits & ITEM_CHAINED) && old->value_len <= STORED_NUMBER_LEN_MAX &&
                    parse_stored_number(item_key(old, old->bits) + old->key_len, old->value_len,
                                        value)
                ? ARITH_DONE
