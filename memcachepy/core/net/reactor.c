@@ -15,7 +15,9 @@
  *     waiting    for memory of uploads and pins, first come first served; retried on a timer
  *     held       holds such memory (beside the above); given up when it stalls and others wait
  *
- * Nothing runs on a timer unless somebody is waiting or holding. */
+ * Nothing runs on a timer unless somebody is waiting or holding, or connections may be idle for
+ * only so long (-o idle_timeout): then the list of all is kept by the second of their last command,
+ * and the first ones are looked at when their time is over. */
 #include "net/reactor.h"
 
 #include "base/check.h"
@@ -59,6 +61,9 @@
 #define STALL_SHARED_NS UINT64_C(500000000)
 #define STALL_MIN_NS UINT64_C(10000000)
 
+/* With idle_timeout: the longest sleep. */
+#define IDLE_CHECK_MAX_S 60
+
 #define STOP_TIMEOUT_NS UINT64_C(5000000000)
 
 #define CONNECTION_EVENTS (EPOLLIN | EPOLLRDHUP | EPOLLET)
@@ -75,6 +80,7 @@ struct connection {
     uint16_t shown_state;     /* and the state that the entry was last told. */
     int fd;
     bool readable;     /* There may be bytes to read. */
+    bool may_idle;     /* For as long as it likes. */
     bool hangup;       /* The peer has closed its side: read up to the end. */
     bool wants_write;  /* EPOLLOUT is asked for. */
     struct list all;   /* Of every connection. */
@@ -93,7 +99,8 @@ struct reactor {
     struct store *store;
     struct protocol *protocol;
     unsigned slot_index;
-    uint32_t now_s; /* store_uptime_s() of this round. */
+    uint32_t now_s;          /* store_uptime_s() of this round. */
+    uint32_t idle_timeout_s; /* 0: none */
     int epoll_fd;
     int channel_fd;
     int liveness_fd;
@@ -117,6 +124,15 @@ enum turn { TURN_ON, TURN_OVER };
 
 /* ---- connections ---------------------------------------------------------------------------- */
 
+/* As in memcached only who comes over the network has to say something. */
+static bool
+is_tcp(int fd)
+{
+    int domain = AF_UNSPEC;
+    socklen_t len = sizeof(domain);
+    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) != 0 || domain != AF_UNIX;
+}
+
 static void
 connection_open(struct reactor *reactor, int fd)
 {
@@ -134,6 +150,7 @@ connection_open(struct reactor *reactor, int fd)
     connection->entry =
         conn_table_open(reactor->segment, reactor->slot_index, fd, CONN_NEW, reactor->now_s);
     connection->shown_at_s = reactor->now_s;
+    connection->may_idle = reactor->idle_timeout_s == 0 || !is_tcp(fd);
     list_append(&reactor->all, &connection->all);
     list_init(&connection->ready);
     list_init(&connection->waiting);
@@ -278,6 +295,10 @@ send_output(struct reactor *reactor, struct connection *connection, struct outpu
 static void
 show_changed(struct reactor *reactor, struct connection *connection, uint32_t state)
 {
+    if (reactor->idle_timeout_s != 0 && reactor->now_s != connection->shown_at_s) {
+        list_remove(&connection->all);
+        list_append(&reactor->all, &connection->all);
+    }
     connection->shown_at_s = reactor->now_s;
     connection->shown_state = (uint16_t)state;
     if (connection->entry != NULL) {
@@ -603,6 +624,40 @@ publish_waiters(struct reactor *reactor)
     }
 }
 
+/* When the first of all connections has said nothing for too long; the node's clock. */
+static uint32_t
+idle_until_s(const struct reactor *reactor)
+{
+    const struct connection *first = LIST_ELEMENT(reactor->all.next, struct connection, all);
+    return first->shown_at_s + reactor->idle_timeout_s + 1;
+}
+
+/* Whether it is silent because of us or for its own good reason. */
+static bool
+is_excused(const struct connection *connection)
+{
+    return connection->may_idle || conn_has_work(&connection->conn) ||
+           conn_is_watching(&connection->conn) || !list_is_empty(&connection->waiting) ||
+           !list_is_empty(&connection->ready);
+}
+
+static void
+close_idle(struct reactor *reactor)
+{
+    while (!list_is_empty(&reactor->all) && reactor->now_s >= idle_until_s(reactor)) {
+        struct connection *connection = LIST_ELEMENT(reactor->all.next, struct connection, all);
+        if (is_excused(connection)) {
+            list_remove(&connection->all);
+            list_append(&reactor->all, &connection->all);
+            connection->shown_at_s = reactor->now_s;
+            continue;
+        }
+        COUNT(reactor->counters, idle_kicks);
+        connection->close_reason = WATCH_CLOSE_IDLE;
+        connection_close(reactor, connection);
+    }
+}
+
 /* All that is not driven by events; nothing at all while nobody waits or holds. */
 static void
 serve_lists(struct reactor *reactor)
@@ -617,6 +672,9 @@ serve_lists(struct reactor *reactor)
         serve_watching(reactor);
     }
     publish_waiters(reactor);
+    if (UNLIKELY(reactor->idle_timeout_s != 0)) {
+        close_idle(reactor);
+    }
     if (!list_is_empty(&reactor->held)) {
         give_up_stalled(reactor);
     }
@@ -847,7 +905,15 @@ next_timeout_ms(const struct reactor *reactor)
     if (reactor->stopping || !list_is_empty(&reactor->held)) {
         return HOLDER_CHECK_MS;
     }
-    return list_is_empty(&reactor->watching) ? -1 : reactor->watch_ms;
+    if (UNLIKELY(!list_is_empty(&reactor->watching))) {
+        return reactor->watch_ms;
+    }
+    if (reactor->idle_timeout_s != 0 && !list_is_empty(&reactor->all)) {
+        uint32_t until_s = idle_until_s(reactor);
+        uint32_t left_s = until_s > reactor->now_s ? until_s - reactor->now_s : 0;
+        return left_s < IDLE_CHECK_MAX_S ? (int)left_s * 1000 : IDLE_CHECK_MAX_S * 1000;
+    }
+    return -1;
 }
 
 static enum loop_end
@@ -922,6 +988,7 @@ reactor_run(struct segment *segment, unsigned slot_index, int channel_fd, int wa
         .channel_fd = channel_fd,
         .liveness_fd = liveness_fd,
         .watch_ms = WATCH_MIN_MS,
+        .idle_timeout_s = segment->superblock->settings.idle_timeout_s,
     };
     list_init(&reactor.all);
     list_init(&reactor.ready);
