@@ -226,7 +226,7 @@ class NodeConfig:
     idle_timeout: int = _extended(
         Whole(0, _INT_MAX, " of seconds"), 0, "close a connection that says nothing for so long"
     )
-    lru_crawler: bool = _extended(Switch(), True, "look for expired items in the background")
+    lru_crawler: bool = _extended(Switch(), True, "allow the dumps and crawls of lru_crawler")
     slab_reassign: bool = _extended(Switch(), True, "let pages be moved between sizes of items")
     slab_automove: int = _extended(
         Whole(0, 2), 1, "move pages to the sizes that are asked for: 0 is off"
