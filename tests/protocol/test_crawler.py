@@ -167,11 +167,11 @@ def test_what_lives_all_along_is_dumped_exactly_once_while_others_change(
         thread.start()
         try:
             for _ in range(3):
-                before = rounds[0]
+                more = rounds[0] + 1
                 keys = Counter(item["key"] for item in _dump(client))
                 assert keys.most_common(1)[0][1] == 1
                 assert keys.keys() >= {*rest, *rewritten}
-                wait_until(lambda: rounds[0] > before, "changes meanwhile")
+                wait_until(lambda wanted=more: rounds[0] >= wanted, "changes meanwhile")
         finally:
             stop.set()
             thread.join()

@@ -1,4 +1,4 @@
-"""`watch`: what all workers do, told in one stream, in order, and never at the cost of those who work."""
+"""`watch`: what all workers do, told in one stream and in order, while nobody waits for it."""
 
 import re
 import signal
@@ -78,7 +78,8 @@ def test_fetchers_are_told_of_every_look_up(watched: Server) -> None:
             b"found",
         ]
         assert [line[b"size"] for line in lines] == [b"5", b"0", b"5", b"0", b"5"]
-        assert lines[0][b"clsid"] != b"0" and lines[1][b"clsid"] == b"0"
+        assert lines[0][b"clsid"] != b"0"
+        assert lines[1][b"clsid"] == b"0"
         assert len({line[b"cfd"] for line in lines}) == 1
         watcher.close()
 
@@ -150,6 +151,26 @@ def test_deletions_are_told_with_class_and_size(watched: Server) -> None:
         line = watcher.next()
         assert line.startswith(b"deleted key=d cmd=delete clsid=")
         assert line.endswith(b" size=3")
+    watcher.close()
+
+
+def test_meta_and_binary_commands_are_told_as_the_classic_ones(watched: Server) -> None:
+    _no_watchers(watched)
+    watcher = Watcher(watched, b"fetchers mutations deletions")
+    with watched.client() as client, watched.client() as binary:
+        client.ask(b"ms meta 3\r\nabc\r\n", b"HD\r\n")
+        assert watcher.next().startswith(b"item_get key=meta status=not_found ")
+        assert b"status=stored cmd=set " in watcher.next()
+        client.ask(b"mg meta v\r\n", b"VA 3\r\nabc\r\n")
+        assert watcher.next().startswith(b"item_get key=meta status=found ")
+        client.ask(b"md meta\r\n", b"HD\r\n")
+        assert watcher.next().startswith(b"item_get key=meta status=found ")
+        assert watcher.next().startswith(b"deleted key=meta cmd=md clsid=")
+        client.ask(b"ma meta\r\n", b"NF\r\n")
+        assert watcher.next().startswith(b"item_get key=meta status=not_found ")
+        binary.send(b"\x80\x00\x00\x01" + bytes(4) + b"\x00\x00\x00\x01" + bytes(12) + b"k")
+        assert binary.take(24)[6:8] == b"\x00\x01"
+        assert watcher.next().startswith(b"item_get key=k status=not_found ")
     watcher.close()
 
 

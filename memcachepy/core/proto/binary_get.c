@@ -107,6 +107,7 @@ answer_gat(struct protocol *protocol, const struct batch_key *entry)
         .touches = true,
         .expire = read_expiry(protocol->store, header_of(entry) + PACKET_HEADER_BYTES),
     };
+    watch_lookup(protocol, &fetch.key);
     switch (store_fetch(protocol->store, &fetch, &view)) {
     case FETCH_HIT:
         CHECK(answer_small(protocol, entry, &view, true, packet_form));
@@ -202,6 +203,7 @@ packet_touch(struct protocol *protocol, struct conn *conn, const struct packet *
         .expire = read_expiry(protocol->store, packet->extras),
     };
     key_init(protocol->store, &fetch.key, packet->key, packet->key_len);
+    watch_lookup(protocol, &fetch.key);
     switch (store_fetch(protocol->store, &fetch, &view)) {
     case FETCH_HIT:
         reply_touched(protocol, packet->id, &view);

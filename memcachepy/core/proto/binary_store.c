@@ -3,6 +3,7 @@
  * A cas in the request is a condition, of whatever it asks for; without cas (-C) nothing has one,
  * and storing does not ask. */
 #include "proto/binary.h"
+#include "proto/watch_log.h"
 
 /* The cas that an item must have for what is not a store. */
 static struct cas_option
@@ -132,6 +133,7 @@ packet_delete(struct protocol *protocol, struct conn *conn, const struct packet 
     (void)input;
     struct removal removal = {.if_cas = condition_of(packet)};
     key_init(protocol->store, &removal.key, packet->key, packet->key_len);
+    watch_lookup(protocol, &removal.key);
     switch (store_remove(protocol->store, &removal)) {
     case REMOVE_DONE:
         COUNT(protocol->counters, delete_hits);
@@ -195,6 +197,7 @@ packet_arith(struct protocol *protocol, struct conn *conn, const struct packet *
         .create_expire = read_expiry(protocol->store, packet->extras + 16),
     };
     key_init(protocol->store, &arith.key, packet->key, packet->key_len);
+    watch_lookup(protocol, &arith.key);
     switch (store_arith_with(protocol->store, &arith)) {
     case ARITH_DONE:
         if (!arith.created) {

@@ -14,15 +14,6 @@ key_of(struct protocol *protocol, const struct request *request, struct key *key
     return true;
 }
 
-/* What watches is told of the look-up before it is known what comes of it. */
-static inline void
-tell_lookup(struct protocol *protocol, const struct key *key)
-{
-    if (watch_wants(protocol, LOG_FETCHERS)) {
-        watch_log_lookup(protocol, key);
-    }
-}
-
 void
 execute_delete(struct protocol *protocol, struct conn *conn, const struct request *request)
 {
@@ -31,7 +22,7 @@ execute_delete(struct protocol *protocol, struct conn *conn, const struct reques
     if (!key_of(protocol, request, &key)) {
         return;
     }
-    tell_lookup(protocol, &key);
+    watch_lookup(protocol, &key);
     switch (store_delete(protocol->store, &key)) {
     case DELETE_DONE:
         COUNT(protocol->counters, delete_hits);
@@ -85,7 +76,7 @@ execute_arith(struct protocol *protocol, struct conn *conn, const struct request
         REPLY(protocol, request->noreply, "CLIENT_ERROR invalid numeric delta argument\r\n");
         return;
     }
-    tell_lookup(protocol, &key);
+    watch_lookup(protocol, &key);
     switch (store_arith(protocol->store, &key, increment, delta, &number)) {
     case ARITH_DONE:
         count_arith(protocol->counters, increment, true);
@@ -129,7 +120,7 @@ execute_touch(struct protocol *protocol, struct conn *conn, const struct request
         REPLY(protocol, request->noreply, TEXT_BAD_EXPTIME);
         return;
     }
-    tell_lookup(protocol, &key);
+    watch_lookup(protocol, &key);
     switch (store_touch(protocol->store, &key, store_expiry(protocol->store, exptime))) {
     case TOUCH_DONE:
         COUNT(protocol->counters, cmd_touch);

@@ -401,6 +401,7 @@ run(struct protocol *protocol, struct input *input, const struct meta_batch *bat
             meta_reply_text(protocol, get->error);
             continue;
         }
+        watch_lookup(protocol, &get->meta.key);
         enum answer answer = answer_get(protocol, &get->meta, tally);
         if (UNLIKELY(answer == ANSWER_WAIT)) {
             return pause_at(get, input, output_has_pins(output) ? STEP_FULL : STEP_WAIT);

@@ -1,6 +1,7 @@
 /* md, ma, me and mn: one key, one lock, one line. */
 #include "proto/encode.h"
 #include "proto/meta.h"
+#include "proto/watch_log.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -32,10 +33,12 @@ execute_meta_delete(struct protocol *protocol, struct conn *conn, const struct r
         .empties = meta_has(&meta, 'x'),
         .client_flags = meta_has(&meta, 'F') ? meta.client_flags : 0,
         .expire = meta_expiry(protocol, &meta, 'T', meta.exptime),
+        .by_meta = true,
         .invalidates = meta_has(&meta, 'I'),
         .sets_expire = meta_has(&meta, 'T'),
         .cas_given = meta_cas_option(&meta, 'E', meta.cas_given),
     };
+    watch_lookup(protocol, &meta.key);
     switch (store_remove(protocol->store, &removal)) {
     case REMOVE_DONE:
         if (!removal.invalidates) {
@@ -173,6 +176,7 @@ execute_meta_arith(struct protocol *protocol, struct conn *conn, const struct re
     if (meta_has(&meta, 'C') && meta.cas != 0) {
         arith.if_cas = meta_cas_option(&meta, 'C', meta.cas);
     }
+    watch_lookup(protocol, &meta.key);
     switch (store_arith_with(protocol->store, &arith)) {
     case ARITH_DONE:
         if (!arith.created) {

@@ -33,15 +33,6 @@ count_cas(struct counters *counters, enum put_result result)
     }
 }
 
-/* A storage command looks its key up, too. */
-static inline void
-tell_lookup(struct protocol *protocol, const struct value_command *command)
-{
-    if (watch_wants(protocol, LOG_FETCHERS)) {
-        watch_log_lookup(protocol, &command->put.key);
-    }
-}
-
 /* Counts and answers a command that got as far as the store. */
 static void
 answer_result(struct protocol *protocol, const struct value_command *command,
@@ -125,7 +116,7 @@ put_whole(struct protocol *protocol, struct value_command *command, const uint8_
         answer_bad_end(protocol, command);
         return;
     }
-    tell_lookup(protocol, command);
+    watch_lookup(protocol, &command->put.key);
     command->put.value = value;
     answer_result(protocol, command, store_put(protocol->store, &command->put));
 }
@@ -274,7 +265,7 @@ value_end_step(struct protocol *protocol, struct conn *conn, struct input *input
     input->at += command->words->end_len;
     conn_await_request(conn);
     if (complete) {
-        tell_lookup(protocol, command);
+        watch_lookup(protocol, &command->put.key);
         answer_result(protocol, command,
                       store_upload_commit(protocol->store, &command->put, &pending->upload));
     } else {

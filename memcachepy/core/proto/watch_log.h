@@ -23,6 +23,15 @@ void watch_log_get(struct protocol *protocol, const struct key *key, enum watch_
  * a trace. */
 void watch_log_lookup(struct protocol *protocol, const struct key *key);
 
+/* Before any command that looks a key up otherwise than answer.h does. */
+static inline void
+watch_lookup(struct protocol *protocol, const struct key *key)
+{
+    if (watch_wants(protocol, LOG_FETCHERS)) {
+        watch_log_lookup(protocol, key);
+    }
+}
+
 /* A storage command was answered: LOG_MUTATIONS. */
 void watch_log_put(struct protocol *protocol, const struct put *put, enum put_result result);
 
