@@ -115,6 +115,14 @@ def test_mgdump_gives_commands_that_find_the_items(empty_node: Server) -> None:
         assert sorted(lines) == sorted(b"mg " + key for key in keys)
 
 
+def test_a_key_that_came_in_base64_is_given_back_so(empty_node: Server) -> None:
+    with empty_node.client() as client:
+        client.ask(b"ms /wAK 1 b\r\nx\r\n", b"HD\r\n")
+        client.ask(b"lru_crawler mgdump all\r\n", b"OK\r\nmg /wAK b\r\nEN\r\n")
+        assert [item["key"] for item in _dump(client)] == [b"%FF%00%0A"]
+        client.ask(b"mg /wAK b\r\n", b"HD\r\n")
+
+
 def test_a_class_is_dumped_by_its_id(empty_node: Server) -> None:
     with empty_node.client() as client:
         _store(client, [b"small%d" % i for i in range(100)], b"x")
