@@ -190,6 +190,51 @@ put_upload(struct store *store, struct put *put, struct belief next, int index)
     acknowledge_put(put, store_upload_commit(store, put, &upload));
 }
 
+/* Leaves the item stale, and sometimes with another expiry. */
+static void
+invalidate(struct store *store, const struct key *key, struct expiry expire, int index)
+{
+    struct removal removal = {
+        .key = *key, .invalidates = true, .sets_expire = draw(2), .expire = expire};
+    struct belief next = ledger->now[index];
+    next.cas = 0;
+    if (removal.sets_expire) {
+        next.expire_word = expire.word;
+    }
+    begin(index, next);
+    acknowledge(store_remove(store, &removal) == REMOVE_DONE);
+}
+
+/* Leaves an empty value. */
+static void
+empty(struct store *store, const struct key *key, struct expiry expire, int index)
+{
+    struct removal removal = {.key = *key, .empties = true, .expire = expire};
+    struct belief next = ledger->now[index];
+    next.fill = 1;
+    next.value_len = next.client_flags = 0;
+    next.expire_word = expire.word;
+    begin(index, next);
+    acknowledge(store_remove(store, &removal) == REMOVE_DONE);
+}
+
+/* Touches what is there, and wins if it is stale. */
+static void
+fetch(struct store *store, const struct key *key, struct expiry expire, int index)
+{
+    struct fetch fetch = {
+        .key = *key, .bump = VIEW_GET, .touches = true, .expire = expire, .wins = true};
+    struct view view;
+    struct belief next = ledger->now[index];
+    next.expire_word = expire.word;
+    begin(index, next);
+    enum fetch_result result = store_fetch(store, &fetch, &view);
+    if (result == FETCH_HIT) {
+        (void)!store_view_confirm(store, &view, VIEW_GET);
+    }
+    acknowledge(result == FETCH_HIT || result == FETCH_HIT_LARGE);
+}
+
 /* One random operation; values are filled with one byte so that a tear shows. */
 static inline void
 operate(struct store *store, uint8_t *buffer)
@@ -207,7 +252,7 @@ operate(struct store *store, uint8_t *buffer)
                           .expire_word = expire.word};
     struct put put = {
         .key = key, .value = buffer, .client_flags = next.client_flags, .expire = expire};
-    switch (draw(12)) {
+    switch (draw(15)) {
     case 0:
         begin(index, (struct belief){0});
         acknowledge(store_delete(store, &key) == DELETE_DONE || !now->exists);
@@ -241,6 +286,15 @@ operate(struct store *store, uint8_t *buffer)
         put.mode = PUT_CAS;
         put.cas_unique = now->cas;
         put_new(store, &put, next, index, buffer);
+        return;
+    case 12:
+        invalidate(store, &key, expire, index);
+        return;
+    case 13:
+        fetch(store, &key, expire, index);
+        return;
+    case 14:
+        empty(store, &key, expire, index);
         return;
     case 8:
         put.mode = draw(2) ? PUT_ADD : PUT_REPLACE;

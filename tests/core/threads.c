@@ -70,6 +70,43 @@ read_key(struct store *store, const struct key *key, uint8_t *out)
     expect_whole(out, view.value_len);
 }
 
+/* The locked form of a read, which may touch, create or mark what it finds. */
+static void
+fetch_key(struct worker *worker, struct store *store, const struct key *key, uint8_t *out)
+{
+    struct fetch fetch = {.key = *key,
+                          .wants_value = draw(worker, 2),
+                          .bump = VIEW_GET,
+                          .touches = draw(worker, 4) == 0,
+                          .expire = store_expiry(store, 50),
+                          .wins = true,
+                          .vivifies = draw(worker, 4) == 0};
+    struct view view;
+    switch (store_fetch(store, &fetch, &view)) {
+    case FETCH_HIT:
+        memcpy(out, view.value, view.value_len);
+        expect_whole(out, view.value_len);
+        if (!store_view_confirm(store, &view, VIEW_GET)) {
+            atomic_fetch_add(&torn, 1);
+        }
+        return;
+    case FETCH_HIT_LARGE: {
+        struct iovec piece;
+        if (fetch.pin.held && store_pin_pieces(store, &fetch.pin, &piece, 1) == 1) {
+            expect_whole(piece.iov_base, (uint32_t)piece.iov_len);
+        }
+        store_unpin(store, &fetch.pin);
+        return;
+    }
+    case FETCH_MISS:
+    case FETCH_EXPIRED:
+    case FETCH_FLUSHED:
+    case FETCH_WAIT:
+    case FETCH_BUSY:
+        return;
+    }
+}
+
 static void *
 run(void *argument)
 {
@@ -81,7 +118,7 @@ run(void *argument)
         struct key key;
         int len = sprintf(text, "key%d", (int)draw(worker, KEY_COUNT));
         key_init(store, &key, text, (uint32_t)len);
-        switch (draw(worker, 8)) {
+        switch (draw(worker, 11)) {
         case 0:
             (void)!store_delete(store, &key);
             break;
@@ -101,6 +138,18 @@ run(void *argument)
             (void)!store_put(store, &put);
             break;
         }
+        case 4: {
+            struct removal removal = {.key = key,
+                                      .invalidates = draw(worker, 3) > 0,
+                                      .empties = draw(worker, 3) == 0,
+                                      .sets_expire = draw(worker, 2),
+                                      .expire = store_expiry(store, 50)};
+            (void)!store_remove(store, &removal);
+            break;
+        }
+        case 5:
+            fetch_key(worker, store, &key, buffer);
+            break;
         default:
             read_key(store, &key, buffer);
         }

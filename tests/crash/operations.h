@@ -268,6 +268,21 @@ run_decr(struct world *world)
 }
 
 static bool
+run_incr_with(struct world *world)
+{
+    struct arith arith = {.key = world->key,
+                          .increment = true,
+                          .delta = 1,
+                          .creates = true,
+                          .initial = 41,
+                          .create_expire = store_expiry(world->victim, 7000),
+                          .touches = true,
+                          .expire = store_expiry(world->victim, 6000),
+                          .cas_given = {.given = true, .unique = 5}};
+    return store_arith_with(world->victim, &arith) == ARITH_DONE;
+}
+
+static bool
 run_touch(struct world *world)
 {
     struct expiry expire = store_expiry(world->victim, 5000);
@@ -309,6 +324,101 @@ run_get_expired(struct world *world)
 {
     struct view view = {0};
     return store_view(world->victim, &world->key, &view) == VIEW_EXPIRED;
+}
+
+/* ---- what the meta commands do --------------------------------------------------------------- */
+
+static bool
+remove_with(struct world *world, struct removal removal)
+{
+    removal.key = world->key;
+    removal.expire = store_expiry(world->victim, 5000);
+    return store_remove(world->victim, &removal) == REMOVE_DONE;
+}
+
+static bool
+run_invalidate(struct world *world)
+{
+    return remove_with(world, (struct removal){.invalidates = true, .sets_expire = true});
+}
+
+static bool
+run_empty(struct world *world)
+{
+    return remove_with(world, (struct removal){.empties = true, .client_flags = 7});
+}
+
+static bool
+run_empty_stale(struct world *world)
+{
+    return remove_with(world, (struct removal){.empties = true, .invalidates = true});
+}
+
+static bool
+run_fetch(struct world *world)
+{
+    struct fetch fetch = {.key = world->key,
+                          .bump = VIEW_GET,
+                          .touches = true,
+                          .expire = store_expiry(world->victim, 5000),
+                          .wins = true,
+                          .vivifies = true,
+                          .create_expire = store_expiry(world->victim, 7000)};
+    struct view view;
+    switch ((int)store_fetch(world->victim, &fetch, &view)) {
+    case FETCH_HIT:
+        memcpy(read_buffer, view.value, view.value_len);
+        return store_view_confirm(world->victim, &view, VIEW_GET);
+    case FETCH_HIT_LARGE:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* The operation is the first to ask for a stale item. */
+static void
+prepare_win(struct world *world)
+{
+    prepare_set_over(world);
+    (void)!run_invalidate(world);
+}
+
+static void
+prepare_win_chain(struct world *world)
+{
+    prepare_delete_chain(world);
+    (void)!run_invalidate(world);
+}
+
+/* It has an older cas than the item, which somebody was told to store anew. */
+static void
+prepare_set_stale(struct world *world)
+{
+    prepare_win(world);
+    (void)!run_fetch(world);
+    world->put.mode = PUT_CAS;
+    world->put.cas_unique = 1;
+    world->put.invalidates = true;
+    world->put.binary_key = true;
+}
+
+static void
+prepare_vivify(struct world *world)
+{
+    prepare_set_new(world);
+    world->put.mode = PUT_APPEND;
+    world->put.vivifies = true;
+    world->put.binary_key = true;
+    world->put.cas_given = 5;
+}
+
+static void
+prepare_vivify_chain(struct world *world)
+{
+    prepare_vivify(world);
+    fill_value(world, CHAIN, 99);
+    world->put.value_len = CHAIN;
 }
 
 /* ---- flush_all ------------------------------------------------------------------------------ */
@@ -562,6 +672,13 @@ prepare_upload_commit_over(struct world *world)
 }
 
 static void
+prepare_upload_commit_vivify(struct world *world)
+{
+    prepare_upload(world, 30, PUT_APPEND, CHAIN);
+    world->put.vivifies = true;
+}
+
+static void
 prepare_upload_commit_append(struct world *world)
 {
     prepare_upload(world, 18, PUT_APPEND, CHAIN);
@@ -675,6 +792,20 @@ static const struct operation operations[] = {
     {.name = "incr", prepare_incr, run_incr},
     {.name = "incr_longer", prepare_incr_longer, run_incr},
     {.name = "decr", prepare_incr, run_decr},
+    {.name = "incr_with", prepare_incr, run_incr_with},
+    {.name = "incr_creates", prepare_set_new, run_incr_with},
+    {.name = "invalidate", prepare_set_over, run_invalidate},
+    {.name = "invalidate_chain", prepare_delete_chain, run_invalidate},
+    {.name = "empty", prepare_set_over, run_empty},
+    {.name = "empty_stale", prepare_set_over, run_empty_stale},
+    {.name = "empty_chain", prepare_delete_chain, run_empty},
+    {.name = "win", prepare_win, run_fetch},
+    {.name = "win_chain", prepare_win_chain, run_fetch},
+    {.name = "fetch_creates", prepare_set_new, run_fetch},
+    {.name = "fetch_touches", prepare_set_over, run_fetch},
+    {.name = "set_stale", prepare_set_stale, run_put},
+    {.name = "vivify", prepare_vivify, run_put},
+    {.name = "vivify_chain", prepare_vivify_chain, run_put},
     {.name = "touch", prepare_set_over, run_touch},
     {.name = "gat", prepare_set_over, run_gat},
     {.name = "get", prepare_set_over, run_get, .keeps = true},
@@ -719,6 +850,7 @@ static const struct operation operations[] = {
     {.name = "upload_commit", prepare_upload_commit, run_upload_commit},
     {.name = "upload_commit_over", prepare_upload_commit_over, run_upload_commit},
     {.name = "upload_commit_append", prepare_upload_commit_append, run_upload_commit},
+    {.name = "upload_commit_vivify", prepare_upload_commit_vivify, run_upload_commit},
     {.name = "upload_abort",
      prepare_upload_commit,
      run_upload_abort,

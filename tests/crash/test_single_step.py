@@ -8,7 +8,7 @@ import pytest
 from support.programs import compile_program
 
 HERE = Path(__file__).parent
-QUICK = ("set_over", "delete", "incr", "upload_commit")
+QUICK = ("set_over", "delete", "incr", "upload_commit", "invalidate", "win")
 """Operations whose every instruction takes a second."""
 
 pytestmark = pytest.mark.skipif(

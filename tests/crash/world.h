@@ -36,6 +36,7 @@ struct fact {
     uint32_t client_flags;
     uint32_t expire_word;
     uint64_t cas;
+    uint8_t marks;
     uint64_t value_hash;
 };
 
@@ -278,6 +279,7 @@ read_fact(struct store *store, unsigned index)
         fact.client_flags = view.client_flags;
         fact.expire_word = view.expire_word;
         fact.cas = view.cas;
+        fact.marks = view.bits & ITEM_MARKS;
         fact.value_hash = xxh64(read_buffer, view.value_len, 0);
         return fact;
     }
@@ -288,7 +290,7 @@ facts_equal(const struct fact *a, const struct fact *b)
 {
     return a->exists == b->exists && a->value_len == b->value_len &&
            a->client_flags == b->client_flags && a->expire_word == b->expire_word &&
-           a->cas == b->cas && a->value_hash == b->value_hash;
+           a->cas == b->cas && a->marks == b->marks && a->value_hash == b->value_hash;
 }
 
 static struct fact *
