@@ -70,7 +70,7 @@ def _run(
             opening.callback(control_listener.listener.close)
         write_port_file(listeners, os.environ)
         _raise_limits(config, len(listeners))
-        become_user(config.user, [found.path for found in listeners if found.path])
+        become_user(config.user)
         if config.enable_coredumps:
             _core.allow_core()
         segment = opening.enter_context(closing(_open_segment(config, listeners)))

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from memcachepy.config import CONTROL_OFF, NodeConfig
 from memcachepy.errors import BootError, ConfigError
 from memcachepy.log import fact
-from memcachepy.node.listeners import Listener, open_unix
+from memcachepy.node.limits import effective_user
+from memcachepy.node.listeners import Listener, open_unix_as
 from memcachepy.node.rendezvous import (
     PATH_BYTES_MAX,
     is_private,
@@ -95,33 +96,47 @@ def _places(
     return [
         directory / socket_name(ports[0])
         for directory in socket_directories(uid, environ)
-        if _make_private(directory, uid, gid)
+        if _make_private(directory, config, gid)
     ]
 
 
-def _make_private(directory: Path, uid: int, gid: int | None) -> bool:
+def _make_private(directory: Path, config: NodeConfig, gid: int | None) -> bool:
     """A directory of the user's that nobody else writes to; a control group may pass through."""
+    uid = _uid(config)
     with suppress(OSError):
-        directory.mkdir(mode=0o700)
-        if uid != os.geteuid():
-            os.chown(directory, uid, -1)
+        _make_for(directory, config.user, uid)
     if not is_private(directory, uid):
         return False
     with suppress(OSError):
         if gid is not None and directory.stat().st_mode & 0o001 == 0:
             directory.chmod(0o711)
-    return os.access(directory, os.W_OK | os.X_OK)
+    with effective_user(config.user):
+        may = os.access(directory, os.W_OK | os.X_OK, effective_ids=True)
+    return may or os.access(directory, os.W_OK | os.X_OK)
+
+
+def _make_for(directory: Path, user: str | None, uid: int) -> None:
+    """By the user itself where it may; root may lack the right to give files away."""
+    try:
+        with effective_user(user):
+            directory.mkdir(mode=0o700)
+    except PermissionError:
+        directory.mkdir(mode=0o700)
+        try:
+            os.chown(directory, uid, -1)
+        except OSError:
+            directory.rmdir()
+            raise
 
 
 def _open(path: Path, config: NodeConfig, gid: int | None) -> Listener:
     if len(os.fsencode(path)) > PATH_BYTES_MAX:
         raise BootError(f"--control-socket {path}: is longer than {PATH_BYTES_MAX} bytes")
     mode = _OWNER_ONLY if gid is None else _WITH_GROUP
-    listener = open_unix(path, mode, _BACKLOG, "--control-socket")
+    listener = open_unix_as(config.user, path, mode, _BACKLOG, "--control-socket")
     try:
-        uid = _uid(config)
-        if gid is not None or uid != os.geteuid():
-            os.chown(path, uid, -1 if gid is None else gid)
+        if gid is not None:
+            _give_to_group(path, gid, config.user)
     except OSError as error:
         listener.close()
         raise BootError(
@@ -129,3 +144,12 @@ def _open(path: Path, config: NodeConfig, gid: int | None) -> Listener:
             f"{error.strerror}: start as one of its members, or as root"
         ) from None
     return listener
+
+
+def _give_to_group(path: Path, gid: int, user: str | None) -> None:
+    """Root may lack the right; the user may do it where it is one of the group."""
+    try:
+        os.chown(path, -1, gid)
+    except PermissionError:
+        with effective_user(user):
+            os.chown(path, -1, gid)

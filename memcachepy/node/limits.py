@@ -3,9 +3,8 @@
 import os
 import pwd
 import resource
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from memcachepy.config import NodeConfig
 from memcachepy.errors import BootError, ConfigError, UnknownUser
@@ -96,8 +95,8 @@ def effective_user(name: str | None) -> Iterator[None]:
         os.setgroups(groups)
 
 
-def become_user(name: str | None, socket_paths: Iterable[Path]) -> None:
-    """Give up root for good; socket files go to the user, whose clients are to connect.
+def become_user(name: str | None) -> None:
+    """Give up root for good.
 
     Raises:
         UnknownUser: there is no such user.
@@ -115,14 +114,11 @@ def become_user(name: str | None, socket_paths: Iterable[Path]) -> None:
             return
         raise ConfigError("user", name, "can only be changed by root: leave -u out", "-u")
     try:
-        for path in socket_paths:
-            if path.stat().st_uid != user.pw_uid:
-                os.chown(path, user.pw_uid, user.pw_gid)
         os.initgroups(name, user.pw_gid)
         os.setgid(user.pw_gid)
         os.setuid(user.pw_uid)
     except OSError as error:
         raise BootError(
             f"user is {name!r} (-u): cannot become it: {error.strerror}: "
-            "that takes the capabilities SETUID and SETGID, and CHOWN for socket files"
+            "that takes the capabilities SETUID and SETGID"
         ) from None

@@ -6,6 +6,7 @@ Whatever the system refuses becomes a `ListenError` that names the setting to ch
 import errno
 import logging
 import os
+import pwd
 import socket
 import stat
 from collections.abc import Iterator
@@ -65,22 +66,12 @@ def open_listeners(config: NodeConfig) -> Iterator[list[Listener]]:
             if port:
                 listeners += _open_tcp(address, max(port, 0), config.listen_backlog)
         if config.unix_socket:
-            listeners.append(_open_unix_of(config, Path(config.unix_socket)))
+            path, mask = Path(config.unix_socket), config.unix_mask
+            listeners.append(open_unix_as(config.user, path, mask, config.listen_backlog, "-s"))
         yield listeners
     finally:
         for listener in listeners:
             listener.close()
-
-
-def _open_unix_of(config: NodeConfig, path: Path) -> Listener:
-    """Made by the user that the node will be, so that it can also remove it; else by root."""
-    try:
-        with effective_user(config.user):
-            return open_unix(path, config.unix_mask, config.listen_backlog, "-s")
-    except ListenError:
-        if os.geteuid() != 0 or config.user is None:
-            raise
-    return open_unix(path, config.unix_mask, config.listen_backlog, "-s")
 
 
 def _open_tcp(address: Address, port: int, backlog: int) -> Iterator[Listener]:
@@ -148,6 +139,31 @@ def _tcp_sentence(error: OSError, family: int, host: str, port: int) -> str:
         case errno.EADDRNOTAVAIL:
             return f"-l {Address(host)}: no network interface of this machine has this address"
     return f"cannot listen on {where}: {error.strerror or error}"
+
+
+def open_unix_as(user: str | None, path: Path, mask: int, backlog: int, option: str) -> Listener:
+    """Made by the user that root will become, who can then also remove it; else by root.
+
+    Raises:
+        ListenError: neither can have it; names the option to change.
+    """
+    try:
+        with effective_user(user):
+            return open_unix(path, mask, backlog, option)
+    except ListenError:
+        if os.geteuid() != 0 or user is None:
+            raise
+    listener = open_unix(path, mask, backlog, option)
+    try:
+        found = pwd.getpwnam(user)
+        os.chown(path, found.pw_uid, found.pw_gid)
+    except OSError as error:
+        listener.close()
+        sentence = f"{option} {path}: cannot be given to {user}: {error.strerror}"
+        raise ListenError(sentence, str(path), error.strerror or "") from None
+    except KeyError:
+        pass  # Refused later.
+    return listener
 
 
 def open_unix(path: Path, mask: int, backlog: int, option: str) -> Listener:

@@ -331,9 +331,14 @@ def test_a_line_of_debians_unit_runs_unmodified(link: Path, daemon: Daemon, tmp_
         *(*rights, link, "-m", "64", "-p", "-1", "-u", "nobody", "-l", "127.0.0.1"),
         pidfile=run / "memcached.pid",
         MEMCACHED_PORT_FILENAME=str(ports),
+        MEMCACHEPY_CONTROL_SOCKET="",
     )
+    port = ports_in(ports)["TCP INET"]
+    directory = Path(f"/tmp/memcachepy-{nobody.pw_uid}")
+    if not Path(f"/run/memcachepy-{nobody.pw_uid}").exists():
+        assert (directory / f"{port}.sock").stat().st_uid == nobody.pw_uid
     assert process.uids().real == nobody.pw_uid
-    with RawClient(("127.0.0.1", ports_in(ports)["TCP INET"])) as client:
+    with RawClient(("127.0.0.1", port)) as client:
         client.ask(b"set k 0 0 1\r\na\r\n", b"STORED")
 
 
