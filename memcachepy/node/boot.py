@@ -68,7 +68,7 @@ def _run(
         control_listener = open_control_listener(config, listeners, os.environ)
         if control_listener:
             opening.callback(control_listener.listener.close)
-        write_port_file(listeners, os.environ)
+        write_port_file(listeners, os.environ, config.user)
         _raise_limits(config, len(listeners))
         become_user(config.user)
         if config.enable_coredumps:
@@ -100,9 +100,15 @@ def _run(
             control=control,
             kill_stuck_attached=config.kill_stuck_attached,
             prepare_child=_memory_locker(config),
+            on_drain=_say_gracefully if is_quiet else lambda: None,
         ) as supervisor:
             supervisor.run()
     return 0
+
+
+def _say_gracefully() -> None:
+    """In memcached's words: who is quiet as memcached is speaks as memcached does."""
+    log.tell("Gracefully stopping")
 
 
 def _raise_limits(config: NodeConfig, listener_count: int) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from memcachepy.log import fact
+from memcachepy.node.limits import effective_user
 from memcachepy.node.listeners import Listener
 
 log = logging.getLogger("memcachepy.node")
@@ -32,7 +33,7 @@ def pid_file(path: str | None) -> Iterator[None]:
     running = _running_pid(file)
     if running:
         log.warning(fact("the pid file names a process that runs", path=path, pid=running))
-    is_written = _replace(file, own, ".tmp")
+    is_written = _try_to_replace(file, own, ".tmp")
     try:
         yield
     finally:
@@ -54,24 +55,43 @@ def _running_pid(file: Path) -> int:
     return 0
 
 
-def write_port_file(listeners: Sequence[Listener], environ: Mapping[str, str]) -> None:
-    """The ports really opened, a line for each, where the environment asks for them."""
+def write_port_file(
+    listeners: Sequence[Listener], environ: Mapping[str, str], user: str | None
+) -> None:
+    """The ports really opened, a line for each, where the environment asks for them.
+
+    Args:
+        listeners: in their order.
+        environ: all of the environment.
+        user: whom root will become; the file is made by that user if root may not.
+    """
     path = environ.get(PORTS_VARIABLE)
     lines = [
         f"{_FAMILIES[listener.socket.family]}: {listener.port}\n"
         for listener in listeners
         if listener.port
     ]
-    if path and lines:
-        _replace(Path(path), "".join(lines), ".lck")
-
-
-def _replace(file: Path, text: str, suffix: str) -> bool:
-    """Write it whole or not at all; who reads it never sees a part."""
-    new = file.with_name(file.name + suffix)
+    if not path or not lines:
+        return
     try:
-        new.write_text(text)
-        new.replace(file)
+        _replace(Path(path), "".join(lines), ".lck")
+    except PermissionError:
+        with effective_user(user):
+            _try_to_replace(Path(path), "".join(lines), ".lck")
+    except OSError as error:
+        log.warning(fact("file cannot be written", path=path, reason=error.strerror))
+
+
+def _replace(file: Path, text: str, suffix: str) -> None:
+    """Write it whole or not at all; who reads it never sees a part. Raises OSError."""
+    new = file.with_name(file.name + suffix)
+    new.write_text(text)
+    new.replace(file)
+
+
+def _try_to_replace(file: Path, text: str, suffix: str) -> bool:
+    try:
+        _replace(file, text, suffix)
     except OSError as error:
         log.warning(fact("file cannot be written", path=file, reason=error.strerror))
         return False

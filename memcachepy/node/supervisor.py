@@ -61,6 +61,7 @@ class Supervisor:
         on_ready: called once, when every child has entered its loop.
         clock: seconds, monotonic.
         control: answers other processes; closed by the supervisor, or else by the caller.
+        on_drain: called when the node begins to drain.
         prepare_child: called in every child before it serves.
         kill_stuck_attached: whether an attached process found stuck is killed, as children are.
     """
@@ -75,6 +76,7 @@ class Supervisor:
         control: Control | None = None,
         kill_stuck_attached: bool = False,
         prepare_child: Callable[[], None] = lambda: None,
+        on_drain: Callable[[], None] = lambda: None,
     ) -> None:
         self._segment = segment
         self._listeners = listeners
@@ -84,6 +86,7 @@ class Supervisor:
         self._control = control
         self._kill_stuck_attached = kill_stuck_attached
         self._prepare_child = prepare_child
+        self._on_drain = on_drain
         self._state = _core.RUNNING
         self._children: dict[int, Child] = {}
         self._deaths: deque[float] = deque(maxlen=DEATHS_MAX)
@@ -394,6 +397,7 @@ class Supervisor:
         if self._state != _core.RUNNING:
             return
         log.info(fact("draining", signal="SIGUSR1", connections=self._segment.connection_count()))
+        self._on_drain()
         self._give_up_at_s = self._clock() + DRAIN_TIMEOUT_S
         for slot in (_core.SLOT_ACCEPTOR, _core.SLOT_MAINTAINER):
             self._respawns.pop(slot, None)

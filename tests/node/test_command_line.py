@@ -305,6 +305,17 @@ def test_link_serves_quietly_as_memcached(link: Path, launch: Start, tmp_path: P
     assert node.log() == ""
 
 
+def test_link_stops_gracefully_in_memcacheds_words(
+    link: Path, launch: Start, tmp_path: Path
+) -> None:
+    node = started_as_memcached(link, launch, tmp_path, "-p", "-1", "-l", "127.0.0.1", "-A")
+    with RawClient(("127.0.0.1", ports_in(tmp_path / "ports")["TCP INET"])) as client:
+        client.send(b"shutdown graceful\r\n")
+        client.expect_close()
+    assert node.wait() == 0
+    assert node.log() == "Gracefully stopping\n"
+
+
 def test_link_names_a_taken_port_as_memcached_does(
     link: Path, launch: Start, tmp_path: Path
 ) -> None:
@@ -323,7 +334,8 @@ def test_a_line_of_debians_unit_runs_unmodified(link: Path, daemon: Daemon, tmp_
     nobody = pwd.getpwnam("nobody")
     for place in (*list(tmp_path.parents)[:2], tmp_path):
         place.chmod(0o755)
-    run, ports = tmp_path / "run", tmp_path / "ports"
+    run = tmp_path / "run"
+    ports = run / "ports"
     run.mkdir()
     os.chown(run, nobody.pw_uid, nobody.pw_gid)
     rights = ["setpriv", "--bounding-set=-all,+setgid,+setuid,+sys_resource", "--no-new-privs"]

@@ -57,6 +57,11 @@ def test_defaults_are_memcacheds(run: Run) -> None:
     assert (found.memory_limit, found.conn_limit, found.max_item_size) == (64, 1024, 1 << 20)
 
 
+def test_slab_classes_are_as_fine_as_ever(run: Run) -> None:
+    found = config(run)
+    assert (found.slab_growth_factor, found.slab_min_size) == (1.1, 8)
+
+
 def test_a_line_as_debians_unit_has_it(run: Run) -> None:
     line = "-m 64 -p 11211 -u memcache -l 127.0.0.1 -P /var/run/memcached/memcached.pid"
     status, found = run(*line.split(), uid=0)

@@ -110,6 +110,11 @@ def test_refused_option_gives_its_reason(name: str) -> None:
         config(f"-o {name}")
 
 
+def test_more_slab_classes_than_there_can_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="more than 63 slab classes"):
+        stats_settings(config("slab_growth_factor=1.01"))
+
+
 # ---- README --------------------------------------------------------------------------------------
 
 
