@@ -4,7 +4,6 @@
 
 #include <stdlib.h>
 
-#define OUTPUT_USUAL_BYTES (OUTPUT_HIGH_WATER_BYTES + OUTPUT_REPLY_BYTES_MAX)
 #define OUTPUT_BYTES_MAX (1u << 30)
 
 bool

@@ -21,6 +21,9 @@
  * ask for their room with output_reserve(). */
 #define OUTPUT_REPLY_BYTES_MAX (64u << 10)
 
+/* What an output has room for before it grows. */
+#define OUTPUT_USUAL_BYTES (OUTPUT_HIGH_WATER_BYTES + OUTPUT_REPLY_BYTES_MAX)
+
 /* Writers of short texts may write a whole vector and count only a part. */
 #define OUTPUT_SLACK_BYTES 64
 

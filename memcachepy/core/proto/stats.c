@@ -8,6 +8,7 @@
 #include "proto/conn.h"
 #include "proto/execute.h"
 #include "mem/logring.h"
+#include "store/class_stats.h"
 #include "store/dump.h"
 
 #include <stdio.h>
@@ -23,6 +24,7 @@ struct general {
     const struct superblock *superblock;
     const struct segment_settings *settings;
     uint64_t counters[COUNTER_COUNT];
+    uint64_t class_sums[CLASS_COUNTER_COUNT];
     struct store_sums sums;
     struct cpu_time cpu;
     uint64_t connection_count;
@@ -99,11 +101,17 @@ node_cpu(struct store *store)
 #define ZERO "0"
 #define CPU(part) "%llu.%06llu", ULL(g->cpu.part / 1000000u), ULL(g->cpu.part % 1000000u)
 
+#define CLASS_SUM(name) U64, ULL(g->class_sums[CLASS_##name])
+
+/* Buffers belong to workers and not to connections: between two turns all of them are free. */
+#define READ_BUFFERS_BYTES (ULL(g->settings->worker_count) * READ_AHEAD_MAX * READ_BUFFER_BYTES)
+
 /* Table pages hold the buckets: what memcached calls hash_bytes. */
 #define HASH_BYTES ULL(g->sums.table_pages * g->superblock->page_bytes)
 
-/* X(key, format and value). */
-#define GENERAL_LIST(X)                                                                            \
+/* X(key, format and value); IF(condition, key, format and value): the groups that memcached shows
+ * only where they mean something. */
+#define GENERAL_LIST(X, IF)                                                                        \
     X(pid, "%d", (int)g->settings->supervisor_pid)                                                 \
     X(uptime, "%u", g->uptime_s)                                                                   \
     X(time, U64, ULL(g->wall_s))                                                                   \
@@ -115,14 +123,14 @@ node_cpu(struct store *store)
     X(max_connections, "%u", g->settings->conn_limit)                                              \
     X(curr_connections, U64, ULL(g->connection_count))                                             \
     X(total_connections, COUNTER(total_connections))                                               \
-    X(rejected_connections, COUNTER(rejected_connections))                                         \
+    IF(g->settings->maxconns_fast, rejected_connections, COUNTER(rejected_connections))            \
     X(connection_structures, U64, ULL(g->connection_count))                                        \
     X(response_obj_oom, ZERO)                                                                      \
-    X(response_obj_count, ZERO)                                                                    \
-    X(response_obj_bytes, ZERO)                                                                    \
-    X(read_buf_count, ZERO)                                                                        \
-    X(read_buf_bytes, ZERO)                                                                        \
-    X(read_buf_bytes_free, ZERO)                                                                   \
+    X(response_obj_count, "%u", g->settings->worker_count)                                         \
+    X(response_obj_bytes, U64, ULL(g->settings->worker_count) * OUTPUT_USUAL_BYTES)                \
+    X(read_buf_count, "%u", g->settings->worker_count *READ_AHEAD_MAX)                             \
+    X(read_buf_bytes, U64, READ_BUFFERS_BYTES)                                                     \
+    X(read_buf_bytes_free, U64, READ_BUFFERS_BYTES)                                                \
     X(read_buf_oom, ZERO)                                                                          \
     X(reserved_fds, ZERO)                                                                          \
     X(cmd_get, COUNTER(cmd_get))                                                                   \
@@ -149,6 +157,7 @@ node_cpu(struct store *store)
     X(store_no_memory, COUNTER(store_no_memory))                                                   \
     X(auth_cmds, COUNTER(auth_cmds))                                                               \
     X(auth_errors, COUNTER(auth_errors))                                                           \
+    IF(g->settings->idle_timeout_s > 0, idle_kicks, COUNTER(idle_kicks))                           \
     X(bytes_read, COUNTER(bytes_read))                                                             \
     X(bytes_written, COUNTER(bytes_written))                                                       \
     X(limit_maxbytes, U64, ULL(atomic_load(&g->settings->memory_limit_bytes)))                     \
@@ -160,18 +169,18 @@ node_cpu(struct store *store)
     X(hash_power_level, SUM(hash_power))                                                           \
     X(hash_bytes, U64, HASH_BYTES)                                                                 \
     X(hash_is_expanding, ZERO)                                                                     \
-    X(slab_reassign_rescues, ZERO)                                                                 \
-    X(slab_reassign_chunk_rescues, ZERO)                                                           \
-    X(slab_reassign_inline_reclaim, ZERO)                                                          \
-    X(slab_reassign_busy_items, ZERO)                                                              \
-    X(slab_reassign_busy_deletes, ZERO)                                                            \
-    X(slab_reassign_busy_nomem, ZERO)                                                              \
-    X(slab_reassign_last_busy_status, ZERO)                                                        \
-    X(slab_reassign_running, ZERO)                                                                 \
-    X(slabs_moved, COUNTER(slabs_moved))                                                           \
-    X(lru_crawler_running, "%u", g->dumps_running)                                                 \
-    X(lru_crawler_starts, COUNTER(lru_crawler_starts))                                             \
-    X(lru_maintainer_juggles, ZERO)                                                                \
+    IF(g->settings->slab_reassign, slab_reassign_rescues, ZERO)                                    \
+    IF(g->settings->slab_reassign, slab_reassign_chunk_rescues, ZERO)                              \
+    IF(g->settings->slab_reassign, slab_reassign_inline_reclaim, ZERO)                             \
+    IF(g->settings->slab_reassign, slab_reassign_busy_items, ZERO)                                 \
+    IF(g->settings->slab_reassign, slab_reassign_busy_deletes, ZERO)                               \
+    IF(g->settings->slab_reassign, slab_reassign_busy_nomem, ZERO)                                 \
+    IF(g->settings->slab_reassign, slab_reassign_last_busy_status, ZERO)                           \
+    IF(g->settings->slab_reassign, slab_reassign_running, ZERO)                                    \
+    IF(g->settings->slab_reassign, slabs_moved, COUNTER(slabs_moved))                              \
+    IF(atomic_load(&g->settings->lru_crawler), lru_crawler_running, "%u", g->dumps_running)        \
+    IF(atomic_load(&g->settings->lru_crawler), lru_crawler_starts, COUNTER(lru_crawler_starts))    \
+    IF(g->settings->lru_maintainer, lru_maintainer_juggles, ZERO)                                  \
     X(malloc_fails, ZERO)                                                                          \
     X(log_worker_dropped, COUNTER(log_worker_dropped))                                             \
     X(log_worker_written, COUNTER(log_worker_written))                                             \
@@ -186,17 +195,17 @@ node_cpu(struct store *store)
     X(slab_global_page_pool, SUM(pages_free))                                                      \
     X(expired_unfetched, SUM(expired_unfetched))                                                   \
     X(evicted_unfetched, SUM(evicted_unfetched))                                                   \
-    X(evicted_active, ZERO)                                                                        \
+    IF(g->settings->lru_maintainer, evicted_active, ZERO)                                          \
     X(evictions, SUM(evictions))                                                                   \
     X(reclaimed, SUM(reclaimed))                                                                   \
     X(crawler_reclaimed, COUNTER(crawler_reclaimed))                                               \
     X(crawler_items_checked, COUNTER(crawler_items_checked))                                       \
     X(lrutail_reflocked, ZERO)                                                                     \
-    X(moves_to_cold, ZERO)                                                                         \
-    X(moves_to_warm, ZERO)                                                                         \
-    X(moves_within_lru, ZERO)                                                                      \
-    X(direct_reclaims, ZERO)                                                                       \
-    X(lru_bumps_dropped, ZERO)                                                                     \
+    IF(g->settings->lru_maintainer, moves_to_cold, CLASS_SUM(moves_to_cold))                       \
+    IF(g->settings->lru_maintainer, moves_to_warm, ZERO)                                           \
+    IF(g->settings->lru_maintainer, moves_within_lru, CLASS_SUM(moves_within_lru))                 \
+    IF(g->settings->lru_maintainer, direct_reclaims, SUM(evictions))                               \
+    IF(g->settings->lru_maintainer, lru_bumps_dropped, ZERO)                                       \
     /* Ours: evictions by reason, which add up to all. */                                          \
     X(evicted_probation, SUM(evicted_probation))                                                   \
     X(evicted_main, SUM(evicted_main))                                                             \
@@ -222,8 +231,14 @@ stats_general(struct stat_sink *sink, struct store *store)
     const struct general *g = &general;
     store_counters_sum(store, general.counters);
     store_sum(store, &general.sums);
+    store_class_counters_sum(store, general.class_sums);
 #define X(name, ...) stat_add(sink, #name, __VA_ARGS__);
-    GENERAL_LIST(X)
+#define IF(condition, name, ...)                                                                   \
+    if (condition) {                                                                               \
+        stat_add(sink, #name, __VA_ARGS__);                                                        \
+    }
+    GENERAL_LIST(X, IF)
+#undef IF
 #undef X
 }
 

@@ -128,6 +128,20 @@ store_class_stats(struct store *store, struct class_stats classes[SLAB_CLASS_COU
 }
 
 void
+store_class_counters_sum(struct store *store, uint64_t totals[CLASS_COUNTER_COUNT])
+{
+    struct class_counters sums[SLAB_CLASS_COUNT_MAX];
+    sum_processes(store, sums);
+    for (unsigned i = 0; i < CLASS_COUNTER_COUNT; i++) {
+        totals[i] = 0;
+        for (uint32_t id = 1; id <= store->superblock->class_count; id++) {
+            totals[i] +=
+                sums[id].value[i] - atomic_load(&store->superblock->class_baseline[id].value[i]);
+        }
+    }
+}
+
+void
 store_class_stats_reset(struct store *store)
 {
     struct class_counters sums[SLAB_CLASS_COUNT_MAX];

@@ -21,6 +21,9 @@ struct class_stats {
 /* Fills the entries 1 to class_count. Takes no lock: figures may be a moment old. */
 void store_class_stats(struct store *store, struct class_stats classes[SLAB_CLASS_COUNT_MAX]);
 
+/* The counters of all classes together. */
+void store_class_counters_sum(struct store *store, uint64_t totals[CLASS_COUNTER_COUNT]);
+
 /* `stats reset`. */
 void store_class_stats_reset(struct store *store);
 

@@ -272,6 +272,7 @@ take_empty_page(struct store *store, struct shard *shard, uint32_t except_class)
         uint32_t number = class_free_page(store, shard, class_id, NULL);
         if (number != PAGE_NONE) {
             page_detach(store, shard, number);
+            COUNT(&store->slot->counters, slabs_moved);
             return number;
         }
     }
@@ -291,6 +292,7 @@ take_used_page(struct store *store, struct shard *shard, uint32_t except_class,
         uint32_t number = class_free_page(store, shard, class_id, &reason);
         if (number != PAGE_NONE) {
             page_detach(store, shard, number);
+            COUNT(&store->slot->counters, slabs_moved);
             return number;
         }
         /* Chains that went may have filled the pool. */

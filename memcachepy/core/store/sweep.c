@@ -121,6 +121,7 @@ look_at(struct store *store, struct shard *shard, const struct batch *batch)
             table_prefetch_bucket(store, shard, (uint32_t)hashes[i]);
         }
     }
+    struct class_counters *of_class = &store->slot->classes[page_owner_kind(batch->owner)];
     _Atomic uint8_t *column =
         expiry_column(store, batch->page_number, page_owner_kind(batch->owner));
     for (unsigned i = 0; i < batch->count; i++) {
@@ -128,9 +129,11 @@ look_at(struct store *store, struct shard *shard, const struct batch *batch)
         uint32_t expire_word = atomic_load_explicit(&item->expire_word, memory_order_relaxed);
         bool live = state_kind(chunk_state(item)) == CHUNK_LIVE;
         counter_add(counters, COUNTER_crawler_items_checked, live);
+        class_counter_add(of_class, CLASS_crawler_items_checked, live);
         store->sweep.examined += live;
         if (dead[i]) {
             COUNT(counters, crawler_reclaimed);
+            class_counter_add(of_class, CLASS_crawler_reclaimed, 1);
             store->sweep.reclaimed++;
             item_unlink_hashed(store, shard, ref_of(store, item), hashes[i], UNLINK_RECLAIM);
             CRASH_POINT(swept_item);
