@@ -2,7 +2,8 @@
  * memcached's order.
  *
  * Settings are words of the superblock, in force in every process at once. What `lru` sets is kept
- * and shown by `stats settings`, where `lru_effect` says that another policy decides here. */
+ * and shown by `stats settings`, where `lru_effect none` says that `eviction_policy` decides here.
+ */
 #include "proto/crawl.h"
 
 #include <math.h>

@@ -305,7 +305,7 @@ stats_general(struct stat_sink *sink, struct store *store)
     X(memory_file, "(null)")                                                                       \
     X(client_flags_size, "4")                                                                      \
     /* Ours. */                                                                                    \
-    X(lru_effect, "none: eviction_policy decides")                                                 \
+    X(lru_effect, "none") /* One word: who reads settings may split them at spaces. */             \
     X(eviction_policy, "%s", policy_names[s->eviction_policy])                                     \
     X(large_pages, "%s", YES_NO(s->large_pages))
 
@@ -453,6 +453,8 @@ stats_answer(struct protocol *protocol, struct slice part, struct stat_sink *sin
         stats_items(sink, protocol->store);
     } else if (slice_is(part, "slabs")) {
         stats_slabs(sink, protocol->store);
+    } else if (slice_is(part, "sizes")) {
+        stats_sizes(sink, protocol->store);
     } else if (slice_is(part, "conns")) {
         stats_conns(sink, protocol->store);
     } else if (slice_is(part, "memcachepy")) {
@@ -472,6 +474,10 @@ execute_stats(struct protocol *protocol, struct conn *conn, const struct request
     if (slice_is(part, "reset")) {
         store_stats_reset(protocol->store);
         OUTPUT_TEXT(&protocol->output, "RESET\r\n");
+        return;
+    }
+    if (slice_is(part, "cachedump")) {
+        stats_cachedump(protocol, line);
         return;
     }
     stat_sink_text(&sink, &protocol->output);

@@ -5,6 +5,7 @@
 #include "proto/parse.h"
 #include "proto/stats_sink.h"
 
+struct line;
 struct protocol;
 
 /* Adds the statistics of a part to the sink, without their end: "" is the general ones, else what
@@ -24,6 +25,12 @@ void stats_slabs(struct stat_sink *sink, struct store *store);
 
 /* Sockets of the node, of which one is the asking connection's own; stats_conns.c. */
 void stats_conns(struct stat_sink *sink, struct store *store);
+
+/* How many items there are of each size; stats_walk.c. */
+void stats_sizes(struct stat_sink *sink, struct store *store);
+
+/* Answers `stats cachedump <class> <limit>`, which has lines of its own. */
+void stats_cachedump(struct protocol *protocol, const struct line *line);
 
 /* What only memcachepy has. */
 void stats_own(struct stat_sink *sink, struct store *store);

@@ -1,0 +1,72 @@
+/* See item_walk.h. */
+#include "store/item_walk.h"
+
+#include "store/slab.h"
+#include "store/walk.h"
+
+enum walk_step { WALK_ON, WALK_ENOUGH, WALK_BUSY };
+
+static struct walked_item
+describe(const struct store *store, struct item *item)
+{
+    uint32_t word = atomic_load_explicit(&item->expire_word, memory_order_relaxed);
+    int64_t ttl_s = store_ttl_s(store, word);
+    return (struct walked_item){
+        .key = item_key(item, item->bits),
+        .key_len = item->key_len,
+        .key_is_binary = item->bits & ITEM_BINARY_KEY,
+        .value_len = item->value_len,
+        .bytes = item_bytes(item),
+        .expires_at = word == 0 ? 0 : store_wall_s(store) + (uint64_t)(ttl_s > 0 ? ttl_s : 0),
+    };
+}
+
+/* Under the lock of the page's shard. */
+static enum walk_step
+walk_chunks(const struct store *store, uint32_t number, uint32_t class_id, walked_fn *visit,
+            void *context)
+{
+    for (uint32_t slot = 0; slot < slab_chunks_per_page(store, class_id); slot++) {
+        struct item *item = ref_at(store, chunk_ref(store, number, class_id, slot));
+        if (state_kind(chunk_state(item)) == CHUNK_LIVE && !item_is_dead(store, item)) {
+            struct walked_item walked = describe(store, item);
+            if (!visit(context, &walked)) {
+                return WALK_ENOUGH;
+            }
+        }
+    }
+    return WALK_ON;
+}
+
+static enum walk_step
+walk_page(struct store *store, uint32_t number, uint32_t class_id, walked_fn *visit, void *context)
+{
+    _Atomic uint32_t *owner_at = &page_entry(store->segment, number)->owner;
+    uint32_t owner = atomic_load_explicit(owner_at, memory_order_acquire);
+    if (!page_has_chunks(owner) || (class_id != 0 && page_owner_kind(owner) != class_id)) {
+        return WALK_ON;
+    }
+    struct shard *shard = &store->shards[page_owner_shard(owner)];
+    if (!shard_lock(store, shard)) {
+        return WALK_BUSY;
+    }
+    enum walk_step step = WALK_ON;
+    if (atomic_load(owner_at) == owner) {
+        step = walk_chunks(store, number, page_owner_kind(owner), visit, context);
+    }
+    shard_unlock(store, shard);
+    return step;
+}
+
+bool
+store_walk_items(struct store *store, uint32_t class_id, walked_fn *visit, void *context)
+{
+    uint32_t count = atomic_load(&store->superblock->pool.populated_count);
+    for (uint32_t number = 0; number < count; number++) {
+        enum walk_step step = walk_page(store, number, class_id, visit, context);
+        if (step != WALK_ON) {
+            return step == WALK_ENOUGH;
+        }
+    }
+    return true;
+}
