@@ -259,17 +259,19 @@ meta_write_opaque(uint8_t *out, const uint8_t *opaque, uint32_t len)
     return out + len;
 }
 
-uint8_t *
-meta_write_key(uint8_t *out, const struct key *key, bool binary)
+bool
+meta_breaks_line(const struct meta *meta)
 {
-    *out++ = ' ';
-    *out++ = 'k';
-    if (!binary && memchr(key->bytes, ' ', key->len) == NULL &&
-        memchr(key->bytes, '\n', key->len) == NULL) {
-        memcpy(out, key->bytes, key->len);
-        return out + key->len;
-    }
-    out = encode_base64(out, key->bytes, key->len);
+    const struct key *key = &meta->key;
+    return meta->binary && (memchr(key->bytes, ' ', key->len) != NULL ||
+                            memchr(key->bytes, '\n', key->len) != NULL);
+}
+
+uint8_t *
+meta_write_binary_key(uint8_t *out, const struct key *key)
+{
+    memcpy(out, " k", 2);
+    out = encode_base64(out + 2, key->bytes, key->len);
     memcpy(out, " b", 2);
     return out + 2;
 }

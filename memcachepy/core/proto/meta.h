@@ -7,6 +7,7 @@
 
 /* Of a key in base64, which counts as it is sent. */
 #define META_KEY_DECODED_MAX ((KEY_LEN_MAX + 3) / 4 * 3)
+#define META_KEY_BUFFER_BYTES (META_KEY_DECODED_MAX + INPUT_SLACK_BYTES)
 
 /* The name and the key are two of them, the length of `ms` a third. */
 #define META_TOKENS_MAX 20
@@ -43,7 +44,7 @@ meta_has(const struct meta *meta, char flag)
 uint32_t meta_decode_key(struct slice text, uint8_t *decoded) MUST_CHECK;
 
 /* Parses the tokens of a line from the key on; flags begin at token `first`. A key in base64 is
- * decoded to `decoded`, of META_KEY_DECODED_MAX bytes. NULL, or the error line to answer with. */
+ * decoded to `decoded`, of META_KEY_BUFFER_BYTES. NULL, or the error line to answer with. */
 const char *meta_parse(struct protocol *protocol, const struct line *line, unsigned first,
                        uint8_t *decoded, struct meta *meta);
 
@@ -68,8 +69,26 @@ uint8_t *meta_write_number(uint8_t *out, char flag, uint64_t number);
 uint8_t *meta_write_ttl(uint8_t *out, const struct protocol *protocol, uint32_t expire_word);
 uint8_t *meta_write_opaque(uint8_t *out, const uint8_t *opaque, uint32_t len);
 
-/* As k<key>, or as k<base64> b: what was stored so, and what would break the line. */
-uint8_t *meta_write_key(uint8_t *out, const struct key *key, bool binary);
+/* A key that came in base64, and would break a line that had it as it is. */
+bool meta_breaks_line(const struct meta *meta);
+
+uint8_t *meta_write_binary_key(uint8_t *out, const struct key *key);
+
+/* As k<key>, or as k<base64> b. The key lies in a buffer that has INPUT_SLACK_BYTES behind it. */
+static inline uint8_t *
+meta_write_key(uint8_t *out, const struct key *key, bool binary)
+{
+    if (UNLIKELY(binary)) {
+        return meta_write_binary_key(out, key);
+    }
+    memcpy(out, " k", 2);
+    if (LIKELY(key->len <= INPUT_SLACK_BYTES)) {
+        memcpy(out + 2, key->bytes, INPUT_SLACK_BYTES);
+    } else {
+        memcpy(out + 2, key->bytes, key->len);
+    }
+    return out + 2 + key->len;
+}
 
 /* A whole line: the code, key and opaque as they were asked for. */
 void meta_reply_code(struct protocol *protocol, const struct meta *meta, const char *code);

@@ -23,7 +23,7 @@ execute_meta_delete(struct protocol *protocol, struct conn *conn, const struct r
 {
     (void)conn;
     struct meta meta;
-    uint8_t decoded[META_KEY_DECODED_MAX];
+    uint8_t decoded[META_KEY_BUFFER_BYTES];
     if (!parse_or_answer(protocol, request, decoded, &meta)) {
         return;
     }
@@ -152,7 +152,7 @@ execute_meta_arith(struct protocol *protocol, struct conn *conn, const struct re
 {
     (void)conn;
     struct meta meta;
-    uint8_t decoded[META_KEY_DECODED_MAX];
+    uint8_t decoded[META_KEY_BUFFER_BYTES];
     bool increment;
     if (!parse_or_answer(protocol, request, decoded, &meta)) {
         return;
@@ -243,7 +243,7 @@ execute_meta_debug(struct protocol *protocol, struct conn *conn, const struct re
     (void)conn;
     const struct line *line = request->line;
     struct slice key = line->tokens[1];
-    uint8_t decoded[META_KEY_DECODED_MAX];
+    uint8_t decoded[META_KEY_BUFFER_BYTES];
     COUNT(protocol->counters, cmd_meta);
     if (key.len > KEY_LEN_MAX) {
         meta_reply_text(protocol, TEXT_BAD_FORMAT);

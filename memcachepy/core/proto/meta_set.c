@@ -163,7 +163,7 @@ execute_meta_set(struct protocol *protocol, struct conn *conn, const struct requ
     }
     struct meta meta;
     struct value_command command = {.words = &meta_words};
-    uint8_t decoded[META_KEY_DECODED_MAX];
+    uint8_t decoded[META_KEY_BUFFER_BYTES];
     const char *error = meta_parse(protocol, request->line, 3, decoded, &meta);
     if (error == NULL && !mode_of(&meta, &command.put.mode)) {
         error = "CLIENT_ERROR invalid mode for ms M token\r\n";
