@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from scenarios import PRIVATE_DIRTY_BYTES_BAR
+from scenarios import MG_BAR, OWN_GETS, PRIVATE_DIRTY_BYTES_BAR
 
 HERE = Path(__file__).parent
 SECTIONS = {
@@ -105,6 +105,16 @@ def _disturbance(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _own_lines(results: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for scenario in results["scenarios"]:
+        own = ratios(scenario, "memcachepy", OWN_GETS)
+        if own:
+            title = scenario["title"]
+            lines += ["", f"{title}, against our own get: {_spread(own)} {_verdict(own, MG_BAR)}."]
+    return lines
+
+
 def _memory_lines(results: Mapping[str, Any]) -> list[str]:
     memory = results.get("memory", {}).get("memcachepy")
     if memory is None:
@@ -131,6 +141,7 @@ def render(results: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
         *(scenario_row(scenario) for scenario in results["scenarios"]),
     ]
+    lines += _own_lines(results)
     lines += _memory_lines(results)
     if any(_is_generator_bound(scenario) for scenario in results["scenarios"]):
         lines += ["", "† The load generator had no CPU to spare; the server could do more."]

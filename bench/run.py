@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scenarios import CONNECTION_COUNT, SCENARIOS, Scenario
+from scenarios import CONNECTION_COUNT, OWN_GETS, SCENARIOS, Scenario
 from servers import (
     BenchError,
     Memory,
@@ -84,9 +84,9 @@ def _busy_s() -> float:
     return (sum(ticks) - idle - waiting) / os.sysconf("SC_CLK_TCK")
 
 
-def _load_server(server: Server, scenario: Scenario, duration_s: float, **extra: int) -> Any:
-    settings = scenario.settings(server.kind) | server.target()
-    settings |= {"duration_ms": round(duration_s * 1000), **extra}
+def _load_server(server: Server, scenario: Scenario, duration_s: float, kind: str) -> Any:
+    settings = scenario.settings(kind) | server.target()
+    settings |= {"duration_ms": round(duration_s * 1000)}
     try:
         return _load.run(settings)["load"]
     except _load.LoadError as error:
@@ -109,12 +109,15 @@ def prefill(server: Server, scenario: Scenario) -> None:
         )
 
 
-def measure(server: Server, scenario: Scenario, duration_s: float) -> dict[str, Any]:
-    """One server's part of a round."""
-    _load_server(server, scenario, WARMUP_S)
+def measure(
+    server: Server, scenario: Scenario, duration_s: float, kind: str = ""
+) -> dict[str, Any]:
+    """One server's part of a round, with the load of its own kind or of another."""
+    kind = kind or server.kind
+    _load_server(server, scenario, WARMUP_S, kind)
     busy_s = _busy_s()
     cpu_ns = server.cpu_ns()
-    load = _load_server(server, scenario, duration_s)
+    load = _load_server(server, scenario, duration_s, kind)
     cpu_s = (server.cpu_ns() - cpu_ns) / 1e9
     busy_s = _busy_s() - busy_s
     for trouble in ("errors", "misses", "lost_requests"):
@@ -166,6 +169,10 @@ def run_scenario(
             first = number % len(servers)
             order = servers[first:] + servers[:first]
             rounds.append({s.kind: measure(s, scenario, args.duration) for s in order})
+            for server in servers:
+                if scenario.against_get and server.kind == "memcachepy":
+                    gets = measure(server, scenario, args.duration, OWN_GETS)
+                    rounds[-1][OWN_GETS] = gets
             figures = "  ".join(
                 f"{kind} {rounds[-1][kind]['server_cpu_us_per_request']:.3f} us" for kind in kinds
             )

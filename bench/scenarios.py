@@ -8,6 +8,11 @@ CONNECTION_COUNT = 50
 VALUE_BYTES = 100
 MEMORY_MB = 1024
 
+OWN_GETS = "memcachepy with gets"
+"""Of a round of a scenario with `against_get`."""
+MG_BAR = 1.10
+"""The largest allowed ratio of server CPU per mg to that per get."""
+
 PRIVATE_DIRTY_BYTES_BAR = 5_000_000
 """Per worker, under load."""
 
@@ -26,6 +31,7 @@ class Scenario:
         memory_mb: -m of each server.
         load: further settings of the generator.
         memcached_load: settings that differ when memcached is the server.
+        against_get: memcachepy is also given gets in each round, to say what mg costs beside them.
     """
 
     name: str
@@ -37,6 +43,7 @@ class Scenario:
     memory_mb: int = MEMORY_MB
     load: Mapping[str, int] = field(default_factory=dict)
     memcached_load: Mapping[str, int] = field(default_factory=dict)
+    against_get: bool = False
 
     def settings(self, kind: str) -> dict[str, object]:
         """The generator's settings for a server, without target and duration."""
@@ -47,6 +54,8 @@ class Scenario:
             "value_bytes_max": VALUE_BYTES,
             **self.load,
             **(self.memcached_load if kind == "memcached" else {}),
+            # The floor's reply is that to a get.
+            **({"meta": 0} if kind in ("floor", OWN_GETS) else {}),
         }
 
 
@@ -77,6 +86,13 @@ SCENARIOS = (
         "64 pipelined gets against memcached's mg",
         load={"pipeline_depth": 64},
         memcached_load={"meta": 1},
+    ),
+    Scenario("mg", "mg with a value, one at a time", load={"meta": 1}, against_get=True),
+    Scenario(
+        "mg-16",
+        "16 pipelined mg with values",
+        load={"meta": 1, "pipeline_depth": 16},
+        against_get=True,
     ),
     Scenario(
         "unix-get-16", "16 pipelined gets, UNIX socket", unix=True, load={"pipeline_depth": 16}

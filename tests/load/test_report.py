@@ -105,3 +105,11 @@ def test_the_floor_answers_what_the_generator_asks(tmp_path: Path) -> None:
     assert phases["prefill"]["stored"] == 1000
     assert (phases["load"]["stored"], phases["load"]["hits"]) == (1000, 15_000)
     assert phases["load"]["errors"] == 0
+
+
+def test_mg_is_compared_with_our_own_get_of_the_same_round() -> None:
+    figures = results(memcached=[10.0], memcachepy=[9.9], floor=[5.0])
+    figures["scenarios"][0]["rounds"][0][scenarios.OWN_GETS] = part(9.0)
+    table = report.render(figures)
+    assert "get, against our own get: **1.10** (1.10 to 1.10) ≤ 1.10 ✓." in table
+    assert "against our own get" not in report.render(results(memcached=[1.0], memcachepy=[1.0]))
