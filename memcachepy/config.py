@@ -20,6 +20,7 @@ from memcachepy.kinds import (
     Address,
     Addresses,
     Choice,
+    ChunkSizes,
     Decimal,
     Kind,
     Letter,
@@ -232,6 +233,9 @@ class NodeConfig:
         Whole(0, 2), 1, "move pages to the sizes that are asked for: 0 is off"
     )
     track_sizes: bool = _extended(Switch(), False, "make stats sizes count the sizes of items")
+    slab_sizes: str | None = _extended(
+        ChunkSizes(32, 60), None, "sizes of the slab classes' chunks, as in 100-200-300", shown=""
+    )
     watcher_logbuf_size: int = _extended(
         Whole(1, 1 << 20, " of kilobytes"), 256, "kilobytes of log that wait for one watcher"
     )

@@ -65,7 +65,6 @@ TAKEN = frozenset(
         "resp_obj_mem_limit",
         "relaxed_privileges",
         "no_relaxed_privileges",
-        "slab_sizes",
         "sock_cookie_id",
     }
 )

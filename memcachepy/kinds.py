@@ -5,6 +5,7 @@ A kind reads text, as from a flag or the environment, and the values of a TOML f
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 
@@ -231,6 +232,32 @@ def _read_address(text: str) -> Address:
         raise ValueError
     port = Whole(1, 65535).read(match[2]) if match[2] else None
     return Address(match[1], port, protocol)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSizes:
+    """Bytes that grow, with hyphens between."""
+
+    least: int
+    count_max: int
+    metavar: str = "<sizes>"
+
+    @property
+    def range(self) -> str:
+        return (
+            f"must be at most {self.count_max} growing sizes of {self.least} bytes or more, "
+            "as in 100-200-300"
+        )
+
+    def read(self, raw: object) -> str:
+        if not isinstance(raw, str) or not re.fullmatch(r"[0-9]{1,9}(-[0-9]{1,9})*", raw):
+            raise ValueError
+        sizes = [int(size) for size in raw.split("-")]
+        if len(sizes) > self.count_max or sizes[0] < self.least or len(raw) > 500:
+            raise ValueError
+        if any(after <= before for before, after in pairwise(sizes)):
+            raise ValueError
+        return raw
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,6 +199,7 @@ def segment_settings(config: NodeConfig, listeners: Sequence[Listener]) -> dict[
         "slab_chunk_max_bytes": config.slab_chunk_max * KILOBYTE,
         "napi_id_count": config.napi_ids or 0,
         "read_buf_limit_bytes": config.read_buf_mem_limit * MEGABYTE,
+        "slab_sizes": config.slab_sizes or "",
         "hash_algorithm": config.hash_algorithm,
         "tcp_port": ports[0] if ports else 0,
         "unix_socket": config.unix_socket or "",

@@ -48,6 +48,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "lru_crawler": ("no", False),
     "slab_reassign": ("no", False),
     "slab_automove": ("2", 2),
+    "slab_sizes": ("64-128-1000", "64-128-1000"),
     "track_sizes": ("yes", True),
     "watcher_logbuf_size": ("512", 512),
     "worker_logbuf_size": ("128", 128),

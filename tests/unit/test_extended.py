@@ -61,6 +61,11 @@ def test_unknown_name_is_refused_by_name(text: str) -> None:
     assert error.name == text.partition("=")[0]
 
 
+@pytest.mark.parametrize("sizes", ["31", "64-64", "128-64", "64--128", "x", "-64"])
+def test_slab_sizes_grow(sizes: str) -> None:
+    assert "must be at most 60 growing sizes" in str(refusal(f"slab_sizes={sizes}"))
+
+
 def test_missing_and_wrong_values_name_the_option() -> None:
     assert str(refusal("idle_timeout")).startswith("idle_timeout is '' (-o idle_timeout): must")
     assert str(refusal("hashpower=5")).startswith("hashpower is '5' (-o hashpower): must")

@@ -68,7 +68,7 @@ SHOWN = {
 SHOWN_ELSEWHERE = frozenset(
     "udp_port listen eviction_policy enable_largepages user control_socket control_group "
     "kill_stuck_attached daemon pidfile enable_coredumps lock_memory disable_watch "
-    "slab_automove_freeratio drop_privileges".split()
+    "slab_automove_freeratio slab_sizes drop_privileges".split()
 )
 
 
@@ -115,6 +115,23 @@ def test_more_slab_classes_than_there_can_be_are_refused() -> None:
         stats_settings(config("slab_growth_factor=1.01"))
 
 
+def test_slab_sizes_are_the_slab_classes() -> None:
+    segment = _core.Segment(segment_settings(config("-o slab_sizes=64-128-1000"), []))
+    connection = _core.Connection(segment)
+    try:
+        for key, size in ((b"a", 1), (b"b", 90), (b"c", 500), (b"d", 2000)):
+            request = b"set %b 0 0 %d\r\n%b\r\n" % (key, size, bytes(size))
+            assert connection.feed(request) == b"STORED\r\n"
+        lines = connection.feed(b"stats slabs\r\n").decode().split("\r\n")
+    finally:
+        connection.close()
+        segment.close()
+    sizes = [line.split()[2] for line in lines if ":chunk_size " in line]
+    assert sizes[:3] == ["64", "128", "1000"]
+    assert int(sizes[3]) > 8000
+    assert len(sizes) == 4
+
+
 # ---- README --------------------------------------------------------------------------------------
 
 
@@ -125,7 +142,7 @@ def rows_under(head: str) -> list[list[str]]:
     for line in lines:
         if not line.startswith("|"):
             break
-        rows.append([cell.strip() for cell in line.strip("|").split(" | ")])
+        rows.append([cell.strip() for cell in re.split(r"\s*\|\s*", line.strip("|"))])
     assert rows, head
     return rows
 

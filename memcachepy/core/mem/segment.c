@@ -152,9 +152,12 @@ plan_make(const struct segment_settings *settings, size_t shard_bytes, struct pl
                  (unsigned long long)limit >> 20, (unsigned long long)(reach - reach / 32) >> 20);
         return SEGMENT_BAD_SETTING;
     }
-    uint32_t count = slabclass_make(superblock->chunk_bytes, superblock->page_bytes,
-                                    1u << superblock->unit_shift, settings->item_size_min_bytes,
-                                    settings->growth_factor);
+    uint32_t unit = 1u << superblock->unit_shift;
+    uint32_t count = settings->slab_sizes[0] != '\0'
+                         ? slabclass_from_list(superblock->chunk_bytes, superblock->page_bytes,
+                                               unit, settings->slab_sizes)
+                         : slabclass_make(superblock->chunk_bytes, superblock->page_bytes, unit,
+                                          settings->item_size_min_bytes, settings->growth_factor);
     if (count == 0) {
         snprintf(
             sentence, SEGMENT_SENTENCE_MAX,

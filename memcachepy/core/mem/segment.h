@@ -98,7 +98,8 @@ struct segment_settings {
     uint32_t hashpower_init, tail_repair_time_s, slab_chunk_max_bytes, napi_id_count;
     uint64_t read_buf_limit_bytes;
     char hash_algorithm[16];
-    int32_t tcp_port; /* 0: none */
+    char slab_sizes[SETTING_TEXT_MAX]; /* sizes of chunks, `100-200-300`; "": by growth_factor */
+    int32_t tcp_port;                  /* 0: none */
     uint32_t unix_mask;
     int32_t supervisor_pid;
     char unix_socket[SETTING_TEXT_MAX]; /* "" : none */

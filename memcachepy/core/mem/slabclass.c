@@ -1,5 +1,7 @@
 #include "mem/slabclass.h"
 
+#include <stdlib.h>
+
 /* Of an item without client flags; store/item.h asserts its side. */
 #define ITEM_HEADER_BYTES_MIN 28
 
@@ -48,5 +50,32 @@ slabclass_make(uint32_t chunk_bytes[SLAB_CLASS_COUNT_MAX], uint32_t page_bytes, 
         chunk_bytes[count] = last = bytes < largest ? bytes : largest;
         wanted = last * factor;
     }
+    return count;
+}
+
+uint32_t
+slabclass_from_list(uint32_t chunk_bytes[SLAB_CLASS_COUNT_MAX], uint32_t page_bytes, uint32_t unit,
+                    const char *sizes)
+{
+    uint32_t count = 0;
+    uint32_t last = ITEM_HEADER_BYTES_MIN;
+    uint32_t largest = largest_chunk(page_bytes, unit, 2);
+    while (*sizes != '\0') {
+        char *end;
+        unsigned long wanted = strtoul(sizes, &end, 10);
+        if (end == sizes) {
+            break;
+        }
+        sizes = *end == '-' ? end + 1 : end;
+        uint32_t bytes = wanted < largest ? (uint32_t)round_up(wanted, unit) : largest;
+        if (bytes <= last || bytes >= largest) {
+            continue;
+        }
+        if (++count >= SLAB_CLASS_COUNT_MAX - 1) {
+            return 0;
+        }
+        chunk_bytes[count] = last = bytes;
+    }
+    chunk_bytes[++count] = largest;
     return count;
 }

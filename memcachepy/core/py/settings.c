@@ -82,6 +82,7 @@ static const struct setting settings_table[] = {
     SETTING(napi_id_count, SETTING_U32, 0, 2147483647),
     SETTING(read_buf_limit_bytes, SETTING_U64, 0, MIB *MIB),
     SETTING(hash_algorithm, SETTING_TEXT, 0, 0),
+    SETTING(slab_sizes, SETTING_TEXT, 0, 0),
     SETTING(tcp_port, SETTING_I32, 0, 65535),
     SETTING(unix_mask, SETTING_U32, 0, 0777),
     SETTING(supervisor_pid, SETTING_I32, 0, 2147483647),
