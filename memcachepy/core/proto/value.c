@@ -34,7 +34,7 @@ count_cas(struct counters *counters, enum put_result result)
 }
 
 /* Counts and answers a command that got as far as the store. */
-static void
+static ALWAYS_INLINE void
 answer_result(struct protocol *protocol, const struct value_command *command,
               enum put_result result)
 {
@@ -109,7 +109,7 @@ is_end(const struct value_words *words, const uint8_t *at)
     return words->end_len == 0 || (at[0] == '\r' && at[1] == '\n');
 }
 
-static void
+static ALWAYS_INLINE void
 put_whole(struct protocol *protocol, struct value_command *command, const uint8_t *value)
 {
     if (!is_end(command->words, value + command->put.value_len)) {
