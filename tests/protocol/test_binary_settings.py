@@ -142,7 +142,7 @@ def _stats(client: Line, part: bytes = b"") -> dict[str, str]:
     return {one.key.decode(): one.value.decode() for one in found}
 
 
-@pytest.mark.parametrize("part", ["", "settings", "memcachepy", "items", "slabs"])
+@pytest.mark.parametrize("part", ["", "settings", "memcachepy", "items", "slabs", "conns"])
 def test_stat_has_what_text_has(part: str) -> None:
     with line() as client:
         client.ask(store("set", b"k", b"v" * 100), store("set", b"l", b"v" * 50_000))
