@@ -119,6 +119,7 @@ def dump(options: DumpOptions, progress: Callable[[int, int], None]) -> DumpResu
             writer.end_class()
         writer.end()
         _finish(file, part, options.path)
+        progress(_handled(writer.totals), _handled(writer.totals))
     return DumpResult(
         writer.totals,
         options.path.stat().st_size,
@@ -289,9 +290,13 @@ class Fetcher:
         self._connection.send(request)
         won: list[bytes] = []
         for key, name in asked:
-            words = self._connection.line().split(b" ")
+            line = self._connection.line()
+            words = line.split(b" ")
             if words[0] == b"VA":
-                self._take(key, words, writer)
+                try:
+                    self._take(key, words, writer)
+                except (ValueError, KeyError):
+                    raise self._nonsense("mg", line) from None
                 if b"W" in words[2:]:
                     won.append(name + b" C" + _flag(words, b"c"))
             elif words[0] == b"EN":
@@ -324,16 +329,19 @@ class Fetcher:
         self._connection.send(b"get " + b" ".join(asked) + b"\r\n")
         found = 0
         while (line := self._connection.line()) != b"END":
-            words = line.split(b" ")
-            if words[0] != b"VALUE" or words[1] not in expiries:
-                raise NodeUnreachable(
-                    f"{self._connection.address} answers get with: {text_of(line)}"
-                )
+            try:
+                word, key, client_flags, value_len = line.split(b" ")
+                if word != b"VALUE":
+                    raise ValueError
+                writer.begin_item(key, int(client_flags), expiries[key], int(value_len))
+            except (ValueError, KeyError):
+                raise self._nonsense("get", line) from None
             found += 1
-            value_len = int(words[3])
-            writer.begin_item(words[1], int(words[2]), expiries[words[1]], value_len)
-            self._copy_value(value_len, writer)
+            self._copy_value(int(value_len), writer)
         writer.totals.vanished += len(asked) - found
+
+    def _nonsense(self, command: str, answer: bytes) -> NodeUnreachable:
+        return NodeUnreachable(f"{self._connection.address} answers {command}: {text_of(answer)}")
 
     def _copy_value(self, value_len: int, writer: DumpWriter | None) -> None:
         while value_len > 0:
@@ -352,4 +360,8 @@ def _meta_name(key: bytes) -> bytes | None:
 
 
 def _flag(words: Sequence[bytes], letter: bytes) -> bytes:
-    return next(word[1:] for word in words[2:] if word[:1] == letter)
+    """Raises KeyError if the answer has no such flag."""
+    for word in words[2:]:
+        if word[:1] == letter:
+            return word[1:]
+    raise KeyError(letter)

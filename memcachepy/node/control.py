@@ -297,9 +297,11 @@ class Control:
         )
 
     def _explain(self, peer: Peer, request: Mapping[str, object]) -> None:
+        key = request.get("key")
+        if not isinstance(key, str):
+            raise Refusal("key is missing, in base64")
         try:
-            key = base64.b64decode(str(request.get("key", "")), validate=True)
-            answer = self._segment.explain(key)
+            answer = self._segment.explain(base64.b64decode(key, validate=True))
         except ValueError as error:
             raise Refusal(str(error)) from None
         self._reply(peer, {"ok": True, **answer})

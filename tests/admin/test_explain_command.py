@@ -79,6 +79,19 @@ def test_no_node_is_said_in_a_sentence(control: Path) -> None:
     assert f"memcachepy: no node answers at {control}" in done.stderr
 
 
+@pytest.mark.parametrize("key", ["", "no base64", "a" * 360, 5, None])
+def test_the_node_refuses_what_is_no_key(server: Server, control: Path, key: object) -> None:
+    assert server.pid
+    with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rb") as lines:
+        connection.settimeout(10)
+        connection.connect(str(control))
+        connection.sendall(encode({"op": "explain", "key": key}))
+        answer = json.loads(lines.readline())
+        assert (answer["ok"], "error" in answer) == (False, True)
+        connection.sendall(encode({"op": "status"}))
+        assert json.loads(lines.readline())["ok"] is True
+
+
 def test_a_busy_shard_is_asked_again(control: Path) -> None:
     answers = [{"ok": True, "state": "busy", "shard": 0}, {"ok": True, "state": "expired"}]
     answers[1] |= {"ttl_s": 5}
