@@ -151,7 +151,7 @@ class Segment:
             "stored", or "expired" or "flushed" and not reclaimed yet: cas, item_bytes (header, key
             and value), value_len, client_flags, class_id, hits (0 to 7, as eviction counts them),
             ttl_s (-1: never expires; of an expired item how long ago it did), last_access_s (ago),
-            probation, chained, fetched. With "gone": how ("deleted", "expired", "flushed",
+            probation, chained, stale, fetched. With "gone": how ("deleted", "expired", "flushed",
             "refused" for an old value that went with a refused set, or the name of a counter of
             evictions), ago_s, fetched. Else "unknown", or "busy": ask again.
 

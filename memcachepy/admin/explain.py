@@ -109,6 +109,7 @@ def _item(answer: Mapping[str, Any]) -> str:
         f"slab class {answer['class_id']}{chained} of shard {answer['shard']}; client flags "
         f"{answer['client_flags']}; "
         + ("never expires" if ttl_s < 0 else f"expires in {duration(ttl_s)}")
+        + (", but is marked stale" if answer.get("stale") else "")
         + f"; {fetched}, last access {access} ago; {part}"
     )
 

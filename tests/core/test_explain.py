@@ -52,6 +52,15 @@ def test_a_stored_item_is_described(segment: _core.Segment, connection: _core.Co
     assert segment.explain(b"k")["ttl_s"] == -1
 
 
+def test_an_invalidated_item_is_said_to_be_stale(
+    segment: _core.Segment, connection: _core.Connection
+) -> None:
+    connection.feed(b"set k 0 0 1\r\na\r\n")
+    assert segment.explain(b"k")["stale"] is False
+    connection.feed(b"md k I\r\n")
+    assert (segment.explain(b"k")["state"], segment.explain(b"k")["stale"]) == ("stored", True)
+
+
 def test_explain_leaves_no_trace(segment: _core.Segment, connection: _core.Connection) -> None:
     connection.feed(b"set k 0 0 1\r\na\r\n")
     before = segment.counters()
@@ -145,6 +154,27 @@ def test_pages_that_go_elsewhere_are_a_reason_of_their_own(segment: _core.Segmen
     assert segment.counters()["evicted_page_move"] > before
     hows = {segment.explain(key_of(number)).get("how") for number in range(60_000)}
     assert "evicted_page_move" in hows
+
+
+def test_without_probation_evictions_are_from_the_main_part() -> None:
+    segment = _core.Segment({"memory_limit_bytes": 8 * MEGABYTE, "eviction_policy": "allkeys-lru"})
+    segment.claim_slot(_core.SLOT_WORKER_FIRST)
+    segment.replay(array("Q", range(100_000)), 100)
+    hows = [segment.explain(key_of(number)).get("how") for number in range(100_000)]
+    assert hows.count("evicted_main") == REMEMBERED
+    segment.close()
+
+
+def test_a_lower_memory_limit_is_a_reason_of_its_own() -> None:
+    segment = _core.Segment({"memory_limit_bytes": 16 * MEGABYTE})
+    segment.claim_slot(_core.SLOT_WORKER_FIRST)
+    segment.replay(array("Q", range(100_000)), 100)
+    assert _core.Connection(segment).feed(b"cache_memlimit 10\r\n") == b"OK\r\n"
+    maintain(segment)
+    assert segment.counters()["evicted_shrink"] > 0
+    hows = {segment.explain(key_of(number)).get("how") for number in range(100_000)}
+    assert "evicted_shrink" in hows
+    segment.close()
 
 
 def test_the_ghost_knows_longer_than_the_memory_of_departures(segment: _core.Segment) -> None:

@@ -17,13 +17,14 @@ dict_of(enum explain_result result, const struct explanation *of)
     case EXPLAIN_EXPIRED:
     case EXPLAIN_FLUSHED:
         return Py_BuildValue(
-            "{sssIsIsOsKsKsIsIsIsIsLsIsOsOsO}", "state", state, "shard", of->shard, "remembers_s",
+            "{sssIsIsOsKsKsIsIsIsIsLsIsOsOsOsO}", "state", state, "shard", of->shard, "remembers_s",
             of->remembers_s, "in_ghost", of->in_ghost ? Py_True : Py_False, "cas",
             (unsigned long long)of->cas, "item_bytes", (unsigned long long)of->bytes, "value_len",
             of->value_len, "client_flags", of->client_flags, "class_id", of->class_id, "hits",
             of->hits, "ttl_s", (long long)of->ttl_s, "last_access_s", of->access_s, "probation",
             of->in_probation ? Py_True : Py_False, "chained", of->is_chained ? Py_True : Py_False,
-            "fetched", of->fetched ? Py_True : Py_False);
+            "stale", of->is_stale ? Py_True : Py_False, "fetched",
+            of->fetched ? Py_True : Py_False);
     case EXPLAIN_GONE:
         return Py_BuildValue("{sssIsIsOsssIsO}", "state", state, "shard", of->shard, "remembers_s",
                              of->remembers_s, "in_ghost", of->in_ghost ? Py_True : Py_False, "how",

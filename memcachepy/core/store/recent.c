@@ -120,6 +120,7 @@ explain_item(const struct store *store, const struct table_place *place,
     explanation->access_s = state_idle_s(store, state);
     explanation->in_probation = state & STATE_PROBATION;
     explanation->is_chained = item->bits & ITEM_CHAINED;
+    explanation->is_stale = item->bits & ITEM_STALE;
     explanation->fetched = state & STATE_FETCHED;
     bool expired = word_is_expired(store, expire_word);
     if (expired) {

@@ -60,6 +60,7 @@ struct explanation {
     uint32_t access_s; /* since the last access */
     bool in_probation;
     bool is_chained;
+    bool is_stale; /* invalidated, and not renewed yet */
     /* GONE */
     enum departure departure;
     uint32_t ago_s;
