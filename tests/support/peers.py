@@ -16,6 +16,7 @@ _SWITCHES: dict[str, tuple[str, object]] = {
     "-A": ("shutdown_enabled", True),
     "-C": ("cas_enabled", False),
     "-F": ("flush_enabled", False),
+    "-X": ("dump_enabled", False),
     "-M": ("eviction_policy", "noeviction"),
 }
 KEY_BYTES_MAX = 250

@@ -9,6 +9,7 @@
 #include "mem/logring.h"
 #include "mem/page.h"
 #include "mem/populate.h"
+#include "mem/prefix_table.h"
 #include "mem/ref.h"
 #include "mem/slabclass.h"
 
@@ -113,6 +114,7 @@ lay_out(struct superblock *superblock, const struct segment_settings *settings, 
     superblock->words_at = place(&at, superblock->shard_count * sizeof(uint64_t), 4096);
     superblock->tables_at =
         place(&at, (uint64_t)superblock->shard_count * superblock->table_pages_max * 4, 4096);
+    superblock->prefixes_at = place(&at, prefix_table_bytes(), 4096);
     superblock->conns_at = place(&at, conn_table_bytes(settings), 4096);
     superblock->pages_at = place(&at, (uint64_t)page_count * sizeof(struct page), 4096);
     superblock->data_at = place(&at, (uint64_t)page_count << superblock->page_shift, EXTENT_BYTES);

@@ -6,6 +6,7 @@
  *   shards_at    shards            lock, undo journal, table directory, class lists (store/shard.h)
  *   words_at     table words       of each shard: what readers need of its table's shape
  *   tables_at    table directories page numbers of the shards' hash tables
+ *   prefixes_at  prefixes          what `stats detail` counts (mem/prefix_table.h)
  *   conns_at     connections       what `stats conns` tells of them (mem/conn_table.h)
  *   pages_at     page directory    owner and free list of each page
  *   data_at      pages             2 MiB aligned; populated in extents as the cache fills
@@ -165,7 +166,8 @@ struct superblock {
     uint32_t layout_version;
     uint32_t fingerprint; /* of struct sizes and the libc's mutex: another build must not attach */
     uint64_t reserve_bytes;
-    uint64_t slots_at, logs_at, shards_at, words_at, tables_at, conns_at, pages_at, data_at;
+    uint64_t slots_at, logs_at, shards_at, words_at, tables_at, prefixes_at, conns_at, pages_at,
+        data_at;
     uint32_t page_bytes, page_shift, unit_shift;
     uint32_t log_ring_bytes;
     uint32_t shard_count, table_pages_max;
@@ -188,6 +190,9 @@ struct superblock {
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t log_gid; /* [atomic] of the last log entry */
     alignas(CACHE_LINE_BYTES) struct page_pool pool;
     alignas(CACHE_LINE_BYTES) struct segment_settings settings;
+    /* See mem/prefix_table.h. [atomic] */
+    _Atomic uint64_t prefix_generation, prefix_units_taken;
+    _Atomic uint32_t prefix_count, prefix_units_present, prefix_index_present;
     /* What `stats reset` subtracts. [atomic] */
     _Atomic uint64_t counter_baseline[COUNTER_COUNT];
     _Atomic uint64_t sum_baseline[16];

@@ -6,6 +6,7 @@
  * exptime are read again: a batch that has to pause simply goes on at that header. */
 #include "base/check.h"
 #include "proto/answer.h"
+#include "proto/detail.h"
 #include "proto/binary.h"
 
 /* The client flags are the only extras of a reply. */
@@ -173,6 +174,9 @@ binary_gets(struct protocol *protocol, struct conn *conn, struct input *input)
         protocol->requests++;
         if (answer != ANSWER_BUSY) {
             tally_entry(&tally, entry->get_id, answer == ANSWER_HIT);
+            if (detail_is_on(protocol)) {
+                detail_count_get(protocol, &entry->key, answer == ANSWER_HIT);
+            }
         }
     }
     tally_count(&tally, protocol->counters);

@@ -3,6 +3,7 @@
  * A cas in the request is a condition, of whatever it asks for; without cas (-C) nothing has one,
  * and storing does not ask. */
 #include "proto/binary.h"
+#include "proto/detail.h"
 #include "proto/watch_log.h"
 
 /* The cas that an item must have for what is not a store. */
@@ -134,6 +135,7 @@ packet_delete(struct protocol *protocol, struct conn *conn, const struct packet 
     struct removal removal = {.if_cas = condition_of(packet)};
     key_init(protocol->store, &removal.key, packet->key, packet->key_len);
     watch_lookup(protocol, &removal.key);
+    detail_delete(protocol, &removal.key);
     switch (store_remove(protocol->store, &removal)) {
     case REMOVE_DONE:
         COUNT(protocol->counters, delete_hits);

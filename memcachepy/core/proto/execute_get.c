@@ -11,6 +11,7 @@
  * stopped between two keys because its replies have to be sent first, or because a large value
  * could not be pinned yet. */
 #include "proto/answer.h"
+#include "proto/detail.h"
 
 enum gathered {
     GATHERED_LINE,     /* Up to and with the line's end. */
@@ -234,6 +235,9 @@ batch_run(struct protocol *protocol, struct conn *conn, struct input *input)
             continue;
         }
         tally_key(&tally, answer == ANSWER_HIT);
+        if (detail_is_on(protocol)) {
+            detail_count_get(protocol, &entry->key, answer == ANSWER_HIT);
+        }
         if (entry->ends) {
             protocol->requests++;
             OUTPUT_TEXT(&protocol->output, "END\r\n");

@@ -1,4 +1,5 @@
 /* delete, incr, decr and touch: one key, one lock, one line. */
+#include "proto/detail.h"
 #include "proto/watch_log.h"
 
 /* Initialises the key from the second token; a key that is too long is answered. */
@@ -23,6 +24,7 @@ execute_delete(struct protocol *protocol, struct conn *conn, const struct reques
         return;
     }
     watch_lookup(protocol, &key);
+    detail_delete(protocol, &key);
     switch (store_delete(protocol->store, &key)) {
     case DELETE_DONE:
         COUNT(protocol->counters, delete_hits);

@@ -2,6 +2,7 @@
  * overlap. What only looks takes no lock; what may change the item, or makes one, goes through
  * store_fetch(). */
 #include "proto/answer.h"
+#include "proto/detail.h"
 #include "proto/meta.h"
 
 /* Keys in base64 that a batch has room for; a line with one more begins the next batch. */
@@ -478,6 +479,9 @@ run(struct protocol *protocol, struct input *input, const struct meta_batch *bat
             continue;
         }
         tally_get(tally, &get->meta, answer == ANSWER_HIT);
+        if (detail_is_on(protocol)) {
+            detail_count_get(protocol, &get->meta.key, answer == ANSWER_HIT);
+        }
         if (answer == ANSWER_MISS && !meta_has(&get->meta, 'q')) {
             meta_reply_code(protocol, &get->meta, "EN");
         }

@@ -1,6 +1,7 @@
 /* md, ma, me and mn: one key, one lock, one line. */
 #include "proto/encode.h"
 #include "proto/meta.h"
+#include "proto/detail.h"
 #include "proto/watch_log.h"
 
 #include <inttypes.h>
@@ -39,6 +40,7 @@ execute_meta_delete(struct protocol *protocol, struct conn *conn, const struct r
         .cas_given = meta_cas_option(&meta, 'E', meta.cas_given),
     };
     watch_lookup(protocol, &meta.key);
+    detail_delete(protocol, &meta.key);
     switch (store_remove(protocol->store, &removal)) {
     case REMOVE_DONE:
         if (!removal.invalidates) {

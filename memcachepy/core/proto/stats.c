@@ -460,7 +460,7 @@ stats_answer(struct protocol *protocol, struct slice part, struct stat_sink *sin
     } else if (slice_is(part, "memcachepy")) {
         stats_own(sink, protocol->store);
     } else {
-        return false;
+        return stats_detail_packet(sink, protocol->store, part);
     }
     return true;
 }
@@ -478,6 +478,10 @@ execute_stats(struct protocol *protocol, struct conn *conn, const struct request
     }
     if (slice_is(part, "cachedump")) {
         stats_cachedump(protocol, line);
+        return;
+    }
+    if (slice_is(part, "detail")) {
+        stats_detail(protocol, line);
         return;
     }
     stat_sink_text(&sink, &protocol->output);

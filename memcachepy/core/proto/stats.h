@@ -32,6 +32,18 @@ void stats_sizes(struct stat_sink *sink, struct store *store);
 /* Answers `stats cachedump <class> <limit>`, which has lines of its own. */
 void stats_cachedump(struct protocol *protocol, const struct line *line);
 
+/* Answers `stats detail on|off|dump`; stats_detail.c. */
+void stats_detail(struct protocol *protocol, const struct line *line);
+
+/* Its parts: false if the word is neither `on` nor `off`; false if there is no memory for the
+ * lines, of which none is added then. */
+bool stats_detail_switch(struct store *store, struct slice word);
+bool stats_detail_dump(struct output *output, struct store *store) MUST_CHECK;
+
+/* The binary protocol's form, `detail on` in one word; a dump is one statistic. False: it is none
+ * of them. */
+bool stats_detail_packet(struct stat_sink *sink, struct store *store, struct slice part);
+
 /* What only memcachepy has. */
 void stats_own(struct stat_sink *sink, struct store *store);
 

@@ -11,6 +11,7 @@
 #include "proto/value.h"
 
 #include "base/check.h"
+#include "proto/detail.h"
 #include "proto/watch_log.h"
 
 #include <stdlib.h>
@@ -301,6 +302,9 @@ value_begin(struct protocol *protocol, struct conn *conn, struct input *input,
 {
     struct put *put = &command->put;
     uint64_t len = (uint64_t)put->value_len + command->words->end_len;
+    if (detail_is_on(protocol)) {
+        detail_count_set(protocol, &put->key);
+    }
     if (!store_fits(protocol->store, put->key.len, put->client_flags, put->value_len)) {
         refuse_too_large(protocol, command);
         swallow(conn, len);

@@ -149,7 +149,9 @@ store_remove(struct store *store, const struct removal *removal)
             uint32_t class_id = slab_class_of(store, (uint32_t)form_bytes(&form));
             switch (room_make(store, shard, class_id)) {
             case ROOM_READY:
-                CLASS_COUNT(store, class_of_ref(store, place.ref), delete_hits);
+                if (!removal->invalidates) {
+                    CLASS_COUNT(store, class_of_ref(store, place.ref), delete_hits);
+                }
                 write_small(store, shard, &place, &form, class_id, PUBLISH_STORED);
                 break;
             case ROOM_CHANGED:
@@ -161,7 +163,6 @@ store_remove(struct store *store, const struct removal *removal)
                 return REMOVE_BUSY;
             }
         } else if (removal->invalidates) {
-            CLASS_COUNT(store, class_of_ref(store, place.ref), delete_hits);
             invalidate(store, shard, &place, removal);
         } else {
             CLASS_COUNT(store, class_of_ref(store, place.ref), delete_hits);

@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "mem/prefix_table.h"
 #include "store/class_stats.h"
 #include "store/hashtable.h"
 #include "store/policy.h"
@@ -350,4 +351,5 @@ store_stats_reset(struct store *store)
     RESET_SUM_LIST(X)
 #undef X
     store_class_stats_reset(store);
+    prefix_table_reset(store->segment);
 }
