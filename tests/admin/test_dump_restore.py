@@ -150,6 +150,46 @@ def test_many_items_in_batches_and_blocks(
         assert_stored(target, item)
 
 
+def test_a_dump_of_a_busy_server_has_only_what_was_stored(
+    server: Server, path: Path, seed: int
+) -> None:
+    """Clients store, replace and delete meanwhile; a value names its key as often as it is long."""
+    stop = threading.Event()
+
+    def churn(number: int) -> None:
+        rng = random.Random(seed + number)
+        with server.client() as client:
+            while not stop.is_set():
+                key = b"key%d" % rng.randrange(3000)
+                value = key * rng.randrange(0, 200)
+                if rng.random() < 0.3:
+                    client.send(b"delete %s\r\n" % key)
+                else:
+                    client.send(b"set %s 0 0 %d\r\n%s\r\n" % (key, len(value), value))
+                assert client.line() in (b"STORED", b"DELETED", b"NOT_FOUND")
+
+    store(server, [Item(b"key%d" % n, b"key%d" % n) for n in range(0, 3000, 2)])
+    store(server, [Item(b"still%d" % n, b"still%d" % n) for n in range(500)])
+    threads = [threading.Thread(target=churn, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(3):
+            dump_of(server, path, overwrite=True)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    seen = set()
+    with DumpReader(path) as reader:
+        for block in reader.blocks():
+            for record in block.records() if block.kind == ITEMS else ():
+                seen.add(record.key)
+                times, rest = divmod(record.value_len, len(record.key))
+                assert (bytes(record.value), rest) == (record.key * times, 0)
+    assert {b"still%d" % n for n in range(500)} <= seen, "what nobody touched is there"
+
+
 def test_a_dump_over_a_unix_socket(serve: ServerMaker, path: Path, tmp_path: Path) -> None:
     socket = tmp_path / "s"
     server = serve("ours", "-s", str(socket))
@@ -347,6 +387,28 @@ def _has_class(part: Path) -> bool:
     with suppress(MemcachepyError), DumpReader(part) as reader:
         return any(block.kind == CLASS_END for block in reader.blocks())
     return False
+
+
+def test_a_dump_goes_on_after_the_workers_were_killed(serve: ServerMaker, path: Path) -> None:
+    server = serve("ours")
+    items = many_classes()
+    store(server, items)
+    command = [sys.executable, "-P", "-m", "memcachepy", "dump", str(path)]
+    command += ["--server", address_of(server), "--rate", "0.05"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: _has_class(part_path(path)), "the first class", 20)
+        for pid in server.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == os.EX_UNAVAILABLE
+    assert address_of(server) in errors
+    result = dump_of(server, path, resume=True)
+    assert result.resumed_classes >= 1
+    assert sorted(keys_of(path)) == sorted(item.key for item in items)
 
 
 def test_an_interrupted_restore_goes_on_with_its_block(server: Server, path: Path) -> None:
