@@ -142,7 +142,7 @@ def _stats(client: Line, part: bytes = b"") -> dict[str, str]:
     return {one.key.decode(): one.value.decode() for one in found}
 
 
-@pytest.mark.parametrize("part", ["", "settings", "memcachepy", "items", "slabs", "conns"])
+@pytest.mark.parametrize("part", ["", "settings", "memcachepy", "items", "slabs", "sizes", "conns"])
 def test_stat_has_what_text_has(part: str) -> None:
     with line() as client:
         client.ask(store("set", b"k", b"v" * 100), store("set", b"l", b"v" * 50_000))
@@ -167,6 +167,45 @@ def test_stat_of_what_there_is_not() -> None:
         for part in (b"nonsense", b"settingsx", b"setting", b"reset now", b"\xff" * 250):
             assert client.ask(request("stat", part)) == [error("stat", NOT_FOUND)]
         assert client.ask(NOOP) == [Reply("noop", opaque=7)]
+
+
+@pytest.mark.parametrize("start", [node, memcached])
+def test_stat_detail_counts_by_prefix(start: Any) -> None:
+    with start() as server, RawClient(server.address) as client:
+        client.send(request("stat", b"detail on", opaque=5))
+        assert _listed(client) == []
+        client.buffer.clear()
+        value = (store("setq", b"a:1", b"v"), arith("incrq", b"a:n", 1, initial=1, exptime=0))
+        reads = (request("getq", b"a:1"), request("getkq", b"b:1"), touch("gatq", b"b:2", 0))
+        touches = (touch("touch", b"a:1", 0), touch("touch", b"a:2", 0))
+        deletes = (request("deleteq", b"a:1"), request("delete", b"a:3"), store("set", b"x", b""))
+        client.send(b"".join((*value, *reads, *touches, *deletes, NOOP)))
+        while not client.buffer.endswith(request("noop", opaque=7, magic=0x81)):
+            assert client.more()
+        client.buffer.clear()
+        client.send(request("stat", b"detail dump"))
+        (dump,) = _listed(client)
+        client.buffer.clear()
+        assert dump.key == b"detailed"
+        assert sorted(dump.value.splitlines()) == [
+            b"END",
+            b"PREFIX a get 3 hit 2 set 1 del 2",
+            b"PREFIX b get 2 hit 0 set 0 del 0",
+        ]
+        client.send(request("stat", b"detail off"))
+        assert _listed(client) == []
+        client.buffer.clear()
+        # memcached reads on behind the key, and may find there what was asked before.
+        for word in (b"detail nonsense", *((b"detail", b"detail on now") if start is node else ())):
+            client.send(request("stat", word))
+            assert replies(client.take(24 + 9))[0] == [error("stat", NOT_FOUND)]
+
+
+def test_stat_conns_knows_who_asks() -> None:
+    with node(workers=2) as server, RawClient(server.address) as client:
+        client.send(request("stat", b"conns"))
+        states = [one.value for one in _listed(client) if one.key.endswith(b":state")]
+        assert sorted(states) == [b"conn_listening", b"conn_parse_cmd"]
 
 
 def test_stat_reset_resets() -> None:

@@ -240,12 +240,12 @@ enum step
 packet_stat(struct protocol *protocol, struct conn *conn, const struct packet *packet,
             struct input *input)
 {
-    (void)conn;
     (void)input;
     struct slice part = {packet->key, packet->key_len};
     struct stat_sink sink;
     stat_sink_init(&sink, &protocol->output, add_stat, add_stats_end);
     sink.opaque = packet->id.opaque;
+    sink.asking = conn->number;
     if (slice_is(part, "reset")) {
         store_stats_reset(protocol->store);
     } else if (!stats_answer(protocol, part, &sink)) {

@@ -186,6 +186,16 @@ binary_gets(struct protocol *protocol, struct conn *conn, struct input *input)
 /* ---- touch ---------------------------------------------------------------------------------- */
 
 static void
+count_touch(struct protocol *protocol, const struct key *key, bool hit)
+{
+    COUNT(protocol->counters, cmd_touch);
+    counter_add(protocol->counters, hit ? COUNTER_touch_hits : COUNTER_touch_misses, 1);
+    if (detail_is_on(protocol)) {
+        detail_count_get(protocol, key, hit);
+    }
+}
+
+static void
 reply_touched(struct protocol *protocol, struct packet_id id, const struct view *view)
 {
     uint8_t flags[FLAGS_BYTES];
@@ -219,8 +229,7 @@ packet_touch(struct protocol *protocol, struct conn *conn, const struct packet *
     case FETCH_MISS:
     case FETCH_EXPIRED:
     case FETCH_FLUSHED:
-        COUNT(protocol->counters, cmd_touch);
-        COUNT(protocol->counters, touch_misses);
+        count_touch(protocol, &fetch.key, false);
         add_error(protocol, packet->id, STATUS_NOT_FOUND);
         return STEP_NEXT;
     case FETCH_WAIT:
@@ -228,7 +237,6 @@ packet_touch(struct protocol *protocol, struct conn *conn, const struct packet *
         add_error(protocol, packet->id, STATUS_BUSY);
         return STEP_NEXT;
     }
-    COUNT(protocol->counters, cmd_touch);
-    COUNT(protocol->counters, touch_hits);
+    count_touch(protocol, &fetch.key, true);
     return STEP_NEXT;
 }
