@@ -77,7 +77,7 @@ fetch_key(struct worker *worker, struct store *store, const struct key *key, uin
     struct fetch fetch = {.key = *key,
                           .wants_value = draw(worker, 2),
                           .bump = VIEW_GET,
-                          .touches = draw(worker, 4) == 0,
+                          .touches = draw(worker, 8) == 0,
                           .expire = store_expiry(store, 50),
                           .wins = true,
                           .vivifies = draw(worker, 4) == 0};
@@ -118,7 +118,7 @@ run(void *argument)
         struct key key;
         int len = sprintf(text, "key%d", (int)draw(worker, KEY_COUNT));
         key_init(store, &key, text, (uint32_t)len);
-        switch (draw(worker, 11)) {
+        switch (draw(worker, 12)) {
         case 0:
             (void)!store_delete(store, &key);
             break;
@@ -126,7 +126,9 @@ run(void *argument)
             (void)!store_touch(store, &key, store_expiry(store, (int64_t)draw(worker, 100)));
             break;
         case 2:
-        case 3: {
+        case 3:
+        case 6:
+        case 7: {
             struct put put = {.key = key,
                               .mode = draw(worker, 4) == 0 ? PUT_ADD : PUT_SET,
                               .expire = store_expiry(store, (int64_t)draw(worker, 3) * 4),
@@ -140,9 +142,9 @@ run(void *argument)
         }
         case 4: {
             struct removal removal = {.key = key,
-                                      .invalidates = draw(worker, 3) > 0,
-                                      .empties = draw(worker, 3) == 0,
-                                      .sets_expire = draw(worker, 2),
+                                      .invalidates = draw(worker, 8) > 0,
+                                      .empties = draw(worker, 8) == 0,
+                                      .sets_expire = draw(worker, 8) == 0,
                                       .expire = store_expiry(store, 50)};
             (void)!store_remove(store, &removal);
             break;

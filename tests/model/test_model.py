@@ -51,6 +51,9 @@ class Item:
     expires_at_s: int | None
     """On the model's clock; None for never."""
     cas: int
+    stale: bool = False
+    sent: bool = False
+    """Somebody was told to store it anew."""
 
 
 class Model(RuleBasedStateMachine):
@@ -178,7 +181,7 @@ class Model(RuleBasedStateMachine):
         assert reply == (b"NOT_STORED\r\n" if old is None else b"STORED\r\n")
         if old is not None:
             joined = old.value + value if appends else value + old.value
-            self.store(key, replace(old, value=joined, cas=self.next_cas()))
+            self.store(key, Item(joined, old.flags, old.expires_at_s, self.next_cas()))
 
     @rule(
         index=connection, key=KEYS, flags=FLAGS, ttl_s=TTLS_S, value=VALUES, current=st.booleans()
@@ -216,8 +219,14 @@ class Model(RuleBasedStateMachine):
             return
         result = (number + delta) % 2**64 if up else max(0, number - delta)
         assert reply == b"%d\r\n" % result
-        value = (b"%d" % result).ljust(len(old.value))
-        self.store(key, replace(old, value=value, cas=self.next_cas()))
+        self.store_number(key, old, result)
+
+    def store_number(self, key: bytes, old: Item, number: int) -> None:
+        """Padded to the old length; a longer one is another item, which nothing marks."""
+        value = (b"%d" % number).ljust(len(old.value))
+        stays = len(value) == len(old.value)
+        marks = {} if stays else {"stale": False, "sent": False}
+        self.store(key, replace(old, value=value, cas=self.next_cas(), **marks))
 
     @rule(index=connection, key=KEYS, ttl_s=TTLS_S)
     def touch(self, index: int, key: bytes, ttl_s: int) -> None:
@@ -239,6 +248,146 @@ class Model(RuleBasedStateMachine):
     def get(self, index: int, keys: list[bytes]) -> None:
         reply = self.ask(index, b"gets %s\r\n" % b" ".join(keys))
         assert reply == b"".join(self.hit(key, self.live(key)) for key in keys) + b"END\r\n"
+
+    @rule(
+        index=connection,
+        key=KEYS,
+        ttl_s=st.one_of(st.none(), TTLS_S),
+        vivifies=st.booleans(),
+        shows=st.booleans(),
+    )
+    def meta_get(
+        self, index: int, key: bytes, ttl_s: int | None, vivifies: bool, shows: bool
+    ) -> None:
+        old = self.live(key)
+        request = b"mg %s s f c%s%s" % (key, b" v" * shows, b" N5000" * vivifies)
+        if ttl_s is not None:
+            request += b" T%d" % ttl_s
+        reply = self.ask(index, request + b"\r\n")
+        if old is None and not vivifies:
+            assert reply == b"EN\r\n"
+            return
+        created = old is None
+        item = old or Item(b"", 0, self.expiry(5000), self.next_cas())
+        won = created or (item.stale and not item.sent)
+        tail = b" Z" * item.sent + b" X" * item.stale + b" W" * won
+        head = b"s%d f%d c%d" % (len(item.value), item.flags, item.cas)
+        if shows:
+            expected = b"VA %d %s%s\r\n%s\r\n" % (len(item.value), head, tail, item.value)
+        else:
+            expected = b"HD %s%s\r\n" % (head, tail)
+        assert reply == expected
+        if ttl_s is not None:
+            item = replace(item, expires_at_s=self.expiry(ttl_s))
+        self.store(key, replace(item, sent=item.sent or won))
+
+    @rule(
+        index=connection,
+        key=KEYS,
+        flags=FLAGS,
+        ttl_s=TTLS_S,
+        value=VALUES,
+        age=st.sampled_from([None, 0, 1, -1]),
+        invalidates=st.booleans(),
+        cut=st.integers(0, 400_000),
+    )
+    def meta_set(
+        self,
+        index: int,
+        key: bytes,
+        flags: int,
+        ttl_s: int,
+        value: bytes,
+        age: int | None,
+        invalidates: bool,
+        cut: int,
+    ) -> None:
+        """By a cas that is the item's, older, newer, or none at all."""
+        old = self.live(key)
+        request = b"ms %s %d F%d T%d c s%s" % (key, len(value), flags, ttl_s, b" I" * invalidates)
+        unique = (old.cas if old else 5) - (age or 0)
+        if age is not None:
+            request += b" C%d" % unique
+        request += b"\r\n" + value + b"\r\n"
+        cut %= len(request)
+        assert self.ask(index, request[:cut]) == b""
+        reply = self.ask(index, request[cut:])
+        refused = b" c0 s%d\r\n" % len(value)
+        if age is not None and old is None:
+            assert reply == b"NF" + refused
+            return
+        older = age == 1 and invalidates and unique != 0  # 0 is the cas of none.
+        if old is not None and age is not None and age != 0 and not older:
+            assert reply == b"EX" + refused
+            return
+        item = Item(value, flags, self.expiry(ttl_s), self.next_cas())
+        if old is not None and older:
+            item = replace(item, expires_at_s=old.expires_at_s, stale=True, sent=old.sent)
+        assert reply == b"HD c%d s%d\r\n" % (item.cas, len(value))
+        self.store(key, item)
+
+    @rule(
+        index=connection,
+        key=KEYS,
+        ttl_s=st.one_of(st.none(), TTLS_S),
+        empties=st.booleans(),
+        invalidates=st.booleans(),
+        current=st.booleans(),
+    )
+    def meta_delete(
+        self,
+        index: int,
+        key: bytes,
+        ttl_s: int | None,
+        empties: bool,
+        invalidates: bool,
+        current: bool,
+    ) -> None:
+        old = self.live(key)
+        request = b"md %s%s%s" % (key, b" x" * empties, b" I" * invalidates)
+        request += b"" if ttl_s is None else b" T%d" % ttl_s
+        request += b" C%d" % (5 if old is None else old.cas if current else old.cas + 1)
+        reply = self.ask(index, request + b"\r\n")
+        if old is None or not current:
+            assert reply == (b"NF\r\n" if old is None else b"EX\r\n")
+            return
+        assert reply == b"HD\r\n"
+        item = old
+        if empties:
+            item = Item(b"", 0, self.expiry(ttl_s or 0), old.cas)
+        elif ttl_s is not None:
+            item = replace(item, expires_at_s=self.expiry(ttl_s))
+        if invalidates:
+            item = replace(item, cas=self.next_cas(), stale=True, sent=False)
+        if empties or invalidates:
+            self.store(key, item)
+        else:
+            del self.items[key]
+
+    @rule(index=connection, key=KEYS, delta=DELTAS, up=st.booleans(), creates=st.booleans())
+    def meta_count(self, index: int, key: bytes, delta: int, up: bool, creates: bool) -> None:
+        old = self.live(key)
+        request = b"ma %s D%d M%s v c%s" % (
+            key,
+            delta,
+            b"+" if up else b"-",
+            b" N5000 J77" * creates,
+        )
+        reply = self.ask(index, request + b"\r\n")
+        number = None if old is None else _number(old.value)
+        if old is None and not creates:
+            assert reply == b"NF\r\n"
+            return
+        if old is not None and number is None:
+            assert reply == b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n"
+            return
+        if old is None or number is None:
+            result = 77
+            self.store(key, Item(b"77", 0, self.expiry(5000), self.next_cas()))
+        else:
+            result = (number + delta) % 2**64 if up else max(0, number - delta)
+            self.store_number(key, old, result)
+        assert reply == b"VA %d c%d\r\n%d\r\n" % (len(b"%d" % result), self.last_cas or 0, result)
 
     @staticmethod
     def hit(key: bytes, item: Item | None) -> bytes:
