@@ -452,7 +452,10 @@ conn_resume(struct protocol *protocol, struct conn *conn)
     if (conn->status == CONN_READY || conn->status == CONN_CLOSE) {
         return conn->status;
     }
-    struct input input = {conn->input, conn->input + conn->input_len};
+    struct input input = {conn->input, conn->input};
+    if (conn->input_len > 0) { /* No arithmetic on NULL. */
+        input.end += conn->input_len;
+    }
     return execute(protocol, conn, &input);
 }
 
