@@ -4,6 +4,7 @@ from adapter import Adapter
 from asyncio_clients import Aiomcache, Emcache
 from binary_clients import Bmemcached, PylibmcBinary
 from classic_clients import Pylibmc, Pymemcache, PythonMemcached
+from meta_clients import MetaMemcache
 
 CLIENTS: dict[str, type[Adapter]] = {
     "pymemcache": Pymemcache,
@@ -13,4 +14,5 @@ CLIENTS: dict[str, type[Adapter]] = {
     "emcache": Emcache,
     "pylibmc-binary": PylibmcBinary,
     "python-binary-memcached": Bmemcached,
+    "meta-memcache": MetaMemcache,
 }
