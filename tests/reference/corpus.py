@@ -1,11 +1,15 @@
 """Requests for the comparison: malformed ones written by hand, and streams from a grammar."""
 
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 
 STORAGE = (b"set", b"add", b"replace", b"append", b"prepend", b"cas")
 LONG_KEY = b"k" * 251
 LONGEST_KEY = b"k" * 250
+
+# In the name of a case, of each request.
+NAME_LEN = 60
 
 NUMBERS_BAD = (b"x", b"-", b"", b"1x", b"0x10", b"1.5", b"1e3", b"--1", b"1-", b"\xff", b"\xb2")
 NUMBERS_EDGE = (
@@ -39,6 +43,25 @@ def malformed() -> Iterator[list[bytes]]:
     yield from _storage()
     yield from _others()
     yield from _data_blocks()
+
+
+def named(cases: Iterable[list[bytes]]) -> dict[str, list[bytes]]:
+    """The cases by what they send, shortened; the second of the same look is numbered."""
+    found: dict[str, list[bytes]] = {}
+    for requests in cases:
+        text = " | ".join(_shown(request) for request in requests)
+        name, count = text, 1
+        while name in found:
+            count += 1
+            name = f"{text} ({count})"
+        found[name] = requests
+    return found
+
+
+def _shown(request: bytes) -> str:
+    text = repr(request.removesuffix(b"\r\n"))[2:-1]
+    text = re.sub(r"(.+?)\1{9,}", lambda run: f"{run[1]}*{len(run[0]) // len(run[1])}", text)
+    return text if len(text) <= NAME_LEN else f"{text[:NAME_LEN]}…"
 
 
 def _lines() -> Iterator[list[bytes]]:

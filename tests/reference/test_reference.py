@@ -3,15 +3,24 @@
 import random
 from collections.abc import Iterator
 
+import admin_matrix
+import matrix
+import meta_matrix
 import pytest
-from corpus import malformed, stream
+from corpus import malformed, named, stream
 from differences import DIFFERENCES, Exchange, agree
 from pair import Pair
 
-MALFORMED = list(malformed())
 STREAM_REQUESTS = 60
 STREAMS = 40
 STREAMS_SLOW = 1500
+
+MALFORMED = named(malformed())
+CLASSIC = dict(matrix.classic())
+META = dict(meta_matrix.meta())
+ADMIN = dict(admin_matrix.admin())
+
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture(scope="module")
@@ -20,13 +29,41 @@ def pair() -> Iterator[Pair]:
         yield pair
 
 
-@pytest.mark.parametrize("index", range(len(MALFORMED)))
-def test_malformed_input_gets_the_same_answer(pair: Pair, index: int) -> None:
+@pytest.fixture(scope="module")
+def maintained_pair() -> Iterator[Pair]:
+    """With the threads that some commands are about."""
+    with Pair("-o", "lru_crawler,lru_maintainer") as pair:
+        yield pair
+
+
+def _compare(pair: Pair, *parts: list[bytes]) -> None:
+    """Each part over a connection of its own."""
     try:
-        pair.compare(MALFORMED[index])
+        for requests in parts:
+            pair.compare(requests)
     except AssertionError:
         pair.restart()
         raise
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_input_gets_the_same_answer(pair: Pair, name: str) -> None:
+    _compare(pair, MALFORMED[name])
+
+
+@pytest.mark.parametrize("name", CLASSIC)
+def test_every_command_in_every_shape(pair: Pair, name: str) -> None:
+    _compare(pair, [matrix.PREPARE], CLASSIC[name])
+
+
+@pytest.mark.parametrize("name", META)
+def test_meta_commands_with_every_flag(pair: Pair, name: str) -> None:
+    _compare(pair, [meta_matrix.PREPARE, *META[name]])
+
+
+@pytest.mark.parametrize("name", ADMIN)
+def test_administrative_commands(maintained_pair: Pair, name: str) -> None:
+    _compare(maintained_pair, ADMIN[name])
 
 
 def test_streams_of_requests_get_the_same_answers(rng: random.Random) -> None:
