@@ -1,13 +1,17 @@
 """Binary packets and what depends on settings: -B, -C, -F, -I, -M, statistics and counters."""
 
+import os
 import random
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import pytest
 from support.binary import (
     AUTH_ERROR,
+    BUSY,
     NO_MEMORY,
     NOT_FOUND,
     NOT_STORED,
@@ -24,6 +28,7 @@ from support.binary import (
 )
 from support.client import RawClient
 from support.server import memcached, node
+from support.waiting import wait_until
 
 _core = pytest.importorskip("memcachepy._core", reason="memcachepy is not built")
 
@@ -341,3 +346,55 @@ def test_full_memory_that_may_not_evict_is_told(value_bytes: int) -> None:
         (reply,) = client.ask(request("append", b"k1", value=value))
         assert reply.status == (NOT_STORED if value_bytes < 10_000 else NO_MEMORY)
         assert client.ask(request("getq", b"k1")) == [hit("getq", value, cas=2)]
+
+
+# ---- a stopped process ---------------------------------------------------------------------------
+
+
+def _write_for_ever(segment: Any, slot: int) -> None:
+    segment.claim_slot(slot)
+    connection = _core.Connection(segment, slot)
+    burst = store("setq", b"k", b"v" * 10_000) * 500
+    while True:
+        connection.feed(burst)
+
+
+def _stop_with_lock(segment: Any, process: psutil.Process) -> None:
+    """Stop the process until it happens to hold a shard's lock."""
+    for _ in range(10_000):
+        process.suspend()
+        wait_until(lambda: process.status() == psutil.STATUS_STOPPED, "the process to stop")
+        if any(pid == process.pid and shard >= 0 for _, pid, shard, _ in segment.lock_holders()):
+            return
+        process.resume()
+    raise AssertionError("it never held a lock")
+
+
+def test_what_a_stopped_process_keeps_locked_is_busy() -> None:
+    with line(worker_count=2) as client:
+        writer = os.fork()
+        if writer == 0:
+            try:
+                _write_for_ever(client.segment, _core.SLOT_WORKER_FIRST + 1)
+            finally:
+                os._exit(1)
+        try:
+            _stop_with_lock(client.segment, psutil.Process(writer))
+            busy = b"shard is locked by a stopped process"
+            for packet in (
+                store("set", b"k", b"w"),
+                store("setq", b"k", bytes(200_000)),
+                store("setq", b"k", bytes(2 << 20)),
+                request("appendq", b"k", value=b"w"),
+                request("deleteq", b"k"),
+                arith("incrq", b"k", 1),
+                touch("touch", b"k", 0),
+                touch("gatq", b"k", 0),
+            ):
+                (reply,) = client.ask(packet)
+                assert (reply.status, reply.value) == (BUSY, busy), reply
+            assert client.ask(NOOP) == [Reply("noop", opaque=7)]
+        finally:
+            os.kill(writer, signal.SIGKILL)
+            os.waitpid(writer, 0)
+            client.segment.recover(_core.SLOT_WORKER_FIRST + 1)
