@@ -131,7 +131,7 @@ run(void *argument)
         case 7: {
             struct put put = {.key = key,
                               .mode = draw(worker, 4) == 0 ? PUT_ADD : PUT_SET,
-                              .expire = store_expiry(store, (int64_t)draw(worker, 3) * 4),
+                              .expire = store_expiry(store, draw(worker, 3) == 0 ? 6 : 0),
                               .value = buffer,
                               .value_len =
                                   (uint32_t)(draw(worker, 20) == 0 ? draw(worker, VALUE_MAX)
