@@ -159,6 +159,10 @@ view_unlock(struct store *store, struct view *view)
 static void
 reclaim_dead(struct store *store, const struct key *key, struct view *view)
 {
+    if (UNLIKELY(store->peeks)) {
+        view_unlock(store, view);
+        return;
+    }
     if (!view->locked && !shard_try_lock(store, view->shard)) {
         return;
     }
@@ -210,9 +214,8 @@ view_once(struct store *store, const struct key *key, struct view *view, enum vi
     return true;
 }
 
-/* Locked or not, as it came to be. */
-static ALWAYS_INLINE enum view_result
-look(struct store *store, const struct key *key, struct view *view)
+enum view_result
+store_view(struct store *store, const struct key *key, struct view *view)
 {
     view->shard = shard_of_hash(store, key->hash);
     enum view_result result = VIEW_BUSY;
@@ -225,28 +228,12 @@ look(struct store *store, const struct key *key, struct view *view)
             view->locked = true;
         }
         if (LIKELY(view_once(store, key, view, &result))) {
-            return result;
+            break;
         }
         CHECK(!view->locked);
         view->tries++;
         COUNT(&store->slot->counters, read_retries);
     }
-}
-
-enum view_result
-store_peek(struct store *store, const struct key *key, struct view *view)
-{
-    enum view_result result = look(store, key, view);
-    if (result != VIEW_HIT) {
-        view_unlock(store, view);
-    }
-    return result;
-}
-
-enum view_result
-store_view(struct store *store, const struct key *key, struct view *view)
-{
-    enum view_result result = look(store, key, view);
     switch (result) {
     case VIEW_HIT:
         return result;
@@ -270,6 +257,15 @@ count_get(struct store *store, const struct view *view, uint32_t state)
     uint32_t bytes = (uint32_t)(view->value - (const uint8_t *)view->state_at) + view->value_len;
     class_counter_add(&store->slot->classes[slab_class_of(store, bytes)],
                       CLASS_hits_to_cold + !!(state & STATE_PROBATION), 1);
+}
+
+enum view_result
+store_peek(struct store *store, const struct key *key, struct view *view)
+{
+    store->peeks = true;
+    enum view_result result = store_view(store, key, view);
+    store->peeks = false;
+    return result;
 }
 
 bool
