@@ -54,6 +54,13 @@ def test_the_pool_takes_ahead_and_keeps_a_moving_limit(build: Build) -> None:
     assert run(build("pool", *ADDRESS)) == "ok\n"
 
 
+def test_log_rings_hold_whole_entries_whenever_their_writer_is_killed(build: Build) -> None:
+    seed = random.randrange(1, 2**31)
+    print("seed", seed)
+    assert run(build("logring", *ADDRESS), seed, 10) == "ok\n"
+    assert run(build("logring", "-O2"), seed, 50) == "ok\n"
+
+
 def test_hash_is_xxh64() -> None:
     seed = random.randrange(2**64)
     print("seed", seed)

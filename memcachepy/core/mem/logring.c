@@ -12,6 +12,9 @@
 #define CELLS_MIN 8u
 #define CELLS_MAX 8192u
 
+/* Who is overtaken so often finds its writer at full speed. */
+#define READ_TRIES_MAX 1024
+
 #define STAMP_CONTINUES (UINT64_C(1) << 63)
 
 struct log_cell {
@@ -251,7 +254,7 @@ logring_read(const struct segment *segment, unsigned slot_index, struct log_posi
     }
     const struct log_ring *ring = ring_at(segment, slot_index);
     uint32_t count = cells_of(segment);
-    for (;;) {
+    for (unsigned i = 0; i < READ_TRIES_MAX; i++) {
         uint64_t written = atomic_load_explicit(&ring->written, memory_order_acquire);
         if (position->cell >= written) {
             return LOG_READ_END;
@@ -267,4 +270,5 @@ logring_read(const struct segment *segment, unsigned slot_index, struct log_posi
         position->cell =
             written - position->cell > count / 2 ? written - count / 2 : position->cell + 1;
     }
+    return LOG_READ_END; /* Until the next time. */
 }
