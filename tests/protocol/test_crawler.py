@@ -23,7 +23,7 @@ LINE = re.compile(
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["one worker", "three workers"])
 def dumped(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with node("-m", "64", workers=request.param) as server:
+    with node("-m", "256", workers=request.param) as server:
         yield server
 
 
@@ -162,9 +162,9 @@ def test_what_lives_all_along_is_dumped_exactly_once_while_others_change(
             number = 0
             while not stop.is_set():
                 _store(other, draw.sample(rewritten, 500), b"y" * draw.randrange(200))
-                _store(other, [b"new%d" % i for i in range(number, number + 500)])
+                _store(other, [b"new%d" % (i % 50_000) for i in range(number, number + 500)])
                 number += 500
-                gone = [b"new%d" % draw.randrange(number) for _ in range(250)]
+                gone = [b"new%d" % draw.randrange(50_000) for _ in range(250)]
                 other.send(b"".join(b"delete %s noreply\r\n" % key for key in gone))
                 rounds[0] += 1
 

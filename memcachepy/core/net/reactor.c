@@ -49,8 +49,9 @@
 #define WAITER_RETRY_MS 10
 #define HOLDER_CHECK_MS 50
 
-/* While others are served, dumps make one piece in so many milliseconds. */
+/* While others have been served of late, dumps make one piece in so many milliseconds. */
 #define PACE_MS 1
+#define OTHERS_NS UINT64_C(100000000)
 
 /* How often watching connections are told: the oftener, the more there is to tell. */
 #define WATCH_MIN_MS 1
@@ -107,8 +108,10 @@ struct reactor {
     struct list all, ready, paced, waiting, held, watching;
     int watch_ms; /* Until the next look at what there is to tell. */
     uint64_t watch_at_ns;
+    bool pace_is_slow;
     uint64_t pace_at_ns;
-    uint64_t paced_requests; /* protocol_requests() after the last pieces. */
+    uint64_t paced_requests; /* protocol_requests() at the last pieces, */
+    uint64_t others_at_ns;   /* and when it last moved. */
     uint32_t waiting_count;
     uint32_t published_waiters; /* What store_set_waiters() was told. */
     uint64_t retry_at_ns;
@@ -507,23 +510,31 @@ serve_ready(struct reactor *reactor)
     }
 }
 
-/* Whether others have been served since the last pieces. */
+/* Notes whether others have been served of late. */
 static bool
-others_are_served(const struct reactor *reactor)
+others_are_served(struct reactor *reactor, uint64_t now_ns)
 {
-    return protocol_requests(reactor->protocol) != reactor->paced_requests;
+    uint64_t requests = protocol_requests(reactor->protocol);
+    if (requests != reactor->paced_requests) {
+        reactor->paced_requests = requests;
+        reactor->others_at_ns = now_ns;
+    }
+    return now_ns - reactor->others_at_ns < OTHERS_NS;
 }
 
-/* One piece for each connection that makes a long answer: as fast as they are read while the
- * process has nothing else to do, else a piece every PACE_MS, so that others hardly notice. */
+/* One piece for each connection that makes a long answer: large ones as fast as they are read while
+ * the process has nothing else to do; else a small one every PACE_MS, so that others hardly notice.
+ */
 static void
 serve_paced(struct reactor *reactor)
 {
     struct list turn;
     uint64_t now_ns = clock_mono_ns();
-    if (others_are_served(reactor) && now_ns < reactor->pace_at_ns) {
+    reactor->pace_is_slow = others_are_served(reactor, now_ns);
+    if (reactor->pace_is_slow && now_ns < reactor->pace_at_ns) {
         return;
     }
+    protocol_pace(reactor->protocol, reactor->pace_is_slow);
     list_init(&turn);
     list_move(&reactor->paced, &turn);
     while (!list_is_empty(&turn)) {
@@ -532,7 +543,6 @@ serve_paced(struct reactor *reactor)
         serve(reactor, connection);
     }
     reactor->pace_at_ns = now_ns + PACE_MS * UINT64_C(1000000);
-    reactor->paced_requests = protocol_requests(reactor->protocol);
 }
 
 /* Tries the waiting connections in their order, up to the first that still has to wait. */
@@ -897,7 +907,7 @@ next_timeout_ms(const struct reactor *reactor)
         return 0;
     }
     if (!list_is_empty(&reactor->paced)) {
-        return others_are_served(reactor) ? PACE_MS : 0;
+        return reactor->pace_is_slow ? PACE_MS : 0;
     }
     if (!list_is_empty(&reactor->waiting)) {
         return WAITER_RETRY_MS;

@@ -388,6 +388,12 @@ protocol_requests(const struct protocol *protocol)
 }
 
 void
+protocol_pace(struct protocol *protocol, bool others)
+{
+    protocol->small_pieces = others;
+}
+
+void
 protocol_select(struct protocol *protocol, unsigned buffer_index)
 {
     DCHECK(buffer_index < READ_AHEAD_MAX);

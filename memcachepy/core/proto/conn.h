@@ -113,6 +113,10 @@ bool conn_foresee(struct protocol *protocol, const struct conn *conn, size_t len
 /* `len` bytes have been put into the space, in order. */
 enum conn_status conn_received(struct protocol *protocol, struct conn *conn, size_t len) MUST_CHECK;
 
+/* Long answers are made in small pieces from now on, or in large ones: others come first, or there
+ * are none. */
+void protocol_pace(struct protocol *protocol, bool others);
+
 /* How many requests have been executed for all connections of this process. */
 uint64_t protocol_requests(const struct protocol *protocol);
 

@@ -15,6 +15,8 @@
 /* What one step makes and, where little is to be told, looks at. */
 #define PIECE_BYTES (16u << 10)
 #define LOOKS_PER_PIECE 32
+#define SMALL_PIECE_BYTES (8u << 10)
+#define LOOKS_PER_SMALL_PIECE 16
 #define LINE_BYTES_LONGEST 1024u
 
 /* memcached's ids end here, whether there are as many classes or not. */
@@ -138,8 +140,10 @@ crawl_dump_step(struct protocol *protocol, struct conn *conn)
 {
     struct output *output = &protocol->output;
     struct dump *dump = conn->dump;
-    uint32_t begin = output->end;
-    for (unsigned i = 0; i < LOOKS_PER_PIECE && output->end - begin < PIECE_BYTES; i++) {
+    bool small = protocol->small_pieces;
+    uint32_t looks = small ? LOOKS_PER_SMALL_PIECE : LOOKS_PER_PIECE;
+    uint32_t end = output->end + (small ? SMALL_PIECE_BYTES : PIECE_BYTES);
+    for (uint32_t i = 0; i < looks && output->end < end; i++) {
         unsigned count;
         if (!output_reserve(output, (size_t)DUMP_ITEMS_MAX * LINE_BYTES_LONGEST)) {
             return STEP_CLOSE;

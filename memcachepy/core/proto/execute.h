@@ -32,6 +32,7 @@ struct protocol {
     struct counters *counters;
     struct superblock *superblock;
     struct watch *watch; /* NULL: nobody has watched here yet */
+    bool small_pieces;   /* of long answers */
     uint32_t fd_number;  /* of the connection whose turn it is; see segment_fd_number() */
     uint8_t *buffers;    /* READ_AHEAD_MAX times READ_BUFFER_BYTES and slack */
     uint8_t *read;       /* the one in use */

@@ -127,7 +127,6 @@ slabs_reassign(struct protocol *protocol, const struct request *request)
     }
     switch (store_reassign(protocol->store, from, to)) {
     case REASSIGN_DONE:
-        COUNT(protocol->counters, slabs_moved);
         REPLY(protocol, request->noreply, "OK\r\n");
         return;
     case REASSIGN_BUSY:

@@ -67,50 +67,10 @@ watch_log_lookup(struct protocol *protocol, const struct key *key)
     }
 }
 
-/* memcached's numbers of what can come of storing; -1: it has no word for it. */
-static int
-status_of(enum put_result result)
-{
-    switch (result) {
-    case PUT_NOT_STORED:
-        return 0;
-    case PUT_STORED:
-        return 1;
-    case PUT_EXISTS:
-        return 2;
-    case PUT_NOT_FOUND:
-        return 3;
-    case PUT_TOO_LARGE:
-        return 4;
-    case PUT_NO_MEMORY:
-        return 5;
-    case PUT_WAIT:
-    case PUT_BUSY:
-        return -1;
-    }
-    return -1;
-}
-
 void
 watch_log_put(struct protocol *protocol, const struct put *put, enum put_result result)
 {
-    struct log_entry entry = {.head = {.kind = LOG_ITEM_STORE, .log_class = LOG_MUTATIONS}};
-    int status = status_of(result);
-    if (status < 0) {
-        return;
-    }
-    entry.head.status = (uint8_t)status;
-    entry.head.command = (uint8_t)put->mode;
-    if (result != PUT_TOO_LARGE && result != PUT_NO_MEMORY) {
-        int64_t ttl_s = store_ttl_s(protocol->store, put->expire.word);
-        uint32_t value_len = result == PUT_STORED ? put->stored_len : put->value_len;
-        entry.head.ttl_s = ttl_s > 0 && ttl_s <= INT32_MAX ? (int32_t)ttl_s : 0;
-        entry.head.value_len = value_len;
-        entry.head.class_id =
-            (uint8_t)store_class_id(protocol->store, put->key.len, put->client_flags, value_len);
-    }
-    set_text(&entry, put->key.bytes, put->key.len);
-    write_entry(protocol, &entry);
+    store_tell_put(protocol->store, put, result, protocol->fd_number);
 }
 
 static void

@@ -395,6 +395,7 @@ set_result(struct store *store, const struct put *put, PyObject *key, enum put_r
 {
     struct counters *counters = store_counters(store);
     store_count_put(store, put, result);
+    store_tell_put(store, put, result, 0);
     if (result == PUT_STORED) {
         COUNT(counters, cmd_set);
         Py_RETURN_NONE;

@@ -4,7 +4,6 @@
  * class is asked first, then the others. Each is asked under its own lock, for the time that
  * emptying one page takes. */
 #include "store/slab.h"
-#include "store/tell.h"
 
 /* memcached's rule: a class keeps its last page, and one more where any class may be chosen. */
 #define PAGES_MIN 2
@@ -110,9 +109,5 @@ store_reassign(struct store *store, int32_t from, int32_t to)
     if (pages_of_class(store, (uint32_t)from) < PAGES_MIN) {
         return REASSIGN_NO_SPARE;
     }
-    enum reassign_result result = move(store, (uint32_t)from, (uint32_t)to);
-    if (result == REASSIGN_DONE && log_is_watched(store->superblock, LOG_SYSEVENTS)) {
-        tell_page_moved(store, (uint32_t)from, (uint32_t)to);
-    }
-    return result;
+    return move(store, (uint32_t)from, (uint32_t)to);
 }

@@ -10,6 +10,7 @@
 #include "store/hashtable.h"
 #include "store/policy.h"
 #include "store/probation.h"
+#include "store/tell.h"
 
 static void
 log_free_list(struct store *store, struct shard *shard, struct page *page)
@@ -279,6 +280,15 @@ take_empty_page(struct store *store, struct shard *shard, uint32_t except_class)
     return ghost_release_page(store, shard);
 }
 
+static void
+note_page_move(struct store *store, uint32_t from_class, uint32_t to_class)
+{
+    COUNT(&store->slot->counters, slabs_moved);
+    if (log_is_watched(store->superblock, LOG_SYSEVENTS)) {
+        tell_page_moved(store, from_class, to_class);
+    }
+}
+
 /* Takes a page from a class of this shard, in hand, with what is in it: from the class that needs
  * it least. */
 static uint32_t
@@ -292,6 +302,9 @@ take_used_page(struct store *store, struct shard *shard, uint32_t except_class,
         uint32_t number = class_free_page(store, shard, class_id, &reason);
         if (number != PAGE_NONE) {
             page_detach(store, shard, number);
+            if (reason == EVICTED_PAGE_MOVE) {
+                note_page_move(store, class_id, except_class);
+            }
             COUNT(&store->slot->counters, slabs_moved);
             return number;
         }
@@ -345,6 +358,7 @@ slab_reassign_page(struct store *store, struct shard *shard, uint32_t from, uint
         return false;
     }
     page_detach(store, shard, number);
+    note_page_move(store, from, to);
     if (to == 0) {
         pool_give_back(store->segment, store->slot, number);
     } else {

@@ -484,6 +484,10 @@ void store_counters_sum(struct store *store, uint64_t sums[COUNTER_COUNT]);
  * the put; or, as not stored, one that did not get as far. */
 void store_count_put(struct store *store, const struct put *put, enum put_result result);
 
+/* Tells who watches mutations; fd_number as in segment_fd_number(), 0: not over a connection. */
+void store_tell_put(struct store *store, const struct put *put, enum put_result result,
+                    uint32_t fd_number);
+
 /* `stats reset`. */
 void store_stats_reset(struct store *store);
 
