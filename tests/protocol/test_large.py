@@ -103,3 +103,20 @@ def test_a_pipeline_of_different_commands_keeps_its_order(
     with empty_server.client(timeout_s=30) as client:
         client.send(b"".join(sent))
         client.expect(b"".join(expected))
+
+
+def test_pipelined_mg_of_large_values_answer_in_order_and_win_once(empty_server: Server) -> None:
+    large = _pattern(950_000, 1)
+    lines = b"mg big v k Oa\r\nmg small v\r\nmg big v T500\r\nmg nope v q\r\nmg big s R2000\r\n"
+    value = b"VA 950000%s\r\n" + large + b"\r\n"
+    with empty_server.client(timeout_s=30) as client:
+        client.ask(b"ms big 950000 T1000\r\n%s\r\n" % large, b"HD\r\n")
+        client.ask(b"ms small 3\r\nabc\r\n", b"HD\r\n")
+        client.send(lines * 20 + b"mn\r\n")
+        for i in range(20):
+            sent = b" Z" if i > 0 else b""
+            client.expect(value.replace(b"%s", b" kbig Oa" + sent, 1))
+            client.expect(b"VA 3\r\nabc\r\n")
+            client.expect(value.replace(b"%s", sent, 1))
+            client.expect(b"HD s950000%s\r\n" % (sent or b" W"))
+        client.expect(b"MN\r\n")
