@@ -12,6 +12,7 @@ import pytest
 from support.binary import (
     AUTH_ERROR,
     BUSY,
+    INVALID,
     NO_MEMORY,
     NOT_FOUND,
     NOT_STORED,
@@ -319,6 +320,17 @@ def test_an_item_may_be_as_large_as_in_text() -> None:
             (reply,) = client.ask(store("set", b"k", bytes(size), client_flags=flags))
             assert reply.status == (0 if stored else TOO_LARGE), (size, flags)
             assert len(client.ask(request("getq", b"k"))) == stored
+
+
+@pytest.mark.parametrize("piece_bytes", [1 << 17, 1000, 24, 7])
+def test_a_key_of_16_bits_of_length_is_awaited_and_refused(piece_bytes: int) -> None:
+    packet = request("getq", b"k" * 0xFFFF, extras=bytes(0xFF))
+    with line() as client:
+        for at in range(0, len(packet) - 1, piece_bytes):
+            assert client.raw(packet[at : min(at + piece_bytes, len(packet) - 1)]) == b""
+        assert not client.closed
+        assert client.ask(packet[-1:]) == [error("getq", INVALID)]
+        assert client.closed
 
 
 @pytest.mark.parametrize("value_bytes", [1000, 400_000])

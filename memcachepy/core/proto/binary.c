@@ -3,6 +3,9 @@
 
 #include "proto/stats.h"
 
+static_assert(PACKET_HEADER_BYTES + UINT8_MAX + UINT16_MAX < READ_BUFFER_BYTES,
+              "header, extras and key are read as a whole before they are judged");
+
 const struct opcode_row opcode_table[OPCODE_COUNT] = {
 #define X(name, number, quiet, extras_len, key_rule, rest_rule, handler)                           \
     [number] = {true, quiet, extras_len, key_rule, rest_rule, handler},

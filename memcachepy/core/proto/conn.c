@@ -3,7 +3,8 @@
  * Every arrival runs the same loop over the input, a step at a time, until a step says why it
  * cannot go on. What is left of the input is then copied to memory of the connection's own, so that
  * the shared read buffer is free for the next connection. That copy is bounded: an incomplete line
- * of at most GET_LINE_BYTES_MAX, or, when replies have to be sent first, one read buffer. */
+ * of at most GET_LINE_BYTES_MAX, a packet up to its value (its key's length has 16 bits), or, when
+ * replies have to be sent first, one read buffer. */
 #include "proto/conn.h"
 
 #include "base/check.h"
