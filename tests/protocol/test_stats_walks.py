@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from support.client import RawClient
 from support.server import Server, node
+from support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +102,34 @@ def test_sizes_count_items_by_steps_of_32_bytes(client: RawClient) -> None:
     assert all(size % 32 == 0 for size in sizes)
     assert sizes[32] == 10
     assert 300_000 < max(sizes) < 300_096
+
+
+def test_what_follows_sizes_in_a_pipeline_is_answered_after_it(client: RawClient) -> None:
+    set_item(client, b"k1", 1)
+    client.send(b"stats sizes\r\nversion\r\nstats sizes\r\nget k1\r\n")
+    client.expect(b"STAT 32 1\r\nEND\r\nVERSION 1.6.45\r\nSTAT 32 1\r\nEND\r\n")
+    client.expect(b"VALUE k1 0 1\r\nv\r\nEND\r\n")
+
+
+def test_others_are_served_while_sizes_are_counted() -> None:
+    """On one worker: some of the answers come before the count, and who hangs up leaves nothing."""
+    with node("-m", "64", "-o", "track_sizes") as server, ExitStack() as stack:
+        client, other, leaving = (stack.enter_context(server.client()) for _ in range(3))
+        for first in range(0, 300_000, 5000):
+            client.send(
+                b"".join(b"set k%d 0 0 1 noreply\r\nv\r\n" % i for i in range(first, first + 5000))
+            )
+        client.ask(b"get none\r\n", b"END\r\n")
+        leaving.send(b"stats sizes\r\n")
+        client.send(b"stats sizes\r\n")
+        leaving.close()
+        answered = 0
+        while not client.more(0):
+            other.ask(b"get none\r\n", b"END\r\n")
+            answered += 1
+        assert answered >= 5
+        client.expect(b"STAT 32 100\r\nSTAT 64 299900\r\nEND\r\n")
+        wait_until(lambda: server.stats()["curr_connections"] == "3", "two and the one that asks")
 
 
 def test_figures_by_class_add_up_to_the_general_ones(client: RawClient) -> None:

@@ -25,6 +25,7 @@
 struct protocol;
 struct pending;
 struct dump;
+struct sizes;
 struct watcher;
 
 /* What `version` answers: the memcached release whose protocol is spoken. */
@@ -66,6 +67,7 @@ enum conn_state {
     CONN_UPLOAD_WAIT, /* A large value waits for its upload to be opened. */
     CONN_UPLOAD,      /* A large value goes into its chunks as it arrives. */
     CONN_TERMINATOR,  /* At the line end behind an uploaded value, where there is one. */
+    CONN_SIZES,       /* `stats sizes` is being counted, a piece at a time. */
     CONN_DUMP,        /* A dump of keys is being made, a piece at a time. */
     CONN_WATCH,       /* Is told what the node does; what it sends is ignored. */
     CONN_SWALLOW,     /* `swallow` bytes of a refused value are still to come. */
@@ -84,6 +86,7 @@ struct conn {
     struct expiry expire; /* CONN_KEYS of gat and gats */
     struct pending *pending;
     struct dump *dump;       /* CONN_DUMP */
+    struct sizes *sizes;     /* CONN_SIZES */
     struct watcher *watcher; /* CONN_WATCH */
     uint8_t *input; /* Kept: an incomplete line, or requests that may not be executed yet. */
     uint32_t input_len;
@@ -150,7 +153,7 @@ conn_is_watching(const struct conn *conn)
 static inline bool
 conn_is_streaming(const struct conn *conn)
 {
-    return conn->state == CONN_DUMP;
+    return conn->state == CONN_SIZES || conn->state == CONN_DUMP;
 }
 
 /* Replies wait that the peer has not taken, or were left to be made. */

@@ -480,6 +480,9 @@ execute_stats(struct protocol *protocol, struct conn *conn, const struct request
         stats_cachedump(protocol, line);
         return;
     }
+    if (slice_is(part, "sizes") && stats_sizes_begin(protocol, conn)) {
+        return;
+    }
     if (slice_is(part, "detail")) {
         stats_detail(protocol, line);
         return;

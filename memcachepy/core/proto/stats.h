@@ -2,11 +2,8 @@
 #ifndef PROTO_STATS_H
 #define PROTO_STATS_H
 
-#include "proto/parse.h"
+#include "proto/execute.h"
 #include "proto/stats_sink.h"
-
-struct line;
-struct protocol;
 
 /* Adds the statistics of a part to the sink, without their end: "" is the general ones, else what
  * follows `stats`, exactly. False: there is no such part, and nothing was added. `reset`, `detail`
@@ -26,8 +23,14 @@ void stats_slabs(struct stat_sink *sink, struct store *store);
 /* Sockets of the node, of which one is the asking connection's own; stats_conns.c. */
 void stats_conns(struct stat_sink *sink, struct store *store);
 
-/* How many items there are of each size; stats_walk.c. */
+/* How many items there are of each size, at once; stats_walk.c. */
 void stats_sizes(struct stat_sink *sink, struct store *store);
+
+/* The same for a connection that speaks text, in pieces: CONN_SIZES. False: there is nothing to
+ * be counted, or no memory; ask stats_sizes(). */
+bool stats_sizes_begin(struct protocol *protocol, struct conn *conn) MUST_CHECK;
+enum step stats_sizes_step(struct protocol *protocol, struct conn *conn) MUST_CHECK;
+void stats_sizes_free(struct conn *conn);
 
 /* Answers `stats cachedump <class> <limit>`, which has lines of its own. */
 void stats_cachedump(struct protocol *protocol, const struct line *line);

@@ -10,9 +10,15 @@
 
 #define SIZE_BUCKET_BYTES 32
 
+/* A page takes about as many microseconds as it has items, divided by thirty. */
+#define PAGES_PER_PIECE 32
+#define PAGES_PER_SMALL_PIECE 4
+
+/* A walk that goes on. */
 struct sizes {
-    uint64_t *counts; /* [i]: items of up to i buckets */
-    uint64_t last;
+    uint32_t page;     /* to be visited next */
+    uint64_t last;     /* of the buckets */
+    uint64_t counts[]; /* [i]: items of up to i buckets */
 };
 
 static bool
@@ -24,30 +30,90 @@ count_size(void *context, const struct walked_item *item)
     return true;
 }
 
+/* NULL: out of memory. */
+static struct sizes *
+sizes_begin(struct store *store)
+{
+    /* The largest item is that and its header. */
+    uint64_t limit = store_superblock(store)->settings.item_size_max_bytes;
+    uint64_t last = limit / SIZE_BUCKET_BYTES + 16;
+    struct sizes *sizes = calloc(1, sizeof(*sizes) + (last + 1) * sizeof(sizes->counts[0]));
+    if (sizes != NULL) {
+        sizes->last = last;
+    }
+    return sizes;
+}
+
+static void
+add_sizes(struct stat_sink *sink, const struct sizes *sizes)
+{
+    for (uint64_t bucket = 0; bucket <= sizes->last; bucket++) {
+        if (sizes->counts[bucket] != 0) {
+            char name[24];
+            snprintf(name, sizeof(name), "%llu", (unsigned long long)bucket * SIZE_BUCKET_BYTES);
+            stat_add(sink, name, "%llu", (unsigned long long)sizes->counts[bucket]);
+        }
+    }
+}
+
 void
 stats_sizes(struct stat_sink *sink, struct store *store)
 {
-    const struct segment_settings *settings = &store_superblock(store)->settings;
-    if (!settings->track_sizes) {
+    if (!store_superblock(store)->settings.track_sizes) {
         stat_add(sink, "sizes_status", "disabled");
         return;
     }
-    /* The largest item is that and its header. */
-    struct sizes sizes = {.last = settings->item_size_max_bytes / SIZE_BUCKET_BYTES + 16};
-    sizes.counts = calloc(sizes.last + 1, sizeof(sizes.counts[0]));
-    if (sizes.counts == NULL || !store_walk_items(store, 0, count_size, &sizes)) {
+    struct sizes *sizes = sizes_begin(store);
+    if (sizes == NULL || !store_walk_items(store, 0, count_size, sizes)) {
         stat_add(sink, "sizes_status", "error");
-        free(sizes.counts);
-        return;
+    } else {
+        add_sizes(sink, sizes);
     }
-    for (uint64_t bucket = 0; bucket <= sizes.last; bucket++) {
-        if (sizes.counts[bucket] != 0) {
-            char name[24];
-            snprintf(name, sizeof(name), "%llu", (unsigned long long)bucket * SIZE_BUCKET_BYTES);
-            stat_add(sink, name, "%llu", (unsigned long long)sizes.counts[bucket]);
+    free(sizes);
+}
+
+bool
+stats_sizes_begin(struct protocol *protocol, struct conn *conn)
+{
+    if (!protocol->superblock->settings.track_sizes ||
+        (conn->sizes = sizes_begin(protocol->store)) == NULL) {
+        return false;
+    }
+    conn->state = CONN_SIZES;
+    return true;
+}
+
+void
+stats_sizes_free(struct conn *conn)
+{
+    free(conn->sizes);
+    conn->sizes = NULL;
+}
+
+enum step
+stats_sizes_step(struct protocol *protocol, struct conn *conn)
+{
+    struct output *output = &protocol->output;
+    struct stat_sink sink;
+    uint32_t pages = protocol->small_pieces ? PAGES_PER_SMALL_PIECE : PAGES_PER_PIECE;
+    switch (
+        store_walk_pages(protocol->store, 0, &conn->sizes->page, pages, count_size, conn->sizes)) {
+    case WALK_MORE:
+        return STEP_FULL;
+    case WALK_BUSY:
+        OUTPUT_TEXT(output, TEXT_BUSY);
+        break;
+    case WALK_END:
+        stat_sink_text(&sink, output);
+        add_sizes(&sink, conn->sizes);
+        if (!stat_end(&sink)) {
+            OUTPUT_TEXT(output, "SERVER_ERROR out of memory writing stats\r\n");
         }
+        break;
     }
-    free(sizes.counts);
+    stats_sizes_free(conn);
+    conn_await_request(conn);
+    return STEP_NEXT;
 }
 
 /* ---- cachedump ------------------------------------------------------------------------------ */

@@ -4,7 +4,7 @@
 #include "store/slab.h"
 #include "store/walk.h"
 
-enum walk_step { WALK_ON, WALK_ENOUGH, WALK_BUSY };
+enum walk_step { WALK_PASSED, WALK_VISITED, WALK_ENOUGH, WALK_STUCK };
 
 static struct walked_item
 describe(const struct store *store, struct item *item)
@@ -35,7 +35,7 @@ walk_chunks(const struct store *store, uint32_t number, uint32_t class_id, walke
             }
         }
     }
-    return WALK_ON;
+    return WALK_VISITED;
 }
 
 static enum walk_step
@@ -44,13 +44,13 @@ walk_page(struct store *store, uint32_t number, uint32_t class_id, walked_fn *vi
     _Atomic uint32_t *owner_at = &page_entry(store->segment, number)->owner;
     uint32_t owner = atomic_load_explicit(owner_at, memory_order_acquire);
     if (!page_has_chunks(owner) || (class_id != 0 && page_owner_kind(owner) != class_id)) {
-        return WALK_ON;
+        return WALK_PASSED;
     }
     struct shard *shard = &store->shards[page_owner_shard(owner)];
     if (!shard_lock(store, shard)) {
-        return WALK_BUSY;
+        return WALK_STUCK;
     }
-    enum walk_step step = WALK_ON;
+    enum walk_step step = WALK_VISITED;
     if (atomic_load(owner_at) == owner) {
         step = walk_chunks(store, number, page_owner_kind(owner), visit, context);
     }
@@ -58,15 +58,30 @@ walk_page(struct store *store, uint32_t number, uint32_t class_id, walked_fn *vi
     return step;
 }
 
+enum walk_result
+store_walk_pages(struct store *store, uint32_t class_id, uint32_t *page, uint32_t pages_max,
+                 walked_fn *visit, void *context)
+{
+    uint32_t count = atomic_load(&store->superblock->pool.populated_count);
+    while (pages_max > 0 && *page < count) {
+        switch (walk_page(store, (*page)++, class_id, visit, context)) {
+        case WALK_PASSED:
+            break;
+        case WALK_VISITED:
+            pages_max--;
+            break;
+        case WALK_ENOUGH:
+            return WALK_END;
+        case WALK_STUCK:
+            return WALK_BUSY;
+        }
+    }
+    return *page < count ? WALK_MORE : WALK_END;
+}
+
 bool
 store_walk_items(struct store *store, uint32_t class_id, walked_fn *visit, void *context)
 {
-    uint32_t count = atomic_load(&store->superblock->pool.populated_count);
-    for (uint32_t number = 0; number < count; number++) {
-        enum walk_step step = walk_page(store, number, class_id, visit, context);
-        if (step != WALK_ON) {
-            return step == WALK_ENOUGH;
-        }
-    }
-    return true;
+    uint32_t page = 0;
+    return store_walk_pages(store, class_id, &page, UINT32_MAX, visit, context) == WALK_END;
 }

@@ -19,9 +19,19 @@ struct walked_item {
 /* Called under a shard's lock: must not wait. False: no more. */
 typedef bool walked_fn(void *context, const struct walked_item *item);
 
-/* Visits the items of a class, or of all when class_id is 0. Holds one shard's lock at a time, for
- * one page. An item that is stored anew meanwhile may be met twice, or not at all. False: a stopped
- * process holds a shard. */
+enum walk_result {
+    WALK_MORE,
+    WALK_END,  /* All pages were visited, or the visitor had enough. */
+    WALK_BUSY, /* A stopped process holds a shard. */
+};
+
+/* Visits the items of the next `pages_max` pages of a class, or of all when class_id is 0. *page
+ * begins with 0 and is moved. Holds one shard's lock at a time, for one page. An item that is
+ * stored anew meanwhile may be met twice, or not at all. */
+enum walk_result store_walk_pages(struct store *store, uint32_t class_id, uint32_t *page,
+                                  uint32_t pages_max, walked_fn *visit, void *context) MUST_CHECK;
+
+/* The same for all pages at once. False: a stopped process holds a shard. */
 bool store_walk_items(struct store *store, uint32_t class_id, walked_fn *visit,
                       void *context) MUST_CHECK;
 
