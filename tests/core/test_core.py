@@ -13,6 +13,8 @@ from support.programs import compile_program
 
 from memcachepy import _core
 
+pytestmark = pytest.mark.once
+
 HERE = Path(__file__).parent
 ADDRESS = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 # gcc says that it does not follow fences; what rests on them alone is named in tsan.supp.

@@ -11,9 +11,13 @@ HERE = Path(__file__).parent
 QUICK = ("set_over", "delete", "incr", "upload_commit", "invalidate", "win")
 """Operations whose every instruction takes a second."""
 
-pytestmark = pytest.mark.skipif(
-    platform.machine() != "x86_64", reason="the stepper knows x86-64's registers and breakpoints"
-)
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.skipif(
+        platform.machine() != "x86_64",
+        reason="the stepper knows x86-64's registers and breakpoints",
+    ),
+]
 
 
 @pytest.fixture(scope="session")

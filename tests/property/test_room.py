@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 from support.server import node
 
+pytestmark = pytest.mark.once
+
 HERE = Path(__file__).parent
 CORE = HERE.parents[1] / "memcachepy" / "core"
 LAYERS = ("base", "mem", "store")
