@@ -115,8 +115,8 @@ connection_make_ready(struct reactor *reactor, struct connection *connection)
     }
 }
 
-static void
-make_paced(struct reactor *reactor, struct connection *connection)
+void
+connection_make_paced(struct reactor *reactor, struct connection *connection)
 {
     if (list_is_empty(&connection->ready)) {
         list_append(&reactor->paced, &connection->ready);
@@ -237,7 +237,7 @@ connection_settle(struct reactor *reactor, struct connection *connection, enum c
         return TURN_ON;
     case CONN_FULL:
         if (UNLIKELY(conn_is_streaming(&connection->conn))) {
-            make_paced(reactor, connection);
+            connection_make_paced(reactor, connection);
         } else {
             connection_make_ready(reactor, connection);
         }

@@ -82,6 +82,7 @@ void connection_close(struct reactor *reactor, struct connection *connection);
 void connection_want_write(struct reactor *reactor, struct connection *connection, bool wanted);
 
 void connection_make_ready(struct reactor *reactor, struct connection *connection);
+void connection_make_paced(struct reactor *reactor, struct connection *connection);
 void connection_stop_waiting(struct reactor *reactor, struct connection *connection);
 
 /* Sends what the last step of the protocol made, and puts the connection where its status belongs.

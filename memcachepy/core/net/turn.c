@@ -44,9 +44,15 @@ continue_kept(struct reactor *reactor, struct connection *connection)
             return TURN_OVER;
         }
         connection_want_write(reactor, connection, false);
+        if (UNLIKELY(conn_is_streaming(conn))) {
+            connection_make_paced(reactor, connection);
+        }
     }
-    if (conn->status == CONN_WAITING && !list_is_empty(&connection->waiting)) {
-        return TURN_OVER; /* Its turn comes in order. */
+    /* Who waits, or makes a long answer, has its turns in order and not by its events. */
+    if (conn->status == CONN_WAITING
+            ? !list_is_empty(&connection->waiting)
+            : conn_is_streaming(conn) && !list_is_empty(&connection->ready)) {
+        return TURN_OVER;
     }
     return connection_settle(reactor, connection, conn_resume(reactor->protocol, conn));
 }

@@ -136,6 +136,9 @@ fetch_vivify(struct store *store, struct shard *shard, struct fetch *fetch,
         }
         write_small(store, shard, place, &form, class_id, PUBLISH_STORED);
         table_find(store, shard, key->bytes, key->len, key->hash, place);
+        if (place->bucket == NULL) {
+            return FETCH_WAIT; /* The growing table has taken the page of the item. */
+        }
         fetch->won = fetch->created = true;
         fetch->was_fetched = false;
         fetch->idle_s = fetch->expire_word_before = fetch->marks_before = 0;
