@@ -602,6 +602,14 @@ run_shrink(struct world *world)
     return true;
 }
 
+/* `slabs reassign` of a full page. */
+static bool
+run_reassign(struct world *world)
+{
+    uint32_t from = store_class_id(world->victim, world->put.key.len, 0, world->put.value_len);
+    return store_reassign(world->victim, (int32_t)from, (int32_t)from + 1) == REASSIGN_DONE;
+}
+
 /* ---- uploads and pins ----------------------------------------------------------------------- */
 
 static void
@@ -881,6 +889,12 @@ static const struct operation operations[] = {
      .piecemeal = true},
     {.name = "piece_of_ring", prepare_piece_of_ring, run_put, .did = took_piece_of_ring},
     {.name = "sweep", prepare_sweep, run_sweep, .did = reclaimed, .keeps = true},
+    {.name = "reassign",
+     prepare_evict,
+     run_reassign,
+     .did = evicted,
+     .pages = 24,
+     .piecemeal = true},
     {.name = "shrink", prepare_shrink, run_shrink, .did = shrank, .pages = 24, .piecemeal = true},
     {.name = "rebuild",
      prepare_rebuild,
