@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.client import RawClient
+from support.peers import InProcessPeer
 from support.server import Server, node
 
 LARGE_BYTES = 6000
@@ -96,3 +97,30 @@ def test_a_class_without_pages_has_none_to_spare(filled: tuple[RawClient, int, i
 def test_reassigning_can_be_switched_off() -> None:
     with node("-m", "64", "-o", "no_slab_reassign") as server, server.client() as client:
         client.ask(b"slabs reassign 1 2\r\n", b"CLIENT_ERROR slab reassignment disabled\r\n")
+
+
+def _hits_after_the_sizes_changed(automove: int) -> tuple[int, int]:
+    """Small items fill the cache; then larger ones are asked for in a circle. Hits and page moves."""
+    peer = InProcessPeer(memory_mb=16)
+    try:
+        link = peer.connect()
+        link.send(b"slabs automove %d\r\n" % automove)
+        small, large = b"x" * SMALL_BYTES, b"y" * 1000
+        for i in range(150_000):
+            link.send(b"set small%d 0 0 100 noreply\r\n%s\r\n" % (i, small))
+        for i in [*range(6000)] * 5:
+            link.buffer.clear()
+            link.send(b"get large%d\r\n" % i)
+            if link.buffer == b"END\r\n":
+                link.send(b"set large%d 0 0 1000 noreply\r\n%s\r\n" % (i, large))
+        counters = peer.counters()
+        return counters["get_hits"], counters["slabs_moved"]
+    finally:
+        peer.close()
+
+
+def test_pages_follow_the_sizes_unless_automove_is_off() -> None:
+    hits, moves = _hits_after_the_sizes_changed(automove=1)
+    hits_off, moves_off = _hits_after_the_sizes_changed(automove=0)
+    assert hits > 10 * hits_off + 1000
+    assert moves > 10 * moves_off

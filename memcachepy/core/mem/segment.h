@@ -178,7 +178,9 @@ struct superblock {
     /* Clocks; see store.c. [const] but the test offsets. */
     uint64_t wall_base_s, boot_base_ns;
     _Atomic int64_t advance_s, wall_step_s; /* [atomic] tests only */
-    _Atomic uint32_t node_state;            /* [atomic] enum node_state */
+    _Atomic uint64_t
+        paused_at_ns; /* [atomic] test builds only: where the boot-time clock stands still */
+    _Atomic uint32_t node_state;      /* [atomic] enum node_state */
     _Atomic uint32_t listen_disabled; /* [acceptor] 1: nobody is accepted, conn_limit is reached */
     _Atomic uint32_t attached_high;   /* [sup] slots of attached processes ever used */
     _Atomic uint64_t crawl_classes;   /* [atomic] bit by class: to be looked through; see sweep.c */

@@ -5,7 +5,7 @@
 const struct command command_table[COMMAND_COUNT] = {
 #define X(name, id, tokens_min, handler, help)                                                     \
     {name, sizeof(name) - 1, tokens_min, COMMAND_##id, handler, help},
-    COMMAND_LIST(X)
+    COMMAND_LIST(X) DEBUG_COMMAND_LIST(X)
 #undef X
 };
 

@@ -54,9 +54,18 @@ struct request;
     X("quit", QUIT, 1, execute_quit, "end the connection")                                         \
     X("shutdown", SHUTDOWN, 1, execute_shutdown, "[graceful]: end the node, if -A allows it")
 
+/* Only in test builds, as in memcached's. */
+#ifdef MEMCACHEPY_DEBUG
+#define DEBUG_COMMAND_LIST(X)                                                                      \
+    X("debugtime", DEBUGTIME, 2, execute_debugtime, "p | r | <seconds>: the clock")                \
+    X("debugitem", DEBUGITEM, 3, execute_debugitem, "lock | unlock | ref | unref <key>")
+#else
+#define DEBUG_COMMAND_LIST(X)
+#endif
+
 enum command_id {
 #define X(name, id, tokens_min, handler, help) COMMAND_##id,
-    COMMAND_LIST(X)
+    COMMAND_LIST(X) DEBUG_COMMAND_LIST(X)
 #undef X
         COMMAND_COUNT
 };

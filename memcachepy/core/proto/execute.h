@@ -102,7 +102,10 @@ enum step execute_keys(struct protocol *protocol, struct conn *conn,
 /* A gat or gats line that is complete. */
 void execute_gat(struct protocol *protocol, struct conn *conn, const struct request *request);
 
-/* The handlers of COMMAND_LIST. */
+/* The handlers of COMMAND_LIST and DEBUG_COMMAND_LIST. */
+#ifdef MEMCACHEPY_DEBUG
+command_handler execute_debugtime, execute_debugitem;
+#endif
 command_handler execute_store, execute_delete, execute_arith, execute_touch;
 command_handler execute_meta_set, execute_meta_delete, execute_meta_arith, execute_meta_noop,
     execute_meta_debug;

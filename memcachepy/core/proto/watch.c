@@ -202,7 +202,7 @@ follow_slots(struct protocol *protocol)
         watch->readers[watch->reader_count++] = (struct ring_reader){0};
     }
     /* Where no memory is to be had for one, its entries are missed, and no others. */
-    (void)logring_populate(segment);
+    (void)!logring_populate(segment);
 }
 
 unsigned

@@ -147,8 +147,17 @@ read_clocks(struct store *store)
     const struct superblock *superblock = store->superblock;
     int64_t advance_s = atomic_load_explicit(&superblock->advance_s, memory_order_relaxed);
     int64_t step_s = atomic_load_explicit(&superblock->wall_step_s, memory_order_relaxed);
-    int64_t boot_s = (int64_t)((clock_boot_ns() - superblock->boot_base_ns) / 1000000000u);
-    int64_t wall_s = (int64_t)(clock_wall_ns() / 1000000000u);
+    uint64_t boot_ns = clock_boot_ns();
+    uint64_t wall_ns = clock_wall_ns();
+#ifdef MEMCACHEPY_DEBUG
+    uint64_t paused_at_ns = atomic_load_explicit(&superblock->paused_at_ns, memory_order_relaxed);
+    if (paused_at_ns != 0) {
+        wall_ns -= boot_ns - paused_at_ns;
+        boot_ns = paused_at_ns;
+    }
+#endif
+    int64_t boot_s = (int64_t)((boot_ns - superblock->boot_base_ns) / 1000000000u);
+    int64_t wall_s = (int64_t)(wall_ns / 1000000000u);
     store->now_s = seconds_since(boot_s + advance_s, 0);
     store->wall_s = seconds_since(wall_s + advance_s + step_s, (int64_t)superblock->wall_base_s);
 }

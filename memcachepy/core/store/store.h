@@ -424,6 +424,18 @@ enum reassign_result {
  * pages of all. What is in it is evicted. */
 enum reassign_result store_reassign(struct store *store, int32_t from, int32_t to) MUST_CHECK;
 
+#ifdef MEMCACHEPY_DEBUG
+/* ---- test builds ---------------------------------------------------------------------------- */
+
+/* Takes the lock of the key's shard and keeps it; gives it back. */
+bool store_debug_lock(struct store *store, const struct key *key) MUST_CHECK;
+void store_debug_unlock(struct store *store, const struct key *key);
+
+/* Pins the item and leaves it pinned; releases one such pin. False: there is no such item. */
+bool store_debug_ref(struct store *store, const struct key *key) MUST_CHECK;
+bool store_debug_unref(struct store *store, const struct key *key) MUST_CHECK;
+#endif
+
 /* ---- statistics ----------------------------------------------------------------------------- */
 
 /* Why an item was evicted. X(reason, name in `stats`) */
