@@ -100,7 +100,7 @@ def test_reassigning_can_be_switched_off() -> None:
 
 
 def _hits_after_the_sizes_changed(automove: int) -> tuple[int, int]:
-    """Small items fill the cache; then larger ones are asked for in a circle. Hits and page moves."""
+    """Hits and page moves: small items fill the cache, then larger ones go round and round."""
     peer = InProcessPeer(memory_mb=16)
     try:
         link = peer.connect()
