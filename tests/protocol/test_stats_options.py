@@ -9,9 +9,6 @@ import pytest
 from support.server import node
 from support.waiting import wait_until
 
-OURS = 6
-"""Evictions by reason, behind memcached's keys."""
-
 MAINTAINER = (
     "lru_maintainer_juggles evicted_active moves_to_cold moves_to_warm moves_within_lru "
     "direct_reclaims lru_bumps_dropped"
@@ -35,7 +32,7 @@ CLASS_COUNTERS = "get_hits cmd_set delete_hits incr_hits touch_hits".split()
 def test_the_keys_of_default_options() -> None:
     with node() as server:
         keys = list(server.stats())
-    assert len(keys) == 93 + OURS
+    assert len(keys) == 93
     assert not set(MAINTAINER + CRAWLER + REASSIGN) - set(keys)
     assert "idle_kicks" not in keys
 
@@ -59,7 +56,7 @@ def test_groups_of_what_is_off_are_not_there(options: str, gone: list[str]) -> N
 
 def test_memcacheds_own_test_finds_its_84_keys() -> None:
     with node("-o", "no_lru_crawler,no_lru_maintainer") as server:
-        assert len(server.stats()) == 84 + OURS
+        assert len(server.stats()) == 84
 
 
 def test_idle_kicks_are_there_with_a_timeout() -> None:

@@ -205,14 +205,7 @@ node_cpu(struct store *store)
     IF(g->settings->lru_maintainer, moves_to_warm, ZERO)                                           \
     IF(g->settings->lru_maintainer, moves_within_lru, CLASS_SUM(moves_within_lru))                 \
     IF(g->settings->lru_maintainer, direct_reclaims, SUM(evictions))                               \
-    IF(g->settings->lru_maintainer, lru_bumps_dropped, ZERO)                                       \
-    /* Ours: evictions by reason, which add up to all. */                                          \
-    X(evicted_probation, SUM(evicted_probation))                                                   \
-    X(evicted_main, SUM(evicted_main))                                                             \
-    X(evicted_page_move, SUM(evicted_page_move))                                                   \
-    X(evicted_donation, SUM(evicted_donation))                                                     \
-    X(evicted_table, SUM(evicted_table))                                                           \
-    X(evicted_shrink, SUM(evicted_shrink))
+    IF(g->settings->lru_maintainer, lru_bumps_dropped, ZERO)
 
 void
 stats_general(struct stat_sink *sink, struct store *store)
@@ -345,7 +338,14 @@ stats_settings(struct stat_sink *sink, struct store *store)
     X(read_locked, COUNTER(read_locked))                                                           \
     X(lock_waits, COUNTER(lock_waits))                                                             \
     X(upload_waits, COUNTER(upload_waits))                                                         \
-    X(uploads_aborted, COUNTER(uploads_aborted))
+    X(uploads_aborted, COUNTER(uploads_aborted))                                                   \
+    /* Evictions by reason, which add up to all. */                                                \
+    X(evicted_probation, SUM(evicted_probation))                                                   \
+    X(evicted_main, SUM(evicted_main))                                                             \
+    X(evicted_page_move, SUM(evicted_page_move))                                                   \
+    X(evicted_donation, SUM(evicted_donation))                                                     \
+    X(evicted_table, SUM(evicted_table))                                                           \
+    X(evicted_shrink, SUM(evicted_shrink))
 
 struct own {
     const struct superblock *superblock;
