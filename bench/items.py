@@ -138,7 +138,8 @@ def render(results: Mapping[str, Any]) -> str:
         f" {results['key_size']} bytes. Later is when three times as many keys have come as can"
         " fit: then the ratio again, the bytes per item beside its key and value, and the shares of"
         " the memory that are lost. Of spread sizes the two then hold different mixes: whoever has"
-        " more small items has more items. Half-used pages are those of the items and of the tables.",
+        " more small items has more items. Half-used pages are those of the items and of the"
+        " tables.",
         "",
         "| values | memcached's items | ours | ratio | bar | ratio later | header | table"
         " | ring and ghost | expiry column | rounding, half-used pages and page ends | bar |",
