@@ -157,7 +157,9 @@ def fuzz(fuzzer: Fuzzer, folder: Path, seed: int, seconds: int) -> int:
     found = sorted(path for path in findings.iterdir() if path.is_file())
     for path in found:
         print(f"finding: {path}\n  replay it: scripts/fuzz --replay {path}")
-    return status or (1 if found else 0)
+    # A slow input is told, and is no failure: the machine may have been busy.
+    failed = [path for path in found if not path.name.startswith("slow-unit-")]
+    return status or (1 if failed else 0)
 
 
 def main() -> int:
