@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from os import kill
@@ -208,6 +209,36 @@ def test_connections_are_told_when_they_come_and_when_they_end(watched: Server) 
         port,
         cfd,
     )
+    watcher.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"", b"normal"),
+        (b"vers", b"normal"),
+        (b"set k 0 0 10\r\nabc", b"normal"),
+        (b"quit\r\n", b"normal"),
+        (b"\x80\x07" + bytes(22), b"normal"),
+        (b"GET / HTTP/1.1\r\n", b"error"),
+        (b"x" * 3000, b"error"),
+        (b"\x80\x00\x00\xfb" + bytes(7) + b"\xfb" + bytes(12) + b"k" * 251, b"error"),
+        (b"\x80\x0a" + bytes(22) + b"get k\r\n" + bytes(17), b"error"),
+    ],
+)
+def test_who_broke_the_protocol_is_told_apart_from_who_left(
+    watched: Server, sent: bytes, reason: bytes
+) -> None:
+    _no_watchers(watched)
+    watcher = Watcher(watched, b"connevents")
+    with watched.client() as client:
+        port = client.socket.getsockname()[1]
+        client.send(sent)
+        client.socket.shutdown(socket.SHUT_WR)
+        end = watcher.next_of(b"conn_close")
+        while _fields(end)[b"rport"] != b"%d" % port:
+            end = watcher.next_of(b"conn_close")
+        assert _fields(end)[b"reason"] == reason
     watcher.close()
 
 

@@ -49,7 +49,6 @@ connection_open(struct reactor *reactor, int fd)
     list_init(&connection->waiting);
     list_init(&connection->held);
     list_init(&connection->watching);
-    connection->close_reason = WATCH_CLOSE_NORMAL;
     COUNT(reactor->counters, total_connections);
     if (watch_wants(reactor->protocol, LOG_CONNEVENTS)) {
         watch_log_conn_new(reactor->protocol, &connection->conn, fd);
@@ -71,7 +70,7 @@ connection_close(struct reactor *reactor, struct connection *connection)
     if (watch_wants(reactor->protocol, LOG_CONNEVENTS)) {
         watch_log_conn_close(reactor->protocol, &connection->conn, connection->fd,
                              reactor->stopping ? WATCH_CLOSE_SHUTDOWN
-                                               : (enum watch_close)connection->close_reason);
+                                               : (enum watch_close)connection->conn.close_reason);
     }
     connection_stop_waiting(reactor, connection);
     if (!list_is_empty(&connection->held)) {
@@ -221,7 +220,7 @@ connection_settle(struct reactor *reactor, struct connection *connection, enum c
         list_append(&reactor->watching, &connection->watching);
     }
     if (sent == SENT_FAILED || !conn_park(protocol, &connection->conn)) {
-        connection->close_reason = WATCH_CLOSE_ERROR;
+        connection->conn.close_reason = WATCH_CLOSE_ERROR;
         conn_discard_output(protocol, &connection->conn);
         connection_close(reactor, connection);
         return TURN_OVER;

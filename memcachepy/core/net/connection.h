@@ -37,7 +37,6 @@ struct connection {
     struct list waiting;
     struct list held;
     struct list watching;
-    uint8_t close_reason;    /* enum watch_close */
     uint64_t progress_at_ns; /* While held. */
 };
 

@@ -202,7 +202,7 @@ close_idle(struct reactor *reactor)
             continue;
         }
         COUNT(reactor->counters, idle_kicks);
-        connection->close_reason = WATCH_CLOSE_IDLE;
+        connection->conn.close_reason = WATCH_CLOSE_IDLE;
         connection_close(reactor, connection);
     }
 }

@@ -116,7 +116,6 @@ static void
 handle_connection(struct reactor *reactor, struct connection *connection, uint32_t events)
 {
     if (events & EPOLLERR) {
-        connection->close_reason = WATCH_CLOSE_ERROR;
         connection_close(reactor, connection);
         return;
     }
@@ -124,6 +123,7 @@ handle_connection(struct reactor *reactor, struct connection *connection, uint32
         connection->hangup = true;
     }
     if ((events & EPOLLHUP) && !list_is_empty(&connection->waiting)) {
+        connection->conn.close_reason = WATCH_CLOSE_NORMAL;
         connection_close(reactor, connection); /* Nobody would read its reply. */
         return;
     }

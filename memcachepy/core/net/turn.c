@@ -2,6 +2,7 @@
 #include "net/turn.h"
 
 #include "base/check.h"
+#include "proto/watch_log.h"
 
 #include <errno.h>
 #include <sys/socket.h>
@@ -28,7 +29,13 @@ turn_read(struct reactor *reactor, struct connection *connection)
         counter_add(reactor->counters, COUNTER_bytes_read, (uint64_t)received);
         return (struct arrival){received, received == (ssize_t)room};
     }
-    return (struct arrival){received < 0 && errno == EAGAIN ? 0 : -1, false};
+    if (received < 0 && errno == EAGAIN) {
+        return (struct arrival){0, false};
+    }
+    if (received == 0) {
+        connection->conn.close_reason = WATCH_CLOSE_NORMAL;
+    }
+    return (struct arrival){-1, false};
 }
 
 /* Sends what is kept and goes on with what was left. TURN_ON: the connection may be read. */

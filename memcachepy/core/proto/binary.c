@@ -2,6 +2,7 @@
 #include "proto/binary.h"
 
 #include "proto/stats.h"
+#include "proto/watch_log.h"
 
 static_assert(PACKET_HEADER_BYTES + UINT8_MAX + UINT16_MAX < READ_BUFFER_BYTES,
               "header, extras and key are read as a whole before they are judged");
@@ -181,6 +182,7 @@ packet_quit(struct protocol *protocol, struct conn *conn, const struct packet *p
 {
     (void)input;
     add_success(protocol, packet->id, packet->quiet, 0);
+    conn->close_reason = WATCH_CLOSE_NORMAL;
     conn->state = CONN_CLOSED;
     return STEP_NEXT;
 }

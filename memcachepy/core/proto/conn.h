@@ -84,6 +84,7 @@ struct conn {
     uint32_t scanned;     /* Bytes of an incomplete line known to hold no line feed. */
     uint32_t swallow;     /* CONN_SWALLOW */
     struct expiry expire; /* CONN_KEYS of gat and gats */
+    uint8_t close_reason; /* enum watch_close */
     struct pending *pending;
     struct dump *dump;       /* CONN_DUMP */
     struct sizes *sizes;     /* CONN_SIZES */

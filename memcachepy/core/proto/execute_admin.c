@@ -1,6 +1,8 @@
 /* Commands without a key: version, verbosity, flush_all, cache_memlimit, help, quit, shutdown. */
 #include "proto/execute.h"
 
+#include "proto/watch_log.h"
+
 #include <signal.h>
 
 #define VERBOSITY_MAX 2
@@ -98,6 +100,7 @@ execute_quit(struct protocol *protocol, struct conn *conn, const struct request 
 {
     (void)protocol;
     (void)request;
+    conn->close_reason = WATCH_CLOSE_NORMAL;
     conn->state = CONN_CLOSED;
 }
 
@@ -109,6 +112,7 @@ signal_supervisor(struct protocol *protocol, struct conn *conn, int number)
     if (pid > 0) {
         kill(pid, number);
     }
+    conn->close_reason = WATCH_CLOSE_SHUTDOWN;
     conn->state = CONN_CLOSED;
 }
 
