@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
 import pytest
+from support import binary
 from support.client import RawClient
 from support.peers import InProcessPeer
 from support.server import Server, node
@@ -121,6 +122,22 @@ def test_a_key_that_came_in_base64_is_given_back_so(empty_node: Server) -> None:
         client.ask(b"lru_crawler mgdump all\r\n", b"OK\r\nmg /wAK b\r\nEN\r\n")
         assert [item["key"] for item in _dump(client)] == [b"%FF%00%0A"]
         client.ask(b"mg /wAK b\r\n", b"HD\r\n")
+
+
+def test_a_key_with_a_line_feed_is_no_command_in_a_dump(empty_node: Server) -> None:
+    flush = b"YQpmbHVzaF9hbGwKYg=="  # a, flush_all and b in three lines
+    with empty_node.client() as client:
+        client.ask(b"ms %s 1 b\r\n5\r\n" % flush, b"HD\r\n")
+        client.ask(b"ms %s 1 b MA\r\n5\r\n" % flush, b"HD\r\n")  # Takes the mark away.
+        client.ask(b"set \x7f 0 0 1\r\n1\r\n", b"STORED\r\n")
+        with empty_node.client() as other:
+            other.send(binary.store("setq", b"a b", b"v") + binary.request("noop"))
+            other.take(binary.HEADER.size)
+        client.send(b"lru_crawler mgdump all\r\n")
+        client.expect(b"OK\r\n")
+        lines = client.take_until(b"EN\r\n").split(b"\r\n")[:-2]
+        assert sorted(lines) == sorted(b"mg " + key + b" b" for key in (flush, b"YSBi", b"fw=="))
+        client.ask(b"mg %s b v\r\n" % flush, b"VA 2\r\n55\r\n")
 
 
 def test_a_class_is_dumped_by_its_id(empty_node: Server) -> None:

@@ -90,3 +90,12 @@ def test_no_more_than_65536_prefixes_are_counted_until_the_next_reset(
         client.ask(b"stats reset\r\n", b"RESET\r\n")
         assert dump(client) == {}
         client.ask(b"stats detail off\r\n", b"OK\r\n")
+
+
+def test_a_prefix_that_would_break_its_line_is_not_counted(three_workers: Server) -> None:
+    with three_workers.client() as client:
+        begin(client)
+        client.ask(b"ms YQpFTkQKL2I= 1 b\r\n5\r\n", b"HD\r\n")  # a, END and /b in three lines
+        client.ask(b"get \x7f/a a/\x7f\r\n", b"END\r\n")
+        assert dump(client) == {"a": (1, 0, 0, 0)}
+        client.ask(b"stats detail off\r\n", b"OK\r\n")

@@ -78,6 +78,17 @@ def test_cachedump_shows_nothing_dead(fresh: RawClient) -> None:
     assert cachedump(client, class_id, 0) == []
 
 
+def test_cachedump_passes_over_keys_that_would_break_its_lines(client: RawClient) -> None:
+    set_item(client, b"k1", 3)
+    class_id = class_of_only_item(client)
+    client.ask(b"ms a0VORA== 3 b\r\n123\r\n", b"HD\r\n")
+    client.ask(b"ms awpFTkQ= 2 b\r\n12\r\n", b"HD\r\n")  # k and END in two lines
+    client.ask(b"ms awpFTkQ= 1 b MA\r\n3\r\n", b"HD\r\n")  # Takes the mark away.
+    assert cachedump(client, class_id, 0) == ["ITEM k1 [3 b; 0 s]"]
+    client.ask(b"md a0VORA== b\r\n", b"HD\r\n")
+    client.ask(b"md awpFTkQ= b\r\n", b"HD\r\n")
+
+
 def test_cachedump_ends_at_two_megabytes(fresh: RawClient) -> None:
     client = fresh
     key = b"k" * 245

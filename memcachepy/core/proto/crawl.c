@@ -83,12 +83,13 @@ write_metadump(uint8_t *out, const struct dump_item *item)
     return TEXT(out, " \n");
 }
 
-/* A line that can be sent as it is to ask for the item. */
+/* A line that can be sent as it is to ask for the item; but a key of more than 186 bytes is too
+ * long in base64. */
 static uint8_t *
 write_mgdump(uint8_t *out, const struct dump_item *item)
 {
     out = TEXT(out, "mg ");
-    if (item->key_is_binary) {
+    if (item->key_is_binary || key_breaks_line(item->key, item->key_len)) {
         out = encode_base64(out, item->key, item->key_len);
         return TEXT(out, " b\r\n");
     }

@@ -9,6 +9,17 @@ is_unreserved(uint8_t byte)
            (byte >= '0' && byte <= '9') || byte == '-' || byte == '.' || byte == '_' || byte == '~';
 }
 
+bool
+key_breaks_line(const uint8_t *bytes, uint32_t len)
+{
+    for (uint32_t i = 0; i < len; i++) {
+        if (UNLIKELY(bytes[i] <= ' ' || bytes[i] == 0x7F)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 uint8_t *
 encode_uri(uint8_t *out, const uint8_t *bytes, uint32_t len)
 {

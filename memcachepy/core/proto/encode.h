@@ -3,7 +3,13 @@
 #ifndef PROTO_ENCODE_H
 #define PROTO_ENCODE_H
 
+#include <stdbool.h>
 #include <stdint.h>
+
+/* Whether a key cannot stand in a line as it is: it has a space or a control character. Such keys
+ * come in base64 and by the binary protocol; lines of them would read as other lines or commands.
+ */
+bool key_breaks_line(const uint8_t *bytes, uint32_t len);
 
 /* At most so many bytes for one. */
 #define ENCODE_URI_FACTOR 3

@@ -262,9 +262,7 @@ meta_write_opaque(uint8_t *out, const uint8_t *opaque, uint32_t len)
 bool
 meta_breaks_line(const struct meta *meta)
 {
-    const struct key *key = &meta->key;
-    return meta->binary && (memchr(key->bytes, ' ', key->len) != NULL ||
-                            memchr(key->bytes, '\n', key->len) != NULL);
+    return meta->binary && key_breaks_line(meta->key.bytes, meta->key.len);
 }
 
 uint8_t *

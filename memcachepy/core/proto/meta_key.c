@@ -224,7 +224,7 @@ reply_debug(struct protocol *protocol, const struct key *key, const struct fetch
     uint8_t *out = output->bytes + output->end;
     memcpy(out, "ME ", 3);
     out += 3;
-    if (view->bits & MARK_BINARY_KEY) {
+    if (view->bits & MARK_BINARY_KEY || key_breaks_line(key->bytes, key->len)) {
         out = encode_base64(out, key->bytes, key->len);
     } else {
         memcpy(out, key->bytes, key->len);

@@ -1,6 +1,7 @@
 /* `stats detail on|off|dump`, and the counting; the table is mem/prefix_table.h's. */
 #include "mem/prefix_table.h"
 #include "proto/detail.h"
+#include "proto/encode.h"
 #include "proto/stats.h"
 
 #include <stdio.h>
@@ -9,15 +10,17 @@
 
 /* ---- counting ------------------------------------------------------------------------------- */
 
-/* NULL: the key has no prefix, or it is not counted. */
+/* NULL: the key has no prefix, or it is not counted, as one that a line of the dump cannot hold. */
 static struct prefix_entry *
 entry_of(struct protocol *protocol, const struct key *key)
 {
     char delimiter = protocol->superblock->settings.prefix_delimiter;
     const uint8_t *end = memchr(key->bytes, delimiter, key->len);
-    return end == NULL ? NULL
-                       : prefix_table_find(store_segment(protocol->store), key->bytes,
-                                           (uint32_t)(end - key->bytes));
+    if (end == NULL || key_breaks_line(key->bytes, (uint32_t)(end - key->bytes))) {
+        return NULL;
+    }
+    return prefix_table_find(store_segment(protocol->store), key->bytes,
+                             (uint32_t)(end - key->bytes));
 }
 
 static void

@@ -1,4 +1,5 @@
 /* `stats sizes` and `stats cachedump`: what a walk over the items finds. */
+#include "proto/encode.h"
 #include "proto/execute.h"
 #include "proto/stats.h"
 #include "store/item_walk.h"
@@ -135,7 +136,7 @@ add_item_line(void *context, const struct walked_item *item)
 {
     struct cachedump *dump = context;
     struct output *output = dump->output;
-    if (item->key_is_binary) {
+    if (item->key_is_binary || key_breaks_line(item->key, item->key_len)) {
         return true;
     }
     if (output->end - dump->begin > CACHEDUMP_BYTES_MAX - ITEM_LINE_BYTES_MAX) {
