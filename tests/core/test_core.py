@@ -63,6 +63,10 @@ def test_log_rings_hold_whole_entries_whenever_their_writer_is_killed(build: Bui
     assert run(build("logring", "-O2"), seed, 50) == "ok\n"
 
 
+def test_prefixes_hold_over_resets_and_shortages_in_the_middle(build: Build) -> None:
+    assert run(build("prefixes", *ADDRESS, "-Wl,--wrap=populate")) == "ok\n"
+
+
 def test_hash_is_xxh64() -> None:
     seed = random.randrange(2**64)
     print("seed", seed)

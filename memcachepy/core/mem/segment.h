@@ -193,8 +193,8 @@ struct superblock {
     alignas(CACHE_LINE_BYTES) struct page_pool pool;
     alignas(CACHE_LINE_BYTES) struct segment_settings settings;
     /* See mem/prefix_table.h. [atomic] */
-    _Atomic uint64_t prefix_generation, prefix_units_taken;
-    _Atomic uint32_t prefix_count, prefix_units_present, prefix_index_present;
+    _Atomic uint64_t prefix_state, prefix_units_taken;
+    _Atomic uint32_t prefix_units_present, prefix_index_present, prefix_retry_at_s;
     /* What `stats reset` subtracts. [atomic] */
     _Atomic uint64_t counter_baseline[COUNTER_COUNT];
     _Atomic uint64_t sum_baseline[16];
