@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -81,6 +82,83 @@ write_for_ever(struct segment *segment)
     }
 }
 
+/* What a process wrote that had gone wrong is passed over, and counts as missed. */
+static void
+expect_impossible_entries_are_passed_over(struct segment *segment, struct seen *seen)
+{
+    struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST];
+    struct log_entry wrong = {.head = {.kind = LOG_ITEM_GET, .log_class = LOG_FETCHERS}};
+    uint64_t lost = seen->lost;
+    uint64_t entries = seen->entries;
+    wrong.head.text_len = LOG_TEXT_MAX + 1;
+    logring_write(segment, slot, &wrong);
+    write_one(segment, slot, 7);
+    read_up_to(segment, seen, UINT64_MAX);
+    EXPECT(seen->entries == entries + 1 && seen->lost == lost + 1);
+}
+
+/* ---- who watches ---------------------------------------------------------------------------- */
+
+/* After so many instructions each; with a sanitizer there are many more of them. */
+#ifdef __SANITIZE_ADDRESS__
+#define INSTRUCTIONS_STEP 53
+#else
+#define INSTRUCTIONS_STEP 1
+#endif
+
+/* Begins to watch and ends, again and again; stops after each. */
+static void
+switch_for_ever(struct segment *segment)
+{
+    struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST];
+    EXPECT(ptrace(PTRACE_TRACEME, 0, NULL, NULL) == 0);
+    raise(SIGUSR1);
+    for (uint32_t i = 0;; i++) {
+        logring_watch(segment, slot, i % 2 == 0 ? LOG_FETCHERS : 0);
+        raise(SIGUSR1);
+    }
+}
+
+/* True: the child has stopped by itself. */
+static bool
+child_goes_on(pid_t child, enum __ptrace_request how)
+{
+    int status;
+    EXPECT(ptrace(how, child, NULL, NULL) == 0);
+    EXPECT(waitpid(child, &status, 0) == child && WIFSTOPPED(status));
+    return WSTOPSIG(status) == SIGUSR1;
+}
+
+/* Another process begins or ends to watch after any instruction of one that ends or begins. */
+static void
+expect_nothing_stays_watched(struct segment *segment)
+{
+    struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST + 1];
+    int status;
+    pid_t child = fork();
+    if (child == 0) {
+        switch_for_ever(segment);
+    }
+    EXPECT(waitpid(child, &status, 0) == child && WIFSTOPPED(status));
+    bool whole = false;
+    logring_watch(segment, slot, LOG_EVICTIONS);
+    for (unsigned instructions = 0; !whole; instructions += INSTRUCTIONS_STEP) {
+        for (unsigned round = 0; round < 2; round++) {
+            whole = false;
+            for (unsigned i = 0; i < instructions && !whole; i++) {
+                whole = child_goes_on(child, PTRACE_SINGLESTEP);
+            }
+            logring_watch(segment, slot, round == 0 ? 0 : LOG_EVICTIONS);
+            while (!whole && !child_goes_on(child, PTRACE_CONT)) {
+            }
+            EXPECT(atomic_load(&segment->superblock->watched) ==
+                   (round == 0 ? LOG_FETCHERS : LOG_EVICTIONS));
+        }
+    }
+    EXPECT(kill(child, SIGKILL) == 0 && waitpid(child, &status, 0) == child);
+    logring_watch(segment, slot, 0);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -136,7 +214,9 @@ main(int argc, char **argv)
     read_up_to(segment, &seen, UINT64_MAX);
     EXPECT(seen.lost > lost && seen.entries > entries);
     EXPECT(seen.lost - lost + seen.entries - entries == 1000);
+    expect_impossible_entries_are_passed_over(segment, &seen);
     /* Who watches is counted over all processes. */
+    expect_nothing_stays_watched(segment);
     EXPECT(!log_is_watched(segment->superblock, UINT32_MAX));
     logring_watch(segment, slot, LOG_FETCHERS);
     logring_watch(segment, &segment->slots[SLOT_WORKER_FIRST + 1], LOG_EVICTIONS);

@@ -184,17 +184,21 @@ logring_remove_watcher(struct process_slot *slot)
     atomic_fetch_sub(&slot->watchers, 1);
 }
 
-/* Somebody who begins to watch between the look at the slots and the exchange has set its slot
- * before it set its bit: the second look finds it. */
+/* Whoever writes the sum looks at the slots again afterwards, and whoever changes a slot looks at
+ * the sum afterwards: of two that meet, the one that is through last finds what is to be mended.
+ * Each further round is one that another has changed something in. */
 void
 logring_watch(struct segment *segment, struct process_slot *slot, uint32_t classes)
 {
     struct superblock *superblock = segment->superblock;
     atomic_store(&slot->watch_classes, classes);
     uint32_t watched = atomic_load(&superblock->watched);
-    while (!atomic_compare_exchange_weak(&superblock->watched, &watched, watched_by_all(segment))) {
+    uint32_t sum;
+    while ((sum = watched_by_all(segment)) != watched) {
+        if (atomic_compare_exchange_strong(&superblock->watched, &watched, sum)) {
+            watched = sum;
+        }
     }
-    atomic_fetch_or(&superblock->watched, watched_by_all(segment));
 }
 
 /* ---- reading -------------------------------------------------------------------------------- */
@@ -221,6 +225,10 @@ read_entry(const struct log_ring *ring, uint32_t mask, uint64_t at, struct log_e
         return 0;
     }
     memcpy(entry, body, sizeof(body));
+    /* No writer makes it so: but whoever reads must not be led out of its buffers by another. */
+    if (UNLIKELY(entry->head.text_len > LOG_TEXT_MAX)) {
+        return 0;
+    }
     uint32_t cells = cells_of_text(entry->head.text_len);
     size_t left = sizeof(entry->head) + entry->head.text_len;
     for (uint32_t i = 1; i < cells; i++) {
