@@ -67,6 +67,10 @@ def test_prefixes_hold_over_resets_and_shortages_in_the_middle(build: Build) -> 
     assert run(build("prefixes", *ADDRESS, "-Wl,--wrap=populate")) == "ok\n"
 
 
+def test_huge_pages_that_fail_hold_up_no_others(build: Build) -> None:
+    assert run(build("hugepages", *ADDRESS, "-Wl,--wrap=madvise")) == "ok\n"
+
+
 def test_hash_is_xxh64() -> None:
     seed = random.randrange(2**64)
     print("seed", seed)

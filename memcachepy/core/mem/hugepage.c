@@ -19,6 +19,10 @@
 /* After the host had no huge page free: it has to find one by moving others' memory. */
 #define TRY_AGAIN_NS (10ull * 1000 * 1000 * 1000)
 
+/* Until those that failed are looked at once more; all behind the first of them are, too, which
+ * costs a system call each. */
+#define RETURN_NS (600ull * 1000 * 1000 * 1000)
+
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
 #endif
@@ -122,6 +126,18 @@ present_end(const struct superblock *superblock)
     return page_offset(superblock, absent ? pool->absent_from : populated);
 }
 
+/* One that fails holds up none behind it. */
+static void
+step_over(struct hugepage_pass *pass, uint64_t now_ns)
+{
+    pass->again_at_ns = now_ns + TRY_AGAIN_NS;
+    if (pass->left_at == 0) {
+        pass->left_at = pass->next_at;
+        pass->back_at_ns = now_ns + RETURN_NS;
+    }
+    pass->next_at += EXTENT_BYTES;
+}
+
 bool
 hugepage_step(struct segment *segment, struct hugepage_pass *pass, uint64_t now_ns)
 {
@@ -131,13 +147,23 @@ hugepage_step(struct segment *segment, struct hugepage_pass *pass, uint64_t now_
     if (pass->next_at < superblock->data_at) {
         pass->next_at = superblock->data_at;
     }
+    if (pass->next_at >= end && pass->left_at != 0 && now_ns >= pass->back_at_ns) {
+        pass->next_at = pass->left_at;
+        pass->left_at = 0;
+    }
     if (pass->next_at >= end || now_ns < pass->again_at_ns) {
         return false;
     }
-    if (madvise(segment->base + pass->next_at, EXTENT_BYTES, MADV_COLLAPSE) != 0) {
-        pass->again_at_ns = errno == EINVAL ? UINT64_MAX : now_ns + TRY_AGAIN_NS;
+    if (madvise(segment->base + pass->next_at, EXTENT_BYTES, MADV_COLLAPSE) == 0) {
+        pass->next_at += EXTENT_BYTES;
+        pass->tried = true;
+        return true;
+    }
+    if (errno == EINVAL && !pass->tried) {
+        pass->again_at_ns = UINT64_MAX; /* A kernel that cannot be asked. */
         return false;
     }
-    pass->next_at += EXTENT_BYTES;
-    return true;
+    pass->tried = true;
+    step_over(pass, now_ns);
+    return false;
 }

@@ -23,6 +23,9 @@ bool hugepage_require(int fd, uint8_t *base, uint64_t offset, char *sentence,
 struct hugepage_pass {
     uint64_t next_at;     /* offset of the extent to look at next */
     uint64_t again_at_ns; /* no try before: the last one failed */
+    uint64_t left_at;     /* offset of the first extent that was stepped over; 0: none was */
+    uint64_t back_at_ns;  /* no return to it before */
+    bool tried;           /* The kernel can be asked. */
 };
 
 /* Makes the next extent that is populated whole a huge page, if the host can; requests that touch
