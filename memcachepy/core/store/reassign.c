@@ -26,13 +26,29 @@ pages_of_class(const struct store *store, uint32_t class_id)
     return pages;
 }
 
-/* A class that can spare a page; 0: none. */
+/* Read without the lock, too. */
+static RACY_READ bool
+has_pages_of_others(const struct shard *shard, uint32_t class_id)
+{
+    uint32_t others = shard->table_page_count + shard->ghost_page_count;
+    return shard->page_count != others + shard->classes[class_id].page_count;
+}
+
+/* A class that can spare a page; 0: none. One look at most shards, for there may be a hundred
+ * thousand: those that have pages of other classes bring one of these up to the number soon. */
 static uint32_t
 any_class_but(const struct store *store, uint32_t except)
 {
-    for (uint32_t class_id = 1; class_id <= store->superblock->class_count; class_id++) {
-        if (class_id != except && pages_of_class(store, class_id) >= PAGES_MIN_OF_ANY) {
-            return class_id;
+    uint32_t pages[SLAB_CLASS_COUNT_MAX] = {0};
+    for (uint32_t i = 0; i <= store->shard_mask; i++) {
+        if (!has_pages_of_others(&store->shards[i], except)) {
+            continue;
+        }
+        for (uint32_t class_id = 1; class_id <= store->superblock->class_count; class_id++) {
+            pages[class_id] += pages_of(store, i, class_id);
+            if (class_id != except && pages[class_id] >= PAGES_MIN_OF_ANY) {
+                return class_id;
+            }
         }
     }
     return 0;
