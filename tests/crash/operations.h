@@ -610,6 +610,14 @@ run_reassign(struct world *world)
     return store_reassign(world->victim, (int32_t)from, (int32_t)from + 1) == REASSIGN_DONE;
 }
 
+/* A page that nobody has goes to a class that has none. */
+static bool
+run_adopt(struct world *world)
+{
+    uint32_t to = store_class_id(world->victim, 10, 0, NEARLY_A_CHUNK);
+    return store_reassign(world->victim, 0, (int32_t)to) == REASSIGN_DONE;
+}
+
 /* ---- uploads and pins ----------------------------------------------------------------------- */
 
 static void
@@ -895,6 +903,7 @@ static const struct operation operations[] = {
      .did = evicted,
      .pages = 24,
      .piecemeal = true},
+    {.name = "adopt", store_a_few, run_adopt, .did = took_page, .keeps = true},
     {.name = "shrink", prepare_shrink, run_shrink, .did = shrank, .pages = 24, .piecemeal = true},
     {.name = "rebuild",
      prepare_rebuild,
