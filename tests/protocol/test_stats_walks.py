@@ -1,6 +1,7 @@
 """`stats cachedump`, `stats sizes` and the figures by slab class."""
 
 import re
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -140,6 +141,30 @@ def test_others_are_served_while_sizes_are_counted() -> None:
             answered += 1
         assert answered >= 5
         client.expect(b"STAT 32 100\r\nSTAT 64 299900\r\nEND\r\n")
+        wait_until(lambda: server.stats()["curr_connections"] == "3", "two and the one that asks")
+
+
+def test_others_are_served_while_a_class_is_dumped() -> None:
+    """On one worker, of a class with many pages and few items that may be shown."""
+    with node("-m", "64") as server, ExitStack() as stack:
+        client, other, leaving = (stack.enter_context(server.client()) for _ in range(3))
+        set_item(client, b"k", 1)
+        class_id = class_of_only_item(client)
+        for first in range(0, 300_000, 5000):
+            keys = (b64encode(b"%08d" % i) for i in range(first, first + 5000))
+            client.send(b"".join(b"ms %s 1 b q\r\nv\r\n" % key for key in keys))
+        client.ask(b"mn\r\n", b"MN\r\n")
+        assert int(client.stats("items")[f"items:{class_id}:number"]) > 250_000
+        leaving.send(b"stats cachedump %d 0\r\n" % class_id)
+        client.send(b"stats cachedump %d 0\r\nversion\r\n" % class_id)
+        leaving.close()
+        client.expect(b"ITEM k [1 b; 0 s]\r\n")  # It lies in the class's first page.
+        answered = 0
+        while not client.more(0):
+            other.ask(b"get none\r\n", b"END\r\n")
+            answered += 1
+        assert answered >= 5
+        client.expect(b"END\r\nVERSION 1.6.45\r\n")
         wait_until(lambda: server.stats()["curr_connections"] == "3", "two and the one that asks")
 
 

@@ -234,8 +234,8 @@ run_step(struct protocol *protocol, struct conn *conn, struct input *input)
         return value_upload_step(protocol, conn, input);
     case CONN_TERMINATOR:
         return value_end_step(protocol, conn, input);
-    case CONN_SIZES:
-        return stats_sizes_step(protocol, conn);
+    case CONN_WALK:
+        return stats_walk_step(protocol, conn);
     case CONN_DUMP:
         return crawl_dump_step(protocol, conn);
     case CONN_WATCH:
@@ -505,7 +505,7 @@ conn_free(struct protocol *protocol, struct conn *conn)
         free(conn->pending);
     }
     crawl_dump_free(protocol, conn);
-    stats_sizes_free(conn);
+    stats_walk_free(conn);
     watch_end(protocol, conn);
     input_free(conn);
     output_free(&conn->kept, protocol->store);

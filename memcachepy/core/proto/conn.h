@@ -25,7 +25,7 @@
 struct protocol;
 struct pending;
 struct dump;
-struct sizes;
+struct stats_walk;
 struct watcher;
 
 /* What `version` answers: the memcached release whose protocol is spoken. */
@@ -67,7 +67,7 @@ enum conn_state {
     CONN_UPLOAD_WAIT, /* A large value waits for its upload to be opened. */
     CONN_UPLOAD,      /* A large value goes into its chunks as it arrives. */
     CONN_TERMINATOR,  /* At the line end behind an uploaded value, where there is one. */
-    CONN_SIZES,       /* `stats sizes` is being counted, a piece at a time. */
+    CONN_WALK,        /* `stats sizes` or `cachedump` is being made, a piece at a time. */
     CONN_DUMP,        /* A dump of keys is being made, a piece at a time. */
     CONN_WATCH,       /* Is told what the node does; what it sends is ignored. */
     CONN_SWALLOW,     /* `swallow` bytes of a refused value are still to come. */
@@ -87,7 +87,7 @@ struct conn {
     uint8_t close_reason; /* enum watch_close */
     struct pending *pending;
     struct dump *dump;       /* CONN_DUMP */
-    struct sizes *sizes;     /* CONN_SIZES */
+    struct stats_walk *walk; /* CONN_WALK */
     struct watcher *watcher; /* CONN_WATCH */
     uint8_t *input; /* Kept: an incomplete line, or requests that may not be executed yet. */
     uint32_t input_len;
@@ -154,7 +154,7 @@ conn_is_watching(const struct conn *conn)
 static inline bool
 conn_is_streaming(const struct conn *conn)
 {
-    return conn->state == CONN_SIZES || conn->state == CONN_DUMP;
+    return conn->state == CONN_WALK || conn->state == CONN_DUMP;
 }
 
 /* Replies wait that the peer has not taken, or were left to be made. */

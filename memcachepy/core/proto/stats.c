@@ -477,7 +477,7 @@ execute_stats(struct protocol *protocol, struct conn *conn, const struct request
         return;
     }
     if (slice_is(part, "cachedump")) {
-        stats_cachedump(protocol, line);
+        stats_cachedump_begin(protocol, conn, line);
         return;
     }
     if (slice_is(part, "sizes") && stats_sizes_begin(protocol, conn)) {

@@ -26,14 +26,16 @@ void stats_conns(struct stat_sink *sink, struct store *store);
 /* How many items there are of each size, at once; stats_walk.c. */
 void stats_sizes(struct stat_sink *sink, struct store *store);
 
-/* The same for a connection that speaks text, in pieces: CONN_SIZES. False: there is nothing to
+/* The same for a connection that speaks text, in pieces: CONN_WALK. False: there is nothing to
  * be counted, or no memory; ask stats_sizes(). */
 bool stats_sizes_begin(struct protocol *protocol, struct conn *conn) MUST_CHECK;
-enum step stats_sizes_step(struct protocol *protocol, struct conn *conn) MUST_CHECK;
-void stats_sizes_free(struct conn *conn);
 
-/* Answers `stats cachedump <class> <limit>`, which has lines of its own. */
-void stats_cachedump(struct protocol *protocol, const struct line *line);
+/* `stats cachedump <class> <limit>`, which has lines of its own, in pieces, too. */
+void stats_cachedump_begin(struct protocol *protocol, struct conn *conn, const struct line *line);
+
+/* The next piece of either. */
+enum step stats_walk_step(struct protocol *protocol, struct conn *conn) MUST_CHECK;
+void stats_walk_free(struct conn *conn);
 
 /* Answers `stats detail on|off|dump`; stats_detail.c. */
 void stats_detail(struct protocol *protocol, const struct line *line);

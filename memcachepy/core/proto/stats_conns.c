@@ -21,7 +21,7 @@ state_name(uint32_t state)
     case CONN_SKIP_LINE:
     case CONN_SWALLOW:
         return "conn_swallow";
-    case CONN_SIZES:
+    case CONN_WALK:
     case CONN_DUMP:
         return "conn_mwrite";
     case CONN_NEW:

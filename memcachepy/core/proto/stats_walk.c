@@ -1,4 +1,7 @@
-/* `stats sizes` and `stats cachedump`: what a walk over the items finds. */
+/* `stats sizes` and `stats cachedump`: what a walk over the items finds.
+ *
+ * Each is a state of its connection, as a dump is (crawl.c): a step visits some pages, and others
+ * are served before the next one. */
 #include "proto/encode.h"
 #include "proto/execute.h"
 #include "proto/stats.h"
@@ -7,38 +10,49 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* ---- sizes ---------------------------------------------------------------------------------- */
-
-#define SIZE_BUCKET_BYTES 32
-
 /* A page takes about as many microseconds as it has items, divided by thirty. */
 #define PAGES_PER_PIECE 32
 #define PAGES_PER_SMALL_PIECE 4
 
-/* A walk that goes on. */
-struct sizes {
+struct stats_walk {
     uint32_t page;     /* to be visited next */
+    uint32_t class_id; /* of cachedump; 0: sizes are counted */
+    /* cachedump */
+    struct output *output;
+    uint64_t items_left, bytes_left;
+    /* sizes */
     uint64_t last;     /* of the buckets */
     uint64_t counts[]; /* [i]: items of up to i buckets */
 };
 
+void
+stats_walk_free(struct conn *conn)
+{
+    free(conn->walk);
+    conn->walk = NULL;
+}
+
+/* ---- sizes ---------------------------------------------------------------------------------- */
+
+#define SIZE_BUCKET_BYTES 32
+
 static bool
 count_size(void *context, const struct walked_item *item)
 {
-    struct sizes *sizes = context;
+    struct stats_walk *sizes = context;
     uint64_t bucket = (item->bytes + SIZE_BUCKET_BYTES - 1) / SIZE_BUCKET_BYTES;
     sizes->counts[bucket < sizes->last ? bucket : sizes->last]++;
     return true;
 }
 
 /* NULL: out of memory. */
-static struct sizes *
+static struct stats_walk *
 sizes_begin(struct store *store)
 {
     /* The largest item is that and its header. */
     uint64_t limit = store_superblock(store)->settings.item_size_max_bytes;
     uint64_t last = limit / SIZE_BUCKET_BYTES + 16;
-    struct sizes *sizes = calloc(1, sizeof(*sizes) + (last + 1) * sizeof(sizes->counts[0]));
+    struct stats_walk *sizes = calloc(1, sizeof(*sizes) + (last + 1) * sizeof(sizes->counts[0]));
     if (sizes != NULL) {
         sizes->last = last;
     }
@@ -46,7 +60,7 @@ sizes_begin(struct store *store)
 }
 
 static void
-add_sizes(struct stat_sink *sink, const struct sizes *sizes)
+add_sizes(struct stat_sink *sink, const struct stats_walk *sizes)
 {
     for (uint64_t bucket = 0; bucket <= sizes->last; bucket++) {
         if (sizes->counts[bucket] != 0) {
@@ -64,7 +78,7 @@ stats_sizes(struct stat_sink *sink, struct store *store)
         stat_add(sink, "sizes_status", "disabled");
         return;
     }
-    struct sizes *sizes = sizes_begin(store);
+    struct stats_walk *sizes = sizes_begin(store);
     if (sizes == NULL || !store_walk_items(store, 0, count_size, sizes)) {
         stat_add(sink, "sizes_status", "error");
     } else {
@@ -77,44 +91,22 @@ bool
 stats_sizes_begin(struct protocol *protocol, struct conn *conn)
 {
     if (!protocol->superblock->settings.track_sizes ||
-        (conn->sizes = sizes_begin(protocol->store)) == NULL) {
+        (conn->walk = sizes_begin(protocol->store)) == NULL) {
         return false;
     }
-    conn->state = CONN_SIZES;
+    conn->state = CONN_WALK;
     return true;
 }
 
-void
-stats_sizes_free(struct conn *conn)
+static void
+sizes_end(struct output *output, const struct stats_walk *sizes)
 {
-    free(conn->sizes);
-    conn->sizes = NULL;
-}
-
-enum step
-stats_sizes_step(struct protocol *protocol, struct conn *conn)
-{
-    struct output *output = &protocol->output;
     struct stat_sink sink;
-    uint32_t pages = protocol->small_pieces ? PAGES_PER_SMALL_PIECE : PAGES_PER_PIECE;
-    switch (
-        store_walk_pages(protocol->store, 0, &conn->sizes->page, pages, count_size, conn->sizes)) {
-    case WALK_MORE:
-        return STEP_FULL;
-    case WALK_BUSY:
-        OUTPUT_TEXT(output, TEXT_BUSY);
-        break;
-    case WALK_END:
-        stat_sink_text(&sink, output);
-        add_sizes(&sink, conn->sizes);
-        if (!stat_end(&sink)) {
-            OUTPUT_TEXT(output, "SERVER_ERROR out of memory writing stats\r\n");
-        }
-        break;
+    stat_sink_text(&sink, output);
+    add_sizes(&sink, sizes);
+    if (!stat_end(&sink)) {
+        OUTPUT_TEXT(output, "SERVER_ERROR out of memory writing stats\r\n");
     }
-    stats_sizes_free(conn);
-    conn_await_request(conn);
-    return STEP_NEXT;
 }
 
 /* ---- cachedump ------------------------------------------------------------------------------ */
@@ -125,34 +117,30 @@ stats_sizes_step(struct protocol *protocol, struct conn *conn)
 /* memcached's ids end here, whether there are as many classes or not. */
 #define CLASS_IDS 64
 
-struct cachedump {
-    struct output *output;
-    uint32_t begin;
-    uint64_t left; /* items */
-};
-
 static bool
 add_item_line(void *context, const struct walked_item *item)
 {
-    struct cachedump *dump = context;
+    struct stats_walk *dump = context;
     struct output *output = dump->output;
     if (item->key_is_binary || key_breaks_line(item->key, item->key_len)) {
         return true;
     }
-    if (output->end - dump->begin > CACHEDUMP_BYTES_MAX - ITEM_LINE_BYTES_MAX) {
+    if (dump->bytes_left < ITEM_LINE_BYTES_MAX) {
         return false;
     }
     char text[64];
     int len = snprintf(text, sizeof(text), " [%u b; %llu s]\r\n", item->value_len,
                        (unsigned long long)item->expires_at);
+    uint32_t begin = output->end;
     OUTPUT_TEXT(output, "ITEM ");
     output_add(output, item->key, item->key_len);
     output_add(output, text, (size_t)len);
-    return --dump->left > 0;
+    dump->bytes_left -= output->end - begin;
+    return --dump->items_left > 0;
 }
 
 void
-stats_cachedump(struct protocol *protocol, const struct line *line)
+stats_cachedump_begin(struct protocol *protocol, struct conn *conn, const struct line *line)
 {
     struct output *output = &protocol->output;
     uint64_t class_id, limit;
@@ -173,18 +161,57 @@ stats_cachedump(struct protocol *protocol, const struct line *line)
         OUTPUT_TEXT(output, "CLIENT_ERROR Illegal slab id\r\n");
         return;
     }
-    /* All the room at once: none is asked for under a lock. */
-    if (!output_reserve(output, CACHEDUMP_BYTES_MAX + sizeof("END\r\n"))) {
+    if (class_id == 0) {
+        OUTPUT_TEXT(output, "END\r\n");
+        return;
+    }
+    struct stats_walk *dump = malloc(sizeof(*dump));
+    if (dump == NULL) {
         OUTPUT_TEXT(output, "SERVER_ERROR out of memory listing slab stats\r\n");
         return;
     }
-    struct cachedump dump = {
-        .output = output, .begin = output->end, .left = limit == 0 ? UINT64_MAX : limit};
-    if (class_id != 0 &&
-        !store_walk_items(protocol->store, (uint32_t)class_id, add_item_line, &dump)) {
-        output->end = dump.begin;
-        OUTPUT_TEXT(output, TEXT_BUSY);
-        return;
+    *dump = (struct stats_walk){.class_id = (uint32_t)class_id,
+                                .items_left = limit == 0 ? UINT64_MAX : limit,
+                                .bytes_left = CACHEDUMP_BYTES_MAX};
+    conn->walk = dump;
+    conn->state = CONN_WALK;
+}
+
+/* ---- steps ---------------------------------------------------------------------------------- */
+
+static enum walk_result
+visit_pages(struct protocol *protocol, struct stats_walk *walk)
+{
+    uint32_t pages = protocol->small_pieces ? PAGES_PER_SMALL_PIECE : PAGES_PER_PIECE;
+    walked_fn *visit = walk->class_id == 0 ? count_size : add_item_line;
+    walk->output = &protocol->output;
+    return store_walk_pages(protocol->store, walk->class_id, &walk->page, pages, visit, walk);
+}
+
+enum step
+stats_walk_step(struct protocol *protocol, struct conn *conn)
+{
+    struct output *output = &protocol->output;
+    struct stats_walk *walk = conn->walk;
+    /* All the room that the lines may take: none is asked for under a lock. */
+    if (!output_reserve(output, walk->bytes_left + sizeof("END\r\n"))) {
+        return STEP_CLOSE;
     }
-    OUTPUT_TEXT(output, "END\r\n");
+    switch (visit_pages(protocol, walk)) {
+    case WALK_MORE:
+        return STEP_FULL;
+    case WALK_BUSY:
+        OUTPUT_TEXT(output, TEXT_BUSY);
+        break;
+    case WALK_END:
+        if (walk->class_id == 0) {
+            sizes_end(output, walk);
+        } else {
+            OUTPUT_TEXT(output, "END\r\n");
+        }
+        break;
+    }
+    stats_walk_free(conn);
+    conn_await_request(conn);
+    return STEP_NEXT;
 }

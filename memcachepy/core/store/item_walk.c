@@ -4,6 +4,9 @@
 #include "store/slab.h"
 #include "store/walk.h"
 
+/* To pass over a page of another class costs about so much less than to visit one. */
+#define PASSES_PER_PAGE 256
+
 enum walk_step { WALK_PASSED, WALK_VISITED, WALK_ENOUGH, WALK_STUCK };
 
 static struct walked_item
@@ -63,9 +66,11 @@ store_walk_pages(struct store *store, uint32_t class_id, uint32_t *page, uint32_
                  walked_fn *visit, void *context)
 {
     uint32_t count = atomic_load(&store->superblock->pool.populated_count);
-    while (pages_max > 0 && *page < count) {
+    uint64_t passes_left = (uint64_t)pages_max * PASSES_PER_PAGE;
+    while (pages_max > 0 && passes_left > 0 && *page < count) {
         switch (walk_page(store, (*page)++, class_id, visit, context)) {
         case WALK_PASSED:
+            passes_left--;
             break;
         case WALK_VISITED:
             pages_max--;
