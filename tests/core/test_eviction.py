@@ -191,6 +191,19 @@ def test_adding_and_deleting_in_a_full_cache_leaves_it_its_memory() -> None:
     assert_counters_add_up(segment)
 
 
+def test_a_page_that_cannot_go_does_not_condemn_its_neighbour() -> None:
+    """The upload that needs the room lies in the page beside the oldest, which is asked for."""
+    segment = open_segment("s3fifo", memory_limit_bytes=6 << 20)
+    connection = _core.Connection(segment)
+    value = bytes(66_560)
+    line = b" 0 0 %d\r\n%s\r\n" % (len(value), value)
+    assert connection.feed(b"set asked_for" + line) == b"STORED\r\n"
+    for number in range(200):
+        assert len(connection.feed(b"get asked_for\r\n")) > len(value), number
+        assert connection.feed(b"set once%d" % number + line) == b"STORED\r\n"
+    assert_counters_add_up(segment)
+
+
 @pytest.mark.parametrize("policy", ["noeviction", *VOLATILE])
 def test_a_flush_gives_back_what_may_not_be_evicted(policy: str) -> None:
     segment = open_segment(policy)

@@ -29,15 +29,21 @@ item_of_chunk(const struct store *store, void *chunk)
     return NULL;
 }
 
-/* Whether everything in the page may go: no upload, no pinned value, nothing the policy protects.
- */
+/* Whether an item may go: it is no upload, no pinned value, and nothing the policy protects. */
+static bool
+item_may_go(const struct store *store, const struct item *item)
+{
+    return state_kind(chunk_state(item)) == CHUNK_LIVE &&
+           (item_is_dead(store, item) || may_evict(store, item));
+}
+
+/* Whether everything in the page may go. */
 static bool
 page_may_go(const struct store *store, uint32_t number, uint32_t class_id)
 {
     for (uint32_t slot = 0; slot < slab_chunks_per_page(store, class_id); slot++) {
         struct item *item = item_of_chunk(store, chunk_at(store, number, class_id, slot));
-        if (item != NULL && (state_kind(chunk_state(item)) != CHUNK_LIVE ||
-                             !(item_is_dead(store, item) || may_evict(store, item)))) {
+        if (item != NULL && !item_may_go(store, item)) {
             return false;
         }
     }
@@ -66,7 +72,8 @@ page_drain(struct store *store, struct shard *shard, uint32_t number, uint32_t c
     return page_entry(store->segment, number)->free_count == count;
 }
 
-/* How often some items of the page were asked for; a count is worth less for every idle minute. */
+/* How often some items of the page were asked for; a count is worth less for every idle minute.
+ * UINT32_MAX: one of them cannot go. */
 static uint32_t
 page_warmth(const struct store *store, uint32_t number, uint32_t class_id)
 {
@@ -75,6 +82,9 @@ page_warmth(const struct store *store, uint32_t number, uint32_t class_id)
     uint32_t warmth = 0;
     for (uint32_t slot = 0; slot < count; slot += step) {
         struct item *item = item_of_chunk(store, chunk_at(store, number, class_id, slot));
+        if (item != NULL && !item_may_go(store, item)) {
+            return UINT32_MAX;
+        }
         if (item != NULL) {
             uint32_t state = chunk_state(item);
             uint32_t minutes = state_idle_s(store, state) / 60;
