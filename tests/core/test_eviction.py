@@ -204,6 +204,20 @@ def test_a_page_that_cannot_go_does_not_condemn_its_neighbour() -> None:
     assert_counters_add_up(segment)
 
 
+def test_of_a_few_large_values_the_one_asked_for_stays() -> None:
+    """Each lies in many pages, and with the first eviction the ghost takes one of them."""
+    segment = open_segment("s3fifo", memory_limit_bytes=14 << 20)
+    connection = _core.Connection(segment)
+    value = bytes(1_000_000)
+    line = b" 0 0 %d\r\n%s\r\n" % (len(value), value)
+    assert connection.feed(b"set asked_for" + line) == b"STORED\r\n"
+    for number in range(100):
+        assert len(connection.feed(b"get asked_for\r\n")) > len(value), number
+        assert connection.feed(b"set once%d" % number + line) == b"STORED\r\n"
+    assert segment.counters()["evicted_table"] > 0
+    assert_counters_add_up(segment)
+
+
 @pytest.mark.parametrize("policy", ["noeviction", *VOLATILE])
 def test_a_flush_gives_back_what_may_not_be_evicted(policy: str) -> None:
     segment = open_segment(policy)

@@ -6,6 +6,7 @@
 
 /* A page to give up is looked for among so many, by the counts of so many of its items. */
 #define PAGE_CANDIDATES 8
+#define PAGES_PASSED_MAX 64
 #define WARMTH_SAMPLES 16
 #define TRIES_MAX 1024
 
@@ -95,6 +96,28 @@ page_warmth(const struct store *store, uint32_t number, uint32_t class_id)
     return warmth;
 }
 
+static struct item *
+first_item(const struct store *store, uint32_t at, uint32_t class_id)
+{
+    return item_of_chunk(store, chunk_at(store, at - 1, class_id, 0));
+}
+
+/* The next page of the list, stored plus one. A value of many pages is one candidate and not many:
+ * its other pages are passed over. */
+static uint32_t
+next_candidate(const struct store *store, uint32_t at, uint32_t class_id, bool ahead)
+{
+    const struct item *item = first_item(store, at, class_id);
+    for (unsigned i = 0; i < PAGES_PASSED_MAX; i++) {
+        const struct page *page = listed_page(store, at);
+        at = ahead ? page->class_next : page->class_prev;
+        if (item == NULL || first_item(store, at, class_id) != item) {
+            break;
+        }
+    }
+    return at;
+}
+
 /* The page, stored plus one, that is coldest of those the hand will come to next and those it saw
  * last. */
 static uint32_t
@@ -112,9 +135,9 @@ coldest_page(const struct store *store, const struct class_list *list, uint32_t 
             best = at;
         }
         if (i % 2 == 0) {
-            behind = listed_page(store, behind)->class_prev;
+            behind = next_candidate(store, behind, class_id, false);
         } else {
-            ahead = listed_page(store, ahead)->class_next;
+            ahead = next_candidate(store, ahead, class_id, true);
         }
     }
     return best;
