@@ -98,17 +98,18 @@ class Node:
     def workers(self) -> list[psutil.Process]:
         return self.children("worker")
 
+    def child(self, name: str) -> psutil.Process:
+        """The first of the name, as soon as it bears it: that is after it has reported."""
+        return wait_until(lambda: self.children(name), name)[0]
+
     def worker(self) -> psutil.Process:
-        """The first one, as soon as it bears its name: that is after it has reported."""
-        return wait_until(self.workers, "a worker")[0]
+        return self.child("worker")
 
     def acceptor(self) -> psutil.Process:
-        (found,) = self.children("acceptor")
-        return found
+        return self.child("acceptor")
 
     def maintainer(self) -> psutil.Process:
-        (found,) = self.children("maintainer")
-        return found
+        return self.child("maintainer")
 
     def segment(self) -> _core.Segment:
         """The node's shared memory, to look at. Needs the node's user."""

@@ -36,16 +36,6 @@ range_of_bucket(uint64_t word, uint64_t position)
     return (struct range){position, begin + length, begin == position};
 }
 
-static uint64_t
-system_time(const struct store *store, uint32_t expire_word)
-{
-    int64_t at_s = expire_word >> 1;
-    if (!(expire_word & 1)) {
-        at_s += (int64_t)store->wall_s - (int64_t)store->now_s;
-    }
-    return store->superblock->wall_base_s + (uint64_t)(at_s > 0 ? at_s : 0);
-}
-
 static void
 fill(const struct store *store, struct ref ref, struct dump_item *out)
 {
@@ -54,8 +44,8 @@ fill(const struct store *store, struct ref ref, struct dump_item *out)
     uint32_t word = atomic_load_explicit(&item->expire_word, memory_order_relaxed);
     out->cas = item->cas;
     out->bytes = item_bytes(item);
-    out->expires_at = word == 0 ? -1 : (int64_t)system_time(store, word);
-    out->accessed_at = store_wall_s(store) - state_idle_s(store, state);
+    out->expires_at = word == 0 ? -1 : (int64_t)word_system_time(store, word);
+    out->accessed_at = system_time_at(store, (int64_t)store->now_s - state_idle_s(store, state));
     out->client_flags = item_client_flags(item, item->bits);
     out->class_id = (uint8_t)class_of_ref(store, ref);
     out->fetched = state & STATE_FETCHED;

@@ -149,6 +149,22 @@ item_check_value(uint64_t hash, uint32_t value_len, uint8_t key_len, uint8_t bit
     return (uint32_t)(((hash ^ lengths) * 0x9E3779B185EBCA87ull) >> 32);
 }
 
+/* A moment of the node's clock as system time in seconds; the same whenever it is asked for. */
+static inline uint64_t
+system_time_at(const struct store *store, int64_t at_s)
+{
+    at_s += store->clocks_apart_s;
+    return store->superblock->wall_base_s + (uint64_t)(at_s > 0 ? at_s : 0);
+}
+
+/* When an item with this word, which is not 0, expires: system time in seconds. */
+static inline uint64_t
+word_system_time(const struct store *store, uint32_t expire_word)
+{
+    return expire_word & 1 ? store->superblock->wall_base_s + (expire_word >> 1)
+                           : system_time_at(store, expire_word >> 1);
+}
+
 static inline bool
 word_is_expired(const struct store *store, uint32_t expire_word)
 {

@@ -13,14 +13,13 @@ static struct walked_item
 describe(const struct store *store, struct item *item)
 {
     uint32_t word = atomic_load_explicit(&item->expire_word, memory_order_relaxed);
-    int64_t ttl_s = store_ttl_s(store, word);
     return (struct walked_item){
         .key = item_key(item, item->bits),
         .key_len = item->key_len,
         .key_is_binary = item->bits & ITEM_BINARY_KEY,
         .value_len = item->value_len,
         .bytes = item_bytes(item),
-        .expires_at = word == 0 ? 0 : store_wall_s(store) + (uint64_t)(ttl_s > 0 ? ttl_s : 0),
+        .expires_at = word == 0 ? 0 : word_system_time(store, word),
     };
 }
 

@@ -141,12 +141,13 @@ struct store {
     uint32_t random;       /* never 0 */
     uint32_t table_pages_max;
     /* As of the last tick. */
-    uint32_t now_s;       /* seconds of the node's clock since the segment's base */
-    uint32_t wall_s;      /* seconds of the system clock since the segment's base */
-    bool all_flushed;     /* the very second of a delayed flush */
-    bool peeks;           /* Who looks leaves no trace. */
-    uint32_t draining;    /* page number + 1 that is kept though it becomes empty */
-    uint32_t shrink_turn; /* the shard that gives a page next */
+    uint32_t now_s;         /* seconds of the node's clock since the segment's base */
+    uint32_t wall_s;        /* seconds of the system clock since the segment's base */
+    int64_t clocks_apart_s; /* that less the node's; changes only when somebody steps a clock */
+    bool all_flushed;       /* the very second of a delayed flush */
+    bool peeks;             /* Who looks leaves no trace. */
+    uint32_t draining;      /* page number + 1 that is kept though it becomes empty */
+    uint32_t shrink_turn;   /* the shard that gives a page next */
     struct sweep_pass sweep;
     struct pool_ahead ahead;
     struct hugepage_pass huge;

@@ -156,10 +156,14 @@ read_clocks(struct store *store)
         boot_ns = paused_at_ns;
     }
 #endif
-    int64_t boot_s = (int64_t)((boot_ns - superblock->boot_base_ns) / 1000000000u);
+    uint64_t up_ns = boot_ns - superblock->boot_base_ns;
+    int64_t boot_s = (int64_t)(up_ns / 1000000000u);
     int64_t wall_s = (int64_t)(wall_ns / 1000000000u);
     store->now_s = seconds_since(boot_s + advance_s, 0);
     store->wall_s = seconds_since(wall_s + advance_s + step_s, (int64_t)superblock->wall_base_s);
+    /* From nanoseconds: the two clocks' seconds begin at different moments. */
+    store->clocks_apart_s =
+        (int64_t)((wall_ns - up_ns) / 1000000000u) + step_s - (int64_t)superblock->wall_base_s;
 }
 
 static uint64_t
