@@ -3,7 +3,10 @@
 import subprocess
 from pathlib import Path
 
+import pytest
 from support.programs import CORE, compile_program
+
+pytestmark = pytest.mark.once
 
 
 def test_debugtime_moves_the_clock_and_debugitem_holds_items(tmp_path: Path) -> None:

@@ -87,6 +87,6 @@ void connection_stop_waiting(struct reactor *reactor, struct connection *connect
 /* Sends what the last step of the protocol made, and puts the connection where its status belongs.
  * The connection may be gone afterwards if the turn is over. */
 enum turn connection_settle(struct reactor *reactor, struct connection *connection,
-                            enum conn_status status) MUST_CHECK;
+                            enum conn_status status);
 
 #endif

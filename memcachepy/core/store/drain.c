@@ -32,7 +32,7 @@ item_of_chunk(const struct store *store, void *chunk)
 
 /* Whether an item may go: it is no upload, no pinned value, and nothing the policy protects. */
 static bool
-item_may_go(const struct store *store, const struct item *item)
+item_may_go(const struct store *store, struct item *item)
 {
     return state_kind(chunk_state(item)) == CHUNK_LIVE &&
            (item_is_dead(store, item) || may_evict(store, item));
