@@ -360,19 +360,31 @@ def test_an_existing_file_is_replaced_only_when_asked_for(server: Server, path: 
     assert keys_of(path) == []
 
 
+@contextmanager
+def started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """The command with SIGINT as in a terminal; who runs the tests may have it ignored."""
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_ctrl_c_leaves_a_dump_that_can_be_resumed(server: Server, path: Path) -> None:
     items = many_classes()
     store(server, items)
     command = [sys.executable, "-P", "-m", "memcachepy", "dump", str(path)]
     command += ["--server", address_of(server), "--rate", "0.05"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
+    with started(command) as process:
         wait_until(lambda: _has_class(part_path(path)), "the first class", 20)
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=20)
-    finally:
-        process.kill()
-        process.wait()
     assert (process.returncode, out) == (130, "")
     assert "--resume continues" in errors
     assert not path.exists()
@@ -436,19 +448,10 @@ def test_ctrl_c_leaves_a_restore_that_can_be_resumed(serve: ServerMaker, path: P
     dump_of(source, path)
     with stalled(target) as (address, stall):
         command = [sys.executable, "-P", "-m", "memcachepy", "restore", str(path), "--json"]
-        process = subprocess.Popen(
-            [*command, "--server", str(address)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
+        with started([*command, "--server", str(address)]) as process:
             wait_until(stall.is_set, "the restore to wait for an answer", 20)
             process.send_signal(signal.SIGINT)
             out, errors = process.communicate(timeout=20)
-        finally:
-            process.kill()
-            process.wait()
     assert process.returncode == 130
     assert json.loads(out)["error"] == "interrupted"
     assert "--resume continues it" in errors
