@@ -123,7 +123,7 @@ present_end(const struct superblock *superblock)
     const struct page_pool *pool = &superblock->pool;
     uint32_t populated = atomic_load_explicit(&pool->populated_count, memory_order_acquire);
     bool absent = atomic_load_explicit(&pool->present_count, memory_order_relaxed) < populated;
-    return page_offset(superblock, absent ? pool->absent_from : populated);
+    return page_offset(superblock, absent ? atomic_load(&pool->absent_from) : populated);
 }
 
 /* One that fails holds up none behind it. */

@@ -151,7 +151,7 @@ struct page_pool {
     _Atomic uint32_t grow_count;      /* [grow] how often the lock was taken */
     _Atomic uint32_t populated_count; /* [grow] pages that ever had memory: the ones to look at */
     _Atomic uint32_t present_count;   /* [grow] pages that have it: all of them but the absent */
-    uint32_t absent_from;             /* [grow] no page before this one is absent */
+    _Atomic uint32_t absent_from;     /* [grow], read by all: no page before this one is absent */
     _Atomic uint32_t
         effective_count;        /* [atomic] pages of the limit, less what a shortage took away */
     _Atomic uint32_t free_hint; /* [atomic] about how many populated pages are free */
