@@ -347,6 +347,28 @@ def test_threads_survive_a_restart(start: Start, cache: Cache, node: Node, path:
     assert second.segment().check() == []
 
 
+class _LeftOnce(Cache):
+    """As if another thread had left the attachment right after the first renewal."""
+
+    __slots__ = ("renewals",)
+    renewals: int
+
+    def _renew(self) -> None:
+        self.renewals += 1
+        if self.renewals > 1:
+            super()._renew()
+
+
+def test_attachment_that_another_thread_has_left_is_made_again(
+    start: Start, node: Node, path: Path
+) -> None:
+    with _LeftOnce.attach(path) as cache:
+        cache.renewals = 0
+        assert node.stop() == 0
+        start("-t", "1", "--control-socket", str(path))
+        wait_until(lambda: cache.get("k") is None and cache.renewals == 2, "the second renewal")
+
+
 def test_killed_supervisor_is_a_node_that_is_gone(cache: Cache, node: Node) -> None:
     cache.set("k", b"v")
     children = node.children()

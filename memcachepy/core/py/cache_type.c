@@ -117,18 +117,20 @@ cache_dealloc(struct cache_object *self)
 static struct store *
 renewed_store(struct cache_object *self)
 {
-    if (!self->closed) {
+    while (!self->closed) {
         leave(self);
         PyObject *done = PyObject_CallMethod((PyObject *)self, "_renew", NULL);
         if (done == NULL) {
             return NULL;
         }
         Py_DECREF(done);
+        /* NULL: another thread found it of no use already, has left it and is attaching. */
+        if (self->attachment.store != NULL) {
+            return self->attachment.store;
+        }
     }
-    if (self->attachment.store == NULL) { /* Or another thread has closed it meanwhile. */
-        PyErr_SetString(PyExc_ValueError, "the cache is closed");
-    }
-    return self->attachment.store;
+    PyErr_SetString(PyExc_ValueError, "the cache is closed");
+    return NULL;
 }
 
 /* The store of this very process and of a live node; NULL with an exception. May run Python. */
