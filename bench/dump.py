@@ -31,8 +31,10 @@ END = b"END\r\n"
 
 
 def read_dumps(port: int, cpu: int, begin: Event, stop: Event, found: Any) -> None:
-    """Reads one dump after the other; puts the keys of each whole one into the queue."""
+    """Reads one dump after the other; puts the keys read of each and whether it was whole."""
     os.sched_setaffinity(0, {cpu})
+    # Elsewhere in real life: here it must not take the generator's CPU when a request is due.
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     begin.wait()
     while not stop.is_set():
         with socket.create_connection(("127.0.0.1", port)) as connection:
@@ -43,8 +45,7 @@ def read_dumps(port: int, cpu: int, begin: Event, stop: Event, found: Any) -> No
                 data = connection.recv(1 << 18)
                 lines += data.count(b"\n")
                 tail = (tail + data)[-len(END) :]
-            if tail == END:
-                found.put(lines - 2)
+            found.put((lines - 2 if tail == END else lines, tail == END))
 
 
 def load(port: int, **settings: int) -> dict[str, Any]:
@@ -76,10 +77,12 @@ def measure(port: int, args: argparse.Namespace) -> dict[str, Any]:
             stop.set()
             begin.set()
             reader.join()
-            found[f"{kind}_dumps"] = 0
+            found[f"{kind}_keys"] = found[f"{kind}_dumps"] = 0
             while not dumps.empty():
-                found[f"{kind}_dumps"] += 1
-                assert dumps.get() == KEY_COUNT, "a dump did not tell every key once"
+                keys, whole = dumps.get()
+                assert keys == KEY_COUNT or not whole, "a dump did not tell every key once"
+                found[f"{kind}_keys"] += keys
+                found[f"{kind}_dumps"] += whole
         rounds.append(found)
     ratios = [found["dumping"]["p99"] / found["alone"]["p99"] for found in rounds]
     return {"rounds": rounds, "ratios": ratios, "ratio": statistics.median(ratios)}
@@ -89,7 +92,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--duration", type=float, default=10.0, help="seconds of each load")
+    parser.add_argument("--duration", type=float, default=15.0, help="seconds of each load")
     parser.add_argument("--rate", type=int, default=20_000, help="requests a second")
     parser.add_argument("--server-cpu", type=int, default=0)
     parser.add_argument("--generator-cpu", type=int, default=1)
@@ -102,6 +105,7 @@ def main() -> None:
     command[command.index("-t") + 1] = "2"
     with Server("memcachepy", command, str(port), args.server_cpu):
         load(port, prefill=1, request_count=1)
+        load(port, rate_per_s=args.rate, duration_ms=5000)  # The maintainer makes huge pages.
         figures = measure(port, args)
     for kind in ("alone", "dumping"):
         p50, p99 = (
@@ -109,7 +113,10 @@ def main() -> None:
             for name in ("p50", "p99")
         )
         dumps = sum(found[f"{kind}_dumps"] for found in figures["rounds"])
-        print(f"{kind}: p50 {p50:.0f} us, p99 {p99:.0f} us, {dumps} whole dumps")
+        keys = sum(found[f"{kind}_keys"] for found in figures["rounds"])
+        print(
+            f"{kind}: p50 {p50:.0f} us, p99 {p99:.0f} us, {keys} keys dumped, {dumps} whole dumps"
+        )
     print(f"ratio of p99: {figures['ratio']:.2f} (bar: {BAR}), on {platform.machine()}")
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1))
