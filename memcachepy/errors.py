@@ -75,6 +75,12 @@ class UnknownUser(MemcachepyError):
     exit_status = os.EX_NOUSER
 
 
+class MembershipError(MemcachepyError):
+    """The list of a cluster's nodes cannot be had or changed."""
+
+    exit_status = os.EX_UNAVAILABLE
+
+
 class AttachError(MemcachepyError):
     """This process cannot attach to a node: none answers, or it refuses, or it is another build."""
 

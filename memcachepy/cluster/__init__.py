@@ -1,0 +1,1 @@
+"""Several nodes as one cluster: starting, watching and changing them."""
