@@ -19,6 +19,7 @@ EVICTION_POLICIES: Final[tuple[str, ...]]
 SLOT_SUPERVISOR: Final[int]
 SLOT_ACCEPTOR: Final[int]
 SLOT_MAINTAINER: Final[int]
+SLOT_DISCOVERY: Final[int]
 SLOT_WORKER_FIRST: Final[int]
 """Where the slots of workers begin; those of attached processes follow the last worker's."""
 
@@ -105,6 +106,17 @@ class Segment:
         """
     def run_maintainer(self, slot: int, wake_fd: int, liveness_fd: int) -> int:
         """Do the store's background work until the state is no longer RUNNING. Releases the GIL."""
+    def start_child(self, slot: int) -> bool:
+        """Claim a slot for a child whose loop is Python's: SLOT_DISCOVERY.
+
+        Names the process and sees to it that it does not outlive its supervisor. Call `set_serving`
+        once it works.
+
+        Returns:
+            False: the supervisor is gone, the process is to end.
+        """
+    def set_serving(self, slot: int) -> None:
+        """Say of such a child what the other loops say of themselves, see `is_serving`."""
     def is_serving(self, slot: int) -> bool:
         """Whether the process in the slot has entered its loop since it claimed the slot."""
     def open_slot(self, pid: int) -> int:

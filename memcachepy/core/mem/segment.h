@@ -23,12 +23,13 @@
 #include "mem/lock.h"
 
 #define SEGMENT_MAGIC "MCPYSEG"
-#define SEGMENT_LAYOUT_VERSION 3
+#define SEGMENT_LAYOUT_VERSION 4
 #define WORKERS_MAX 64
 #define SLOT_SUPERVISOR 0
 #define SLOT_ACCEPTOR 1
 #define SLOT_MAINTAINER 2
-#define SLOT_WORKER_FIRST 3
+#define SLOT_DISCOVERY 3 /* of a node that a provider tells who the others are; else nobody */
+#define SLOT_WORKER_FIRST 4
 #define ATTACHED_MAX 256 /* processes outside the node; their slots follow the last worker's */
 #define SLOT_COUNT (SLOT_WORKER_FIRST + WORKERS_MAX + ATTACHED_MAX)
 #define SLAB_CLASS_COUNT_MAX 64

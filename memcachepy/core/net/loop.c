@@ -15,6 +15,8 @@ name_process(unsigned slot_index)
         snprintf(name, sizeof(name), "mcpy-acceptor");
     } else if (slot_index == SLOT_MAINTAINER) {
         snprintf(name, sizeof(name), "mcpy-maintainer");
+    } else if (slot_index == SLOT_DISCOVERY) {
+        snprintf(name, sizeof(name), "mcpy-discovery");
     } else {
         snprintf(name, sizeof(name), "mcpy-worker-%u", (slot_index - SLOT_WORKER_FIRST) % 1000);
     }

@@ -434,6 +434,10 @@ stats_own(struct stat_sink *sink, struct store *store)
     for (unsigned i = 0; i < superblock->settings.worker_count && i < WORKERS_MAX; i++) {
         stats_worker(sink, &segment->slots[SLOT_WORKER_FIRST + i], i);
     }
+    const struct process_slot *discovery = &segment->slots[SLOT_DISCOVERY];
+    if (has_process(discovery)) {
+        stat_add(sink, "discovery:pid", "%d", (int)atomic_load(&discovery->pid));
+    }
     unsigned first = first_attached(segment);
     for (unsigned i = first; i < segment_slot_count(segment); i++) {
         stats_attached(sink, &segment->slots[i], i - first);

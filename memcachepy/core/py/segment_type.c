@@ -133,6 +133,17 @@ segment_dealloc(struct segment_object *self)
     Py_DECREF(type);
 }
 
+/* What takes locks from now on does so in the name of this slot. */
+static void
+work_in_slot(struct segment_object *self, unsigned slot)
+{
+    if (self->store != NULL) {
+        store_close(self->store);
+        self->store = NULL;
+    }
+    self->slot_index = slot;
+}
+
 static PyObject *
 segment_claim_slot_method(struct segment_object *self, PyObject *args)
 {
@@ -141,11 +152,7 @@ segment_claim_slot_method(struct segment_object *self, PyObject *args)
         !segment_has_slot(self, slot)) {
         return NULL;
     }
-    if (self->store != NULL) {
-        store_close(self->store);
-        self->store = NULL;
-    }
-    self->slot_index = slot;
+    work_in_slot(self, slot);
     segment_claim_slot(self->segment, slot);
     Py_RETURN_NONE;
 }
@@ -258,6 +265,30 @@ segment_run_maintainer(struct segment_object *self, PyObject *args)
     end = maintainer_run(segment, slot, wake_fd, liveness_fd);
     Py_END_ALLOW_THREADS;
     return loop_result(end);
+}
+
+static PyObject *
+segment_start_child(struct segment_object *self, PyObject *args)
+{
+    unsigned slot;
+    if (!PyArg_ParseTuple(args, "I", &slot) || segment_opened(self) == NULL ||
+        !segment_has_slot(self, slot)) {
+        return NULL;
+    }
+    work_in_slot(self, slot);
+    return PyBool_FromLong(loop_claim(self->segment, slot));
+}
+
+static PyObject *
+segment_set_serving(struct segment_object *self, PyObject *args)
+{
+    unsigned slot;
+    if (!PyArg_ParseTuple(args, "I", &slot) || segment_opened(self) == NULL ||
+        !segment_has_slot(self, slot)) {
+        return NULL;
+    }
+    atomic_store(&self->segment->slots[slot].serving, 1);
+    Py_RETURN_NONE;
 }
 
 static PyObject *
@@ -453,6 +484,8 @@ static PyMethodDef segment_methods[] = {
     METHOD("run_worker", segment_run_worker, METH_VARARGS),
     METHOD("run_acceptor", segment_run_acceptor, METH_VARARGS),
     METHOD("run_maintainer", segment_run_maintainer, METH_VARARGS),
+    METHOD("start_child", segment_start_child, METH_VARARGS),
+    METHOD("set_serving", segment_set_serving, METH_VARARGS),
     METHOD("is_serving", segment_is_serving, METH_VARARGS),
     METHOD("recover", segment_recover, METH_VARARGS | METH_KEYWORDS),
     METHOD("open_slot", segment_open_slot, METH_VARARGS),
