@@ -22,6 +22,7 @@ from memcachepy.node.limits import (
     raise_locked_memory_limit,
 )
 from memcachepy.node.listeners import Listener, open_listeners
+from memcachepy.node.notify import Notifier
 from memcachepy.node.supervisor import Supervisor
 
 logger = logging.getLogger("memcachepy.node")
@@ -62,6 +63,7 @@ def _run(
     log.start(config.verbose, is_quiet=is_quiet)
     for warning in warnings:
         logger.warning(warning)
+    notifier = Notifier.taken_from(os.environ)
     if os.geteuid() == 0 and config.user is None:
         logger.warning("running as root: give -u a user to become once the ports are open")
     with open_listeners(config) as listeners, ExitStack() as opening:
@@ -79,18 +81,26 @@ def _run(
             listener, gid = control_listener
             control = Control(segment, listener, gid, time.monotonic)
 
+        names = ",".join(listener.name for listener in listeners)
+
         def say_ready() -> None:
             opening.enter_context(pid_file(config.pidfile))
             logger.info(
                 fact(
                     "serving",
-                    listen=",".join(listener.name for listener in listeners),
+                    listen=names,
                     memory_mb=config.memory_limit,
                     workers=config.threads,
                     pid=os.getpid(),
                 )
             )
             say_serving()
+            notifier.ready(f"serving {names} with {config.memory_limit} MB")
+
+        def say_draining() -> None:
+            notifier.status("draining: serving open connections until they close")
+            if is_quiet:
+                log.tell("Gracefully stopping")  # In memcached's words, as it is as quiet.
 
         with Supervisor(
             segment,
@@ -100,15 +110,12 @@ def _run(
             control=control,
             kill_stuck_attached=config.kill_stuck_attached,
             prepare_child=_memory_locker(config),
-            on_drain=_say_gracefully if is_quiet else lambda: None,
+            on_drain=say_draining,
+            on_stop=lambda why: notifier.stopping(f"stopping: {why}"),
+            on_tick=notifier.alive,
         ) as supervisor:
             supervisor.run()
     return 0
-
-
-def _say_gracefully() -> None:
-    """In memcached's words: who is quiet as memcached is speaks as memcached does."""
-    log.tell("Gracefully stopping")
 
 
 def _raise_limits(config: NodeConfig, listener_count: int) -> None:

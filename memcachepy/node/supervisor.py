@@ -62,6 +62,8 @@ class Supervisor:
         clock: seconds, monotonic.
         control: answers other processes; closed by the supervisor, or else by the caller.
         on_drain: called when the node begins to drain.
+        on_stop: called when it begins to stop, with the reason.
+        on_tick: called once a second; does not wait.
         prepare_child: called in every child before it serves.
         kill_stuck_attached: whether an attached process found stuck is killed, as children are.
     """
@@ -77,6 +79,8 @@ class Supervisor:
         kill_stuck_attached: bool = False,
         prepare_child: Callable[[], None] = lambda: None,
         on_drain: Callable[[], None] = lambda: None,
+        on_stop: Callable[[str], None] = lambda _why: None,
+        on_tick: Callable[[], None] = lambda: None,
     ) -> None:
         self._segment = segment
         self._listeners = listeners
@@ -87,6 +91,8 @@ class Supervisor:
         self._kill_stuck_attached = kill_stuck_attached
         self._prepare_child = prepare_child
         self._on_drain = on_drain
+        self._on_stop = on_stop
+        self._on_tick = on_tick
         self._state = _core.RUNNING
         self._children: dict[int, Child] = {}
         self._deaths: deque[float] = deque(maxlen=DEATHS_MAX)
@@ -238,6 +244,7 @@ class Supervisor:
             self._look_who_is_stuck(now_s)
             if self._control:
                 self._control.tick()
+            self._on_tick()
         if self._give_up_at_s is not None and self._give_up_at_s <= now_s:
             if self._state == _core.DRAINING:
                 self._stop("drain timeout")
@@ -411,6 +418,7 @@ class Supervisor:
         self._give_up_at_s = self._clock() + STOP_TIMEOUT_S
         self._change_state(_core.STOPPING)
         self._respawns.clear()
+        self._on_stop(why)
 
     def _change_state(self, state: int) -> None:
         self._state = state
