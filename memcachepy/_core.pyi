@@ -284,3 +284,13 @@ def lock_memory() -> None:
     """
 
 def xxh64(data: bytes, seed: int = 0) -> int: ...
+def xxh64_highest(data: Buffer, seeds: Buffer, /) -> int:
+    """The index of the seed with which the hash of `data` is highest; of equal ones the first.
+
+    Args:
+        data: the bytes to hash.
+        seeds: 64-bit numbers of this machine's byte order, as in `array("Q")`.
+
+    Raises:
+        ValueError: there is none.
+    """

@@ -1,0 +1,1 @@
+"""Clients that ask a cluster for its nodes and follow it as it changes."""
