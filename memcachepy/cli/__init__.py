@@ -16,6 +16,7 @@ _COMMANDS = (
     "serve",
     "tool",
     "explain",
+    "health",
     "dump",
     "restore",
     "bench",
