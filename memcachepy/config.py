@@ -24,6 +24,8 @@ from memcachepy.kinds import (
     Decimal,
     Kind,
     Letter,
+    NodeId,
+    OneAddress,
     Size,
     Switch,
     Text,
@@ -31,6 +33,7 @@ from memcachepy.kinds import (
     WrongValue,
     size_text,
 )
+from memcachepy.membership.url import parse_url
 from memcachepy.node.cpus import usable_cores
 
 KILOBYTE = 1 << 10
@@ -40,6 +43,7 @@ THREADS_DEFAULT_MAX = 4
 ENVIRONMENT_PREFIX = "MEMCACHEPY_"
 CONFIG_VARIABLE = "MEMCACHEPY_CONFIG"
 CONTROL_OFF = "off"
+STATE_OFF = "off"
 DEFAULT = "the default"
 _OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, "MEMCACHEPY_TEST_SEED"})
 
@@ -199,6 +203,30 @@ class NodeConfig:
     kill_stuck_attached: bool = _row(
         "", Switch(), False, "kill an attached process that is stopped while it holds a lock"
     )
+    advertise: Address | None = _row(
+        "",
+        OneAddress(),
+        None,
+        "address of this node in the list that clients ask for",
+        shown="what it listens on, else the host's first IPv4",
+    )
+    join: str | None = _row(
+        "",
+        Text("<url>"),
+        None,
+        "the cluster's list: file:PATH, dns+NAME:PORT, dnssrv+NAME, zk://HOST:PORT,.../PATH",
+        shown="a list of its own",
+    )
+    node_id: str | None = _row(
+        "", NodeId(), None, "its name in the cluster, kept when it moves", shown="by address"
+    )
+    discovery_state: str | None = _row(
+        "",
+        Text("<file>"),
+        None,
+        "where the last known list is kept over restarts; off is nowhere",
+        shown="by port, in a directory of the user's",
+    )
     verbose: int = _row("v", Whole(0, 3), 0, "log routine events too (-vv: the core's as well)")
     daemon: bool = _row("d", Switch(), False, "go to the background once the node serves")
     pidfile: str | None = _row(
@@ -312,6 +340,8 @@ class NodeConfig:
             raise ConfigError(
                 "temporary_ttl", self.temporary_ttl, "must not be given with no_lru_maintainer"
             )
+        if self.join is not None:
+            parse_url(self.join)
         if len(self._protocols) > 1:
             raise ConfigError(
                 "listen",

@@ -205,6 +205,39 @@ class Addresses:
         return tuple(dict.fromkeys(found))
 
 
+@dataclass(frozen=True, slots=True)
+class NodeId:
+    """A node's name in its cluster."""
+
+    metavar: str = "<name>"
+    range: str = "must be at most 64 letters, digits, dots, - and _"
+
+    def read(self, raw: object) -> str:
+        if not isinstance(raw, str) or not re.fullmatch(r"[0-9A-Za-z_.-]{1,64}", raw):
+            raise ValueError
+        if raw in (".", ".."):
+            raise ValueError  # No name in ZooKeeper.
+        return raw
+
+
+@dataclass(frozen=True, slots=True)
+class OneAddress:
+    """A place that clients connect to."""
+
+    metavar: str = "<addr>"
+    range: str = "must be host, host:port, [v6] or [v6]:port"
+
+    def read(self, raw: object) -> Address:
+        if isinstance(raw, Address):
+            return raw
+        if not isinstance(raw, str) or raw.strip() in ("*", "0.0.0.0", "::", "[::]"):
+            raise ValueError
+        address = _read_address(raw.strip())
+        if address.protocol or _PREFIX.match(raw.strip()) or address.host == "*":
+            raise ValueError
+        return address
+
+
 _PREFIX = re.compile(r"(notls|btls|mtls|proto\[\w*\]|tag\[[^]]{1,8}\]|tag_[^_]{1,8}_):")
 _LISTENER_PROTOCOLS = {"ascii": "ascii", "binary": "binary", "negotiating": "auto"}
 

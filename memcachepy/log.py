@@ -49,6 +49,17 @@ def start(verbose: int, fd: int = 2, is_quiet: bool = False) -> None:
     log.propagate = False
 
 
+def start_again(fd: int = 2) -> None:
+    """In a forked child that has closed every descriptor but the standard ones.
+
+    The numbers of those that the handlers use may be anybody's from now on. Call it before
+    anything is opened: what a handler leaves behind closes its number once more.
+    """
+    log = logging.getLogger("memcachepy")
+    log.handlers.clear()
+    log.addHandler(NeverWaiting(fd))
+
+
 def tell(text: str, fd: int = 2) -> None:
     """Write a plain line for a person, without waiting either."""
     with ExitStack() as own, suppress(OSError):

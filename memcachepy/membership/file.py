@@ -7,7 +7,73 @@ from collections.abc import Callable
 from pathlib import Path
 
 from memcachepy.errors import MembershipError
+from memcachepy.membership.membership import ReadOnly, following
+from memcachepy.membership.url import FilePlace
 from memcachepy.topology import Topology
+
+LOOK_S = 0.2
+"""How often the file is looked at: a stat, and a read if it is another one."""
+
+
+class FileMembership(ReadOnly):
+    """A file that somebody else keeps: a launched cluster's supervisor, or a person.
+
+    It only writes to it to raise its version, where clients know a larger one already.
+    """
+
+    place: FilePlace
+
+    def __init__(self, place: FilePlace) -> None:
+        super().__init__(place)
+        self._seen: tuple[int, int, int] | None = None
+        self._found: Topology | None = None
+        self._failure = ""
+
+    @property
+    def pause_s(self) -> float:
+        return LOOK_S
+
+    def topology(self) -> Topology | None:
+        return read_topology(self.place.path)
+
+    def poll(self, last: Topology) -> Topology:
+        self._read_if_changed()
+        if self._failure:
+            raise MembershipError(self._failure)
+        if self._found is None:
+            raise MembershipError(f"{self.place.path} is not there")
+        told = following(self._found, last, self.now())
+        if told != self._found:
+            self._raise_version(told)
+        return told
+
+    def _read_if_changed(self) -> None:
+        try:
+            found = self.place.path.stat()
+        except FileNotFoundError:
+            self._seen, self._found, self._failure = None, None, ""
+            return
+        except OSError as error:
+            self._seen = None
+            self._failure = f"{self.place.path} cannot be read: {error.strerror}"
+            return
+        seen = found.st_mtime_ns, found.st_ino, found.st_size
+        if seen == self._seen:
+            return
+        self._seen = seen  # Of before the read: what is replaced meanwhile is read once more.
+        try:
+            self._found, self._failure = read_topology(self.place.path), ""
+        except MembershipError as error:
+            self._failure = str(error)
+
+    def _raise_version(self, told: Topology) -> None:
+        """For the other nodes that read it; where it cannot be written, each raises its own."""
+        assert self._found is not None
+        was = self._found
+        try:
+            change_topology(self.place.path, lambda old: told if old == was else old)
+        except MembershipError:
+            self._found = told
 
 
 def read_topology(path: Path) -> Topology | None:
@@ -43,13 +109,18 @@ def change_topology(path: Path, change: Callable[[Topology], Topology]) -> Topol
         old = read_topology(path) or Topology(0)
         new = change(old)
         if new != old:
-            _replace(path, json.dumps(new.as_dict(), indent=1).encode() + b"\n")
+            replace_file(path, json.dumps(new.as_dict(), indent=1).encode() + b"\n")
         return new
     finally:
         os.close(lock_fd)
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
+    """Write it whole or not at all, whenever this process is killed; one writer at a time.
+
+    Raises:
+        MembershipError: it cannot be written.
+    """
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("wb") as file:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from memcachepy.config import CONTROL_OFF, NodeConfig
+from memcachepy.config import CONTROL_OFF, STATE_OFF, NodeConfig
 from memcachepy.errors import BootError, MemcachepyError
+from memcachepy.membership.url import FilePlace, parse_url
 
 _SERVING = b"serving"
 _STATUS_FAILED = 70
@@ -82,11 +83,17 @@ def with_absolute_paths(config: NodeConfig) -> NodeConfig:
     """The same settings from any working directory."""
 
     def absolute(path: str | None) -> str | None:
-        return path if path in (None, CONTROL_OFF) else str(Path(path or "").absolute())
+        is_off = path in (None, CONTROL_OFF, STATE_OFF)
+        return path if is_off else str(Path(path or "").absolute())
 
+    join = config.join
+    if join and isinstance(place := parse_url(join), FilePlace):
+        join = f"file:{place.path.absolute()}"
     return replace(
         config,
         unix_socket=absolute(config.unix_socket),
         pidfile=absolute(config.pidfile),
         control_socket=absolute(config.control_socket),
+        discovery_state=absolute(config.discovery_state),
+        join=join,
     )

@@ -10,9 +10,12 @@ from memcachepy import _core, log
 from memcachepy.config import KILOBYTE, MEGABYTE, NodeConfig
 from memcachepy.errors import BootError, CoreRefusal
 from memcachepy.log import fact
+from memcachepy.membership import open_membership
 from memcachepy.node.background import in_background, with_absolute_paths
 from memcachepy.node.control import Control
 from memcachepy.node.control_listener import open_control_listener
+from memcachepy.node.discovery import Discovery, Plan, publish, tell_start
+from memcachepy.node.discovery_plan import make_plan, own_list_member
 from memcachepy.node.files import pid_file, write_port_file
 from memcachepy.node.limits import (
     become_user,
@@ -24,6 +27,7 @@ from memcachepy.node.limits import (
 from memcachepy.node.listeners import Listener, open_listeners
 from memcachepy.node.notify import Notifier
 from memcachepy.node.supervisor import Supervisor
+from memcachepy.topology import Member, Topology
 
 logger = logging.getLogger("memcachepy.node")
 
@@ -72,10 +76,13 @@ def _run(
             opening.callback(control_listener.listener.close)
         write_port_file(listeners, os.environ, config.user)
         _raise_limits(config, len(listeners))
+        plan = make_plan(config, listeners, os.environ)
+        alone = own_list_member(config, listeners) if plan is None else None
         become_user(config.user)
         if config.enable_coredumps:
             _core.allow_core()
         segment = opening.enter_context(closing(_open_segment(config, listeners)))
+        _tell_first_list(segment, plan, alone)
         control = None
         if control_listener:
             listener, gid = control_listener
@@ -95,6 +102,8 @@ def _run(
                 )
             )
             say_serving()
+
+        def say_settled() -> None:
             notifier.ready(f"serving {names} with {config.memory_limit} MB")
 
         def say_draining() -> None:
@@ -113,9 +122,31 @@ def _run(
             on_drain=say_draining,
             on_stop=lambda why: notifier.stopping(f"stopping: {why}"),
             on_tick=notifier.alive,
+            discovery=_discovery_maker(segment, plan),
+            on_settled=say_settled,
         ) as supervisor:
             supervisor.run()
     return 0
+
+
+def _tell_first_list(segment: _core.Segment, plan: Plan | None, alone: Member | None) -> None:
+    """What clients are told from the first request on: the last known list, or the node itself.
+
+    A node that joins a cluster for the first time has none: itself alone would be a wrong list,
+    with a version that hides the right one.
+    """
+    now_s = time.time()
+    if plan is not None:
+        tell_start(plan, segment, now_s)
+    elif alone is not None:
+        publish(segment, Topology(0).changed([alone], now_s))
+
+
+def _discovery_maker(segment: _core.Segment, plan: Plan | None) -> Callable[[], Discovery] | None:
+    """Called in the discovery process, so that no other one has a provider's library."""
+    if plan is None:
+        return None
+    return lambda: Discovery(plan, segment, open_membership(plan.place, "join"))
 
 
 def _raise_limits(config: NodeConfig, listener_count: int) -> None:

@@ -14,6 +14,8 @@ STATUS_FAILED = 70
 """Exit status of a child that raised; its reason is in the report pipe."""
 
 READY = b"ready"
+SETTLED = b"settled"
+"""From the discovery process, later: it has joined the cluster, or knows that it cannot now."""
 SIGNALS = (
     signal.SIGTERM,
     signal.SIGINT,
@@ -82,12 +84,12 @@ class Child:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             _close_all_but([report_fd, self.wake_fd, *self.keep_fds])
             self.prepare()
-            _report(report_fd, self.slot, READY)
+            report(report_fd, self.slot, READY)
             status = self.run()
         except BaseException as error:
             reason = str(error) or type(error).__name__
             with suppress(OSError):
-                _report(report_fd, self.slot, reason.encode(errors="replace"))
+                report(report_fd, self.slot, reason.encode(errors="replace"))
         finally:
             os._exit(status)
 
@@ -111,7 +113,7 @@ def _close_all_but(keep_fds: Iterable[int]) -> None:
     os.closerange(first, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
-def _report(report_fd: int, slot: int, text: bytes) -> None:
+def report(report_fd: int, slot: int, text: bytes) -> None:
     """One line, short enough that a pipe takes it whole among those of others."""
     line = b"%d %s" % (slot, text.replace(b"\n", b" "))
     os.write(report_fd, line[: select.PIPE_BUF - 1] + b"\n")

@@ -14,6 +14,10 @@ Descriptors that must survive a child belong to the supervisor: the listening so
 each worker's channel (what waits in it goes to the next process of that slot), an eventfd per slot
 to wake it, and a pipe whose writing end nobody else holds, so that its end tells every child that
 the supervisor is gone.
+
+A node that joins a cluster has one process more, which knows the cluster (`discovery`). It is
+forked once the node serves, and when the node is to stop, it is told first: it takes the node out
+of the list, and ends, while the others still serve.
 """
 
 import gc
@@ -32,9 +36,10 @@ from typing import Self
 
 from memcachepy import _core
 from memcachepy.errors import BootError
-from memcachepy.log import fact
-from memcachepy.node.child import READY, SIGNALS, Child
+from memcachepy.log import fact, start_again
+from memcachepy.node.child import READY, SETTLED, SIGNALS, Child, report
 from memcachepy.node.control import Control
+from memcachepy.node.discovery import Discovery
 from memcachepy.node.listeners import Listener
 from memcachepy.node.watch import Holder, Watch
 
@@ -45,6 +50,8 @@ ENTER_LOOP_S = 0.001
 """At the start only: how long to sleep while the last child enters its loop."""
 STOP_TIMEOUT_S = 5.0
 DRAIN_TIMEOUT_S = 30.0
+LEAVE_TIMEOUT_S = 8.0
+"""To leave the cluster before the node stops: what the provider may be waited for, and a bit."""
 DEATHS_MAX = 5
 """So many deaths within `DEATHS_WINDOW_S` make the next respawn wait for `BACKOFF_S`."""
 DEATHS_WINDOW_S = 10.0
@@ -65,6 +72,8 @@ class Supervisor:
         on_stop: called when it begins to stop, with the reason.
         on_tick: called once a second; does not wait.
         prepare_child: called in every child before it serves.
+        discovery: makes, in its process, what joins the cluster; None if there is none to join.
+        on_settled: called once after `on_ready`: the node is in its cluster, or cannot be now.
         kill_stuck_attached: whether an attached process found stuck is killed, as children are.
     """
 
@@ -81,6 +90,8 @@ class Supervisor:
         on_drain: Callable[[], None] = lambda: None,
         on_stop: Callable[[str], None] = lambda _why: None,
         on_tick: Callable[[], None] = lambda: None,
+        discovery: Callable[[], Discovery] | None = None,
+        on_settled: Callable[[], None] = lambda: None,
     ) -> None:
         self._segment = segment
         self._listeners = listeners
@@ -93,6 +104,8 @@ class Supervisor:
         self._on_drain = on_drain
         self._on_stop = on_stop
         self._on_tick = on_tick
+        self._make_discovery = discovery
+        self._on_settled = on_settled
         self._state = _core.RUNNING
         self._children: dict[int, Child] = {}
         self._deaths: deque[float] = deque(maxlen=DEATHS_MAX)
@@ -101,8 +114,11 @@ class Supervisor:
         """Slots whose process has ended with a lock that a stopped process has taken over."""
         self._watch = Watch(clock())
         self._give_up_at_s: float | None = None
+        self._leaving: tuple[float, Callable[[], None]] | None = None
+        """Until when the discovery process may take the node out of the list, and what then."""
         self._failure: str | None = None
         self._is_ready = False
+        self._is_about_to_stop = False
         self._resources = ExitStack()
 
     def __enter__(self) -> Self:
@@ -118,6 +134,9 @@ class Supervisor:
                 opening.callback(os.close, child.wake_fd)
                 child.prepare = self._prepare_child
                 self._children[child.slot] = child
+            self._discovery = self._discovery_child()
+            opening.callback(os.close, self._discovery.wake_fd)
+            self._discovery.prepare = self._prepare_child
             self._selector.register(self._report_fd, selectors.EVENT_READ, self._on_reports)
             self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
             if self._control:
@@ -168,6 +187,24 @@ class Supervisor:
 
         keep_fds = [self._segment.fd, self._liveness_fd]
         return Child(_core.SLOT_MAINTAINER, "maintainer", keep_fds, run)
+
+    def _discovery_child(self) -> Child:
+        def run() -> int:
+            assert self._make_discovery is not None
+            start_again()
+            if not self._segment.start_child(_core.SLOT_DISCOVERY):
+                return _core.EXIT_ORPHANED
+            self._segment.set_serving(_core.SLOT_DISCOVERY)
+
+            def on_settled() -> None:
+                report(self._report_in_fd, _core.SLOT_DISCOVERY, SETTLED)
+
+            return self._make_discovery().run(
+                self._discovery.wake_fd, self._liveness_fd, on_settled
+            )
+
+        keep_fds = [self._segment.fd, self._liveness_fd]
+        return Child(_core.SLOT_DISCOVERY, "discovery", keep_fds, run)
 
     def _worker(self, slot: int) -> Child:
         channel_fd = self._channel_fd(slot)
@@ -225,6 +262,15 @@ class Supervisor:
         if self._is_starting and all(map(self._segment.is_serving, self._children)):
             self._is_ready = True
             self._on_ready()
+            self._join()
+
+    def _join(self) -> None:
+        """The node serves: from here on clients may be told of it."""
+        if self._make_discovery is None:
+            self._on_settled()
+        else:
+            self._children[_core.SLOT_DISCOVERY] = self._discovery
+            self._respawn(self._discovery)
 
     def _seconds_to_deadline(self) -> float:
         if self._is_starting and all(child.is_ready for child in self._children.values()):
@@ -232,6 +278,8 @@ class Supervisor:
         deadlines = [self._watch.due_at_s, *self._respawns.values()]
         if self._give_up_at_s is not None:
             deadlines.append(self._give_up_at_s)
+        if self._leaving is not None:
+            deadlines.append(self._leaving[0])
         return max(0.0, min(deadlines) - self._clock())
 
     def _on_deadlines(self) -> None:
@@ -245,6 +293,10 @@ class Supervisor:
             if self._control:
                 self._control.tick()
             self._on_tick()
+        if self._leaving is not None and self._leaving[0] <= now_s:
+            log.warning(fact("child killed", name="discovery", reason="leave timeout"))
+            self._discovery.kill()
+            self._have_left()
         if self._give_up_at_s is not None and self._give_up_at_s <= now_s:
             if self._state == _core.DRAINING:
                 self._stop("drain timeout")
@@ -315,10 +367,12 @@ class Supervisor:
                     self._on_child_exit()
                 case signal.SIGTERM | signal.SIGINT if self._state == _core.STOPPING:
                     self._kill(f"second {signal.Signals(number).name}")
+                case signal.SIGTERM | signal.SIGINT if self._is_about_to_stop:
+                    self._have_left()
                 case signal.SIGTERM | signal.SIGINT:
-                    self._stop(signal.Signals(number).name)
+                    self._leave_and_stop(signal.Signals(number).name)
                 case signal.SIGUSR1:
-                    self._drain()
+                    self._leave_and_drain()
                 case signal.SIGHUP:
                     log.info(fact("signal ignored", signal="SIGHUP", reason="no reload yet"))
 
@@ -333,6 +387,9 @@ class Supervisor:
             if text == READY:
                 child.is_ready = True
                 log.debug(fact("child ready", name=child.name, pid=child.pid))
+            elif text == SETTLED:
+                on_settled, self._on_settled = self._on_settled, lambda: None
+                on_settled()
             else:
                 child.failure = text.decode(errors="replace")
                 log.error(fact("child failed", name=child.name, reason=child.failure))
@@ -366,7 +423,10 @@ class Supervisor:
             "uptime_s": time.monotonic() - child.started_at_s,
         }
         child.pid = 0
-        if self._state != _core.RUNNING and status == _core.EXIT_STOPPED:
+        if child is self._discovery and self._leaving is not None:
+            log.debug(fact("child stopped", **facts))
+            self._have_left()
+        elif self._state != _core.RUNNING and status == _core.EXIT_STOPPED:
             log.debug(fact("child stopped", **facts))
         elif self._is_needed(child) and has_served:
             delay_s = self._respawn_delay_s()
@@ -398,6 +458,34 @@ class Supervisor:
             fact("respawn backs off", deaths=DEATHS_MAX, within_s=DEATHS_WINDOW_S, for_s=BACKOFF_S)
         )
         return BACKOFF_S
+
+    def _leave_and_stop(self, why: str) -> None:
+        self._is_about_to_stop = True
+        self._leave_then(lambda: self._stop(why))
+
+    def _leave_and_drain(self) -> None:
+        if self._state == _core.RUNNING and self._leaving is None:
+            self._leave_then(self._drain)
+
+    def _leave_then(self, act: Callable[[], None]) -> None:
+        """Do it when the node is out of the list that clients ask for, or that takes too long."""
+        if self._leaving is not None:
+            self._leaving = self._leaving[0], act
+        elif self._discovery.pid and self._state == _core.RUNNING:
+            log.info(fact("leaving the cluster"))
+            self._leaving = self._clock() + LEAVE_TIMEOUT_S, act
+            self._discovery.wake()
+        else:
+            self._respawns.pop(_core.SLOT_DISCOVERY, None)
+            act()
+
+    def _have_left(self) -> None:
+        if self._leaving is not None:
+            _, act = self._leaving
+            self._leaving = None
+            self._make_discovery = None
+            self._respawns.pop(_core.SLOT_DISCOVERY, None)
+            act()
 
     def _drain(self) -> None:
         """Accept nothing more and serve what is open, until it closes or the deadline."""

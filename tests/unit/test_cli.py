@@ -44,7 +44,7 @@ def test_letter_and_long_name_mean_the_same(name: str, run: Run) -> None:
     setting = SETTINGS[name]
     values = {"udp_port": "0", "max_item_size": "2k", "slab_growth_factor": "2"}
     values |= {"listen": "::1", "unix_socket": "/s", "user": "nobody", "verbose": ""}
-    values |= {"eviction_policy": "allkeys-lru"}
+    values |= {"eviction_policy": "allkeys-lru", "join": "file:/s"}
     values |= {"protocol": "ascii", "stat_key_prefix": "/"}
     value: str = "" if isinstance(setting.kind, Switch) else values.get(name, "5")
     short, long = (

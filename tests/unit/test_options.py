@@ -68,7 +68,8 @@ SHOWN = {
 SHOWN_ELSEWHERE = frozenset(
     "udp_port listen eviction_policy enable_largepages user control_socket control_group "
     "kill_stuck_attached daemon pidfile enable_coredumps lock_memory disable_watch "
-    "slab_automove_freeratio slab_sizes drop_privileges".split()
+    "slab_automove_freeratio slab_sizes drop_privileges "
+    "advertise join node_id discovery_state".split()
 )
 
 
