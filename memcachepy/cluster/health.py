@@ -50,6 +50,13 @@ class Health:
     reason: str
     """As in "stores and returns" or "connection refused"; to be read behind the node's name."""
     took_s: float
+    is_own_trouble: bool = False
+    """The checker lacks descriptors, ports or memory: this says nothing of the node."""
+
+
+_OWN_TROUBLE = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+)
 
 
 class _Verdict(NamedTuple):
@@ -185,12 +192,12 @@ class _Check:
             self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             code = self._socket.connect_ex(where)
         except OSError as error:
-            self._end(False, _reason(error))
+            self._fail(error)
             return
         if code == errno.EAGAIN:
             self._end(False, "accepts no connections: its queue is full")
         elif code not in (0, errno.EINPROGRESS):
-            self._end(False, _reason(OSError(code, os.strerror(code))))
+            self._fail(OSError(code, os.strerror(code)))
         else:
             self._selector.register(self._socket, selectors.EVENT_WRITE, self._on_connected)
 
@@ -213,7 +220,7 @@ class _Check:
             return  # What was ready before it may have given this check up.
         code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
-            self._end(False, _reason(OSError(code, os.strerror(code))))
+            self._fail(OSError(code, os.strerror(code)))
             return
         with suppress(OSError):  # Then there may be a last word to be read.
             self._socket.send(self._exchange.request)  # Shorter than any send buffer.
@@ -255,9 +262,13 @@ class _Check:
         self.close()
         self.start()
 
-    def _end(self, is_healthy: bool, reason: str) -> None:
+    def _fail(self, error: OSError) -> None:
+        self._end(False, _reason(error), is_own_trouble=error.errno in _OWN_TROUBLE)
+
+    def _end(self, is_healthy: bool, reason: str, is_own_trouble: bool = False) -> None:
         self.close()
-        self._on_result(Health(is_healthy, reason, self._clock() - self._started_at_s))
+        took_s = self._clock() - self._started_at_s
+        self._on_result(Health(is_healthy, reason, took_s, is_own_trouble))
 
 
 def _place(address: Address) -> tuple[socket.AddressFamily, str | tuple[object, ...]]:
