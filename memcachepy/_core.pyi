@@ -137,11 +137,11 @@ class Segment:
             a stopped process holds what is to be repaired; the slot stays taken, try again.
         """
     def lock_holders(self) -> list[tuple[int, int, int, int]]:
-        """Processes that hold a shard's lock, or that of the page pool, just now.
+        """Processes that hold a shard's lock, the page pool's or the configurations', just now.
 
         Returns:
-            Slot, pid, shard (-1: the pool), and how often the process has tried to get a lock so
-            far: who holds one for long does not count on.
+            Slot, pid, shard (-1: the pool; -2: the configurations), and how often the process has
+            tried to get a lock so far: who holds one for long does not count on.
         """
     def set_stuck(self, slot: int, stuck: bool) -> None:
         """What `stats memcachepy` says of the slot's process, until it is recovered."""
@@ -154,6 +154,27 @@ class Segment:
         """Walk every shard under its lock and say what does not agree; empty when sound."""
     def rebuild(self) -> None:
         """Recompute every shard's table, free chunks and counters from its pages."""
+    def set_config(self, key: str | bytes, client_flags: int, data: bytes, /) -> None:
+        """Store what `config get <key>` answers; "cluster" is the list of nodes.
+
+        Every worker answers with it from now on, and nobody ever sees a part of it, whenever the
+        calling process is killed. There may be 16 keys of 1 to 250 bytes, without spaces and
+        control characters, with up to 65,536 bytes each.
+
+        Raises:
+            ValueError: the key, the flags or the data are out of their range; says which.
+            CoreError: there are 16 already, or a process that is stopped holds the lock: try again.
+            MemoryShortage: the host has none for it; what was there stays.
+        """
+    def get_config(self, key: str | bytes, /) -> tuple[int, bytes] | None:
+        """Client flags and data of a configuration.
+
+        Raises:
+            ValueError: no key can be this one.
+            CoreError: somebody does nothing but change it.
+        """
+    def delete_config(self, key: str | bytes, /) -> bool:
+        """Remove a configuration; False if there is none. Raises as `set_config` does."""
     def explain(self, key: bytes) -> dict[str, Any]:
         """Where a key is, or why it is not there. Never waits and leaves no trace.
 

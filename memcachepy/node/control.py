@@ -27,6 +27,7 @@ from pathlib import Path
 
 from memcachepy import __version__, _core
 from memcachepy.log import fact
+from memcachepy.node.control_config import config_delete, config_get, config_set
 from memcachepy.node.listeners import Listener
 from memcachepy.node.rendezvous import LINE_BYTES_MAX, decode, encode
 
@@ -94,6 +95,9 @@ class Control:
             "detach": self._detach,
             "status": self._status,
             "explain": self._explain,
+            "config_get": partial(self._answer_from, config_get),
+            "config_set": partial(self._answer_from, config_set),
+            "config_delete": partial(self._answer_from, config_delete),
         }
 
     @property
@@ -303,6 +307,18 @@ class Control:
         try:
             answer = self._segment.explain(base64.b64decode(key, validate=True))
         except ValueError as error:
+            raise Refusal(str(error)) from None
+        self._reply(peer, {"ok": True, **answer})
+
+    def _answer_from(
+        self,
+        find: Callable[[_core.Segment, Mapping[str, object]], dict[str, object]],
+        peer: Peer,
+        request: Mapping[str, object],
+    ) -> None:
+        try:
+            answer = find(self._segment, request)
+        except _core.CoreError as error:
             raise Refusal(str(error)) from None
         self._reply(peer, {"ok": True, **answer})
 

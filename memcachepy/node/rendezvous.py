@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 VERSION = 1
-LINE_BYTES_MAX = 4096
+LINE_BYTES_MAX = 96 << 10
+"""Of a configuration's 65,536 bytes in base64, and what stands around them."""
 PATH_BYTES_MAX = 107
 """What `sun_path` holds, with a byte for the end; see unix(7)."""
 

@@ -19,12 +19,14 @@ class Holder(NamedTuple):
     slot: int
     pid: int
     shard: int
-    """-1: the page pool."""
+    """-1: the page pool; -2: the configurations."""
     lock_count: int
 
     @property
     def lock(self) -> str:
-        return f"shard-{self.shard}" if self.shard >= 0 else "page-pool"
+        if self.shard >= 0:
+            return f"shard-{self.shard}"
+        return "page-pool" if self.shard == -1 else "configurations"
 
 
 class Watch:

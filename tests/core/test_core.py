@@ -67,6 +67,12 @@ def test_prefixes_hold_over_resets_and_shortages_in_the_middle(build: Build) -> 
     assert run(build("prefixes", *ADDRESS, "-Wl,--wrap=populate")) == "ok\n"
 
 
+def test_configurations_are_whole_whenever_their_writer_is_killed(build: Build) -> None:
+    seed = random.randrange(1, 2**31)
+    print("seed", seed)
+    assert run(build("configs", *ADDRESS, "-Wl,--wrap=populate"), seed, 60) == "ok\n"
+
+
 def test_huge_pages_that_fail_hold_up_no_others(build: Build) -> None:
     assert run(build("hugepages", *ADDRESS, "-Wl,--wrap=madvise")) == "ok\n"
 

@@ -2,20 +2,11 @@
 
 import os
 import signal
-from collections.abc import Iterator
 
 import psutil
-import pytest
 from support.waiting import wait_until
 
 from memcachepy import _core
-
-
-@pytest.fixture
-def segment() -> Iterator[_core.Segment]:
-    segment = _core.Segment({"memory_limit_bytes": 8 << 20})
-    yield segment
-    segment.close()
 
 
 def own_stats(segment: _core.Segment) -> dict[bytes, bytes]:

@@ -174,7 +174,7 @@ def test_a_line_in_pieces_is_a_line(node: Node, path: Path) -> None:
 @pytest.mark.usefixtures("node")
 def test_a_line_without_an_end_is_dropped(path: Path) -> None:
     with ControlClient(path) as client:
-        client.socket.sendall(b"x" * 5000)
+        client.socket.sendall(b"x" * 100_000)
         with suppress(ConnectionResetError):
             assert client.socket.recv(1) == b""
     with ControlClient(path) as client:

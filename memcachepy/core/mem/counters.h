@@ -54,7 +54,9 @@
     X(read_locked)                                                                                 \
     X(lock_waits)                                                                                  \
     X(upload_waits)                                                                                \
-    X(uploads_aborted)
+    X(uploads_aborted)                                                                             \
+    X(cmd_config_get)                                                                              \
+    X(cmd_config_set)
 
 enum counter_id {
 #define X(name) COUNTER_##name,

@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "mem/config_table.h"
 #include "mem/conn_table.h"
 #include "mem/hostmem.h"
 #include "mem/hugepage.h"
@@ -116,6 +117,7 @@ lay_out(struct superblock *superblock, const struct segment_settings *settings, 
         place(&at, (uint64_t)superblock->shard_count * superblock->table_pages_max * 4, 4096);
     superblock->prefixes_at = place(&at, prefix_table_bytes(), 4096);
     superblock->conns_at = place(&at, conn_table_bytes(settings), 4096);
+    superblock->configs_at = place(&at, config_table_bytes(), 4096);
     superblock->pages_at = place(&at, (uint64_t)page_count * sizeof(struct page), 4096);
     superblock->data_at = place(&at, (uint64_t)page_count << superblock->page_shift, EXTENT_BYTES);
     superblock->pool.count_max = page_count;
@@ -272,6 +274,7 @@ superblock_fill(struct superblock *superblock, const struct plan *plan,
     superblock->boot_base_ns = clock_boot_ns() - CLOCK_BASE_S * UINT64_C(1000000000);
     struct page_pool *pool = &superblock->pool;
     lock_init(&pool->grow_lock);
+    lock_init(&superblock->configs.lock);
     uint32_t limit = (uint32_t)(settings->memory_limit_bytes >> superblock->page_shift);
     atomic_store(&pool->effective_count, limit);
     /* Last: who finds the magic finds the rest. */

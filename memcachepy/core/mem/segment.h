@@ -8,6 +8,7 @@
  *   tables_at    table directories page numbers of the shards' hash tables
  *   prefixes_at  prefixes          what `stats detail` counts (mem/prefix_table.h)
  *   conns_at     connections       what `stats conns` tells of them (mem/conn_table.h)
+ *   configs_at   configurations    what `config get` answers (mem/config_table.h)
  *   pages_at     page directory    owner and free list of each page
  *   data_at      pages             2 MiB aligned; populated in extents as the cache fills
  *
@@ -33,6 +34,7 @@
 #define ATTACHED_MAX 256 /* processes outside the node; their slots follow the last worker's */
 #define SLOT_COUNT (SLOT_WORKER_FIRST + WORKERS_MAX + ATTACHED_MAX)
 #define SLAB_CLASS_COUNT_MAX 64
+#define CONFIG_COUNT_MAX 16
 #define PIN_COUNT_MAX 1024
 #define UPLOAD_COUNT_MAX 1024
 #define SETTING_TEXT_MAX 512
@@ -162,13 +164,20 @@ struct page_pool {
     char shortage_text[384];          /* [grow] */
 };
 
+/* Which configurations there are; see mem/config_table.h. */
+struct config_words {
+    struct shared_lock lock;                   /* guards changes; readers need none */
+    _Atomic uint32_t lock_count;               /* [configs] how often the lock was taken */
+    _Atomic uint64_t states[CONFIG_COUNT_MAX]; /* [configs], read by all */
+};
+
 struct superblock {
     char magic[8];
     uint32_t layout_version;
     uint32_t fingerprint; /* of struct sizes and the libc's mutex: another build must not attach */
     uint64_t reserve_bytes;
-    uint64_t slots_at, logs_at, shards_at, words_at, tables_at, prefixes_at, conns_at, pages_at,
-        data_at;
+    uint64_t slots_at, logs_at, shards_at, words_at, tables_at, prefixes_at, conns_at, configs_at,
+        pages_at, data_at;
     uint32_t page_bytes, page_shift, unit_shift;
     uint32_t log_ring_bytes;
     uint32_t shard_count, table_pages_max;
@@ -193,6 +202,7 @@ struct superblock {
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t log_gid; /* [atomic] of the last log entry */
     alignas(CACHE_LINE_BYTES) struct page_pool pool;
     alignas(CACHE_LINE_BYTES) struct segment_settings settings;
+    alignas(CACHE_LINE_BYTES) struct config_words configs;
     /* See mem/prefix_table.h. [atomic] */
     _Atomic uint64_t prefix_state, prefix_units_taken;
     _Atomic uint32_t prefix_units_present, prefix_index_present, prefix_retry_at_s;

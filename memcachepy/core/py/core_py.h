@@ -41,6 +41,11 @@ PyObject *segment_open_slot(struct segment_object *self, PyObject *args);
 PyObject *segment_lock_holders(struct segment_object *self, PyObject *unused);
 PyObject *segment_set_stuck(struct segment_object *self, PyObject *args);
 
+/* Methods of Segment about configurations: config.c. */
+PyObject *segment_set_config(struct segment_object *self, PyObject *args);
+PyObject *segment_get_config(struct segment_object *self, PyObject *args);
+PyObject *segment_delete_config(struct segment_object *self, PyObject *args);
+
 /* Segment.explain(): explain.c. */
 PyObject *segment_explain(struct segment_object *self, PyObject *args);
 

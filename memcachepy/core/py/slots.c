@@ -143,8 +143,11 @@ segment_lock_holders(struct segment_object *self, PyObject *unused)
         return NULL;
     }
     const struct page_pool *pool = &segment->superblock->pool;
+    const struct config_words *configs = &segment->superblock->configs;
     uint32_t grow_count = atomic_load(&pool->grow_count);
     int32_t grower = lock_owner(&pool->grow_lock);
+    uint32_t config_lock_count = atomic_load(&configs->lock_count);
+    int32_t configurer = lock_owner(&configs->lock);
     bool good = true;
     for (unsigned i = 0; good && i < segment_slot_count(segment); i++) {
         struct process_slot *slot = &segment->slots[i];
@@ -156,6 +159,9 @@ segment_lock_holders(struct segment_object *self, PyObject *unused)
         }
         if (good && pid != 0 && grower > 0 && has_thread(pid, grower)) {
             good = add_holder(list, i, pid, -1, grow_count);
+        }
+        if (good && pid != 0 && configurer > 0 && has_thread(pid, configurer)) {
+            good = add_holder(list, i, pid, -2, config_lock_count);
         }
     }
     if (!good) {
