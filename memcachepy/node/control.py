@@ -343,7 +343,7 @@ class Control:
             with Path(f"/proc/{peer.pid}/maps").open("rb") as maps:
                 return any(b"/memfd:" in line and inode == line.split()[4] for line in maps)
         except (FileNotFoundError, ProcessLookupError):
-            return False
+            return not _has_ended(peer.pidfd)  # It may only be hidden from us: hidepid of proc(5).
         except OSError:
             return True
 
