@@ -81,6 +81,16 @@ class MembershipError(MemcachepyError):
     exit_status = os.EX_UNAVAILABLE
 
 
+class ClusterError(MemcachepyError):
+    """A cluster cannot be started, or cannot be changed as asked; it is as the message says."""
+
+
+class NoCluster(ClusterError):
+    """No cluster of this name runs here."""
+
+    exit_status = os.EX_UNAVAILABLE
+
+
 class AttachError(MemcachepyError):
     """This process cannot attach to a node: none answers, or it refuses, or it is another build."""
 
