@@ -441,7 +441,7 @@ def _read_file(path: Path, source: str) -> dict[str, Any]:
         must = f"is not TOML: {error}"
     else:
         for name in values.keys() - SETTINGS.keys():
-            must = "there is no such setting" + _did_you_mean(name, SETTINGS)
+            must = "there is no such setting" + did_you_mean(name, SETTINGS)
             raise ConfigError(name, values[name], must, str(path))
         return values
     raise ConfigError("config", str(path), must, source)
@@ -450,12 +450,12 @@ def _read_file(path: Path, source: str) -> dict[str, Any]:
 def _warnings(environ: Mapping[str, str]) -> list[str]:
     known = {setting.variable for setting in SETTINGS.values()} | _OTHER_VARIABLES
     return [
-        f"{name} is not a setting and has no effect" + _did_you_mean(name, known)
+        f"{name} is not a setting and has no effect" + did_you_mean(name, known)
         for name in sorted(environ)
         if name.startswith(ENVIRONMENT_PREFIX) and name not in known
     ]
 
 
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, 1)
     return f"; did you mean {close[0]}?" if close else ""

@@ -14,6 +14,7 @@ from memcachepy.log import tell
 
 _COMMANDS = (
     "serve",
+    "cluster",
     "tool",
     "explain",
     "health",

@@ -1,6 +1,7 @@
 """`memcachepy serve`: memcached's letters and long names, made from the table of settings."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def _refused_option(letter: str) -> click.Option:
     )
 
 
-def _option(setting: Setting) -> click.Option:
+def setting_option(setting: Setting) -> click.Option:
     how: dict[str, Any] = {"metavar": setting.kind.metavar}
     if isinstance(setting.kind, Switch):
         how = {"is_flag": True}
@@ -70,6 +71,15 @@ def _option(setting: Setting) -> click.Option:
     if setting.name == "napi_ids":
         names.append("--napi_ids")  # The one long name of memcached's with an underscore.
     return click.Option(names, help=setting.help + shown, **how)
+
+
+def extended_option(where: str) -> click.Option:
+    return click.Option(
+        ["-o", "--extended"],
+        multiple=True,
+        metavar="<list>",
+        help=f"more settings, as name, name=value or no_name with commas between; {where}",
+    )
 
 
 def _extended_help() -> str:
@@ -89,14 +99,19 @@ def _extended_help() -> str:
     )
 
 
-def _serve(config: Path | None, extended: tuple[str, ...], **flags: Any) -> int:
+def given_settings(extended: tuple[str, ...], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a command with these options: only what was given, by the names of settings."""
     ctx = click.get_current_context()
     given = {
         name: value
         for name, value in flags.items()
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
-    node_config, warnings = resolve(given | read_extended(extended), os.environ, config)
+    return given | read_extended(extended)
+
+
+def _serve(config: Path | None, extended: tuple[str, ...], **flags: Any) -> int:
+    node_config, warnings = resolve(given_settings(extended, flags), os.environ, config)
     return run_node(node_config, warnings)
 
 
@@ -108,13 +123,8 @@ serve = click.Command(
     "the TOML file (memory_limit). A flag beats the environment, which beats the file.\n\n"
     + _extended_help(),
     params=[
-        *(_option(setting) for setting in SETTINGS.values() if not setting.is_extended),
-        click.Option(
-            ["-o", "--extended"],
-            multiple=True,
-            metavar="<list>",
-            help="more settings, as name, name=value or no_name with commas between; see below",
-        ),
+        *(setting_option(setting) for setting in SETTINGS.values() if not setting.is_extended),
+        extended_option("see below"),
         click.Option(
             ["--config"],
             type=click.Path(path_type=Path),

@@ -1,0 +1,307 @@
+"""What can be done to a running cluster: the operations behind `scale`, `add`, `remove` and so on.
+
+Each writes down first what is to be, then does it: a supervisor that is killed in between leaves
+a spec that the next one carries out. A node leaves the list before it stops and joins it after it
+serves; a list without any node is never told to clients.
+"""
+
+import asyncio
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from memcachepy.admin.client import Address
+from memcachepy.cluster import health
+from memcachepy.cluster.control import Step, Tell
+from memcachepy.cluster.node import Node
+from memcachepy.cluster.spec import ANY_PORT, NODES_MAX, ClusterSpec, NodeSpec, own_settings
+from memcachepy.config import NodeConfig
+from memcachepy.errors import ClusterError
+
+if TYPE_CHECKING:
+    from memcachepy.cluster.supervisor import ClusterSupervisor
+
+PORTS_TRIED = 1000
+
+
+class Changes:
+    """Carries out one change at a time, in the loop of the cluster's supervisor."""
+
+    def __init__(self, supervisor: "ClusterSupervisor") -> None:
+        self._cluster = supervisor
+        self.operations = {
+            "scale": self.scale,
+            "add": self.add,
+            "remove": self.remove,
+            "replace": self.replace,
+            "restart": self.restart,
+        }
+
+    # ---- operations ----------------------------------------------------------------------------
+
+    async def scale(self, request: Mapping[str, Any], tell: Tell) -> dict[str, object]:
+        """As many nodes as asked for: new ones get the lowest free ids, the highest ids go."""
+        wanted = _count(request)
+        staying = self._cluster.spec.staying
+        before = len(staying)
+        try:
+            if wanted > before:
+                await self._grow([{} for _ in range(wanted - before)], tell)
+            elif wanted < before:
+                leaving = sorted(node.node_id for node in staying)[wanted:]
+                await self._shrink(leaving, self._drain_s(request), tell)
+        except ClusterError as error:
+            self._cluster.note("CacheClusterScalingFailed", message=str(error))
+            raise
+        if wanted != before:
+            self._cluster.note(
+                "CacheClusterScalingComplete", message=f"from {before} to {wanted} nodes"
+            )
+        return {"before": before, **self._summary()}
+
+    async def add(self, request: Mapping[str, Any], tell: Tell) -> dict[str, object]:
+        """One node, perhaps with settings of its own."""
+        added = await self._grow([own_settings(request.get("settings") or {})], tell)
+        return {"added": added, **self._summary()}
+
+    async def remove(self, request: Mapping[str, Any], tell: Tell) -> dict[str, object]:
+        nodes = self._named(request)
+        staying = {node.node_id for node in self._cluster.spec.staying}
+        if not staying - {node.node_id for node in nodes}:
+            raise ClusterError(
+                f"cluster {self._cluster.spec.name} would have no node left: `memcachepy cluster "
+                "down` ends it"
+            )
+        removed = [node.node_id for node in nodes]
+        await self._shrink(removed, self._drain_s(request), tell)
+        return {"removed": removed, **self._summary()}
+
+    async def replace(self, request: Mapping[str, Any], tell: Tell) -> dict[str, object]:
+        """A new, empty process under the same id; its address and settings stay, or are told."""
+        nodes = self._named(request)
+        settings = own_settings(request.get("settings") or {})
+        if settings and len(nodes) > 1:
+            raise ClusterError("settings can be given to one node at a time")
+        for node in nodes:
+            self._cluster.note("CacheNodeReplaceStarted", node)
+            if settings:
+                self._reconfigure(node, settings)
+            await self._cycle(node, request, tell, 0, len(nodes))
+            self._cluster.note("CacheNodeReplaceComplete", node)
+        return {"replaced": [node.node_id for node in nodes], **self._summary()}
+
+    async def restart(self, request: Mapping[str, Any], tell: Tell) -> dict[str, object]:
+        """Some nodes or all: one after the other, or at once."""
+        nodes = self._named(request) if request.get("nodes_named") else self._staying()
+        if request.get("is_rolling", True):
+            for done, node in enumerate(nodes):
+                await self._cycle(node, request, tell, done, len(nodes))
+        else:
+            # All of them cannot leave the list: their keys are misses for this moment.
+            for node in nodes:
+                self._cluster.leave_alone(node)
+            await asyncio.gather(*(node.stop(gently=False) for node in nodes))
+            failures = await self._cluster.start_nodes(nodes, tell)
+            self._keep_trying(failures)
+        ids = [node.node_id for node in nodes]
+        self._cluster.note("CacheNodesRebooted", message=", ".join(ids))
+        return {"restarted": ids, **self._summary()}
+
+    # ---- parts of them -------------------------------------------------------------------------
+
+    async def _grow(self, tables: list[dict[str, Any]], tell: Tell) -> list[str]:
+        """All of them or none."""
+        cluster = self._cluster
+        old = cluster.spec
+        if len(old.nodes) + len(tables) > NODES_MAX:
+            raise ClusterError(f"a cluster has at most {NODES_MAX} nodes")
+        spec = old
+        for table in tables:
+            node_id = spec.free_id()
+            new = NodeSpec(node_id, {**table, "port": -1})
+            port = table.get("port") or free_port(spec, new)
+            new = replace(new, settings={**table, "port": port})
+            spec = spec.with_nodes([*spec.nodes, new])
+        spec.checked()
+        ids = sorted({node.node_id for node in spec.nodes} - {node.node_id for node in old.nodes})
+        cluster.commit(spec)
+        nodes = [cluster.add_node(node) for node in spec.nodes if node.node_id in ids]
+        tell(Step(f"{len(nodes)} to be started", 0, len(nodes)))
+        failures = await cluster.start_nodes(nodes, tell)
+        if failures:
+            await asyncio.gather(*(node.stop(gently=False) for node in nodes))
+            for node in nodes:
+                del cluster.nodes[node.node_id]
+            cluster.commit(cluster.spec.without(ids))
+            error = next(iter(failures.values()))
+            for node in nodes:
+                cluster.note("AddCacheNodeFailed", node, str(failures.get(node.node_id, error)))
+            raise error
+        cluster.publish(joining=nodes)
+        await cluster.list_spread()
+        for node in nodes:
+            cluster.note("AddCacheNodeComplete", node)
+        return ids
+
+    async def _shrink(self, node_ids: list[str], drain_s: float, tell: Tell) -> None:
+        cluster = self._cluster
+        nodes = [cluster.nodes[node_id] for node_id in node_ids]
+        cluster.commit(cluster.spec.with_leaving(node_ids))
+        await cluster.dismiss(node_ids, drain_s, tell)
+        for node in nodes:
+            cluster.note("RemoveCacheNodeComplete", node)
+
+    async def _cycle(
+        self, node: Node, request: Mapping[str, Any], tell: Tell, done: int, count: int
+    ) -> None:
+        """Out of the list, down, up again, and back into the list once it is healthy.
+
+        Raises:
+            ClusterError: it does not come back; it is out of the list, and is tried again and
+                again.
+        """
+        cluster = self._cluster
+        drain_s = self._drain_s(request)
+        others = [m for m in cluster.topology.members if m.node_id != node.node_id]
+        stays_listed = bool(request.get("keep_listed")) or not others
+        cluster.leave_alone(node)
+        if node.is_alive:
+            if not stays_listed:
+                cluster.publish(leaving=[node.node_id])
+                await cluster.list_spread()
+                tell(Step(f"node {node.name} left the list; waiting {drain_s:g} s", done, count))
+                await asyncio.sleep(drain_s)
+            await node.stop(gently=drain_s > 0 and not stays_listed)
+        failures = await cluster.start_nodes([node], lambda _: None)
+        if not failures and (reason := await self._sickness(node)):
+            failures[node.node_id] = ClusterError(f"node {node.name} serves, but {reason}")
+        if failures:
+            self._keep_trying(failures)
+            raise ClusterError(
+                f"{failures[node.node_id]}; the other nodes are as they were, this one is tried "
+                "again and again"
+            )
+        cluster.publish(joining=[node])
+        await cluster.list_spread()
+        tell(Step(f"node {node.name} serves again", done + 1, count))
+
+    async def _sickness(self, node: Node) -> str:
+        """Why it is not healthy; empty if it is."""
+        found = await asyncio.to_thread(health.check, Address(*node.probe_address))
+        return "" if found.is_healthy else found.reason
+
+    def _keep_trying(self, failures: Iterable[str]) -> None:
+        for node_id in failures:
+            node = self._cluster.nodes[node_id]
+            if not node.is_serving:
+                self._cluster.revive(node)
+
+    def _reconfigure(self, node: Node, settings: Mapping[str, Any]) -> None:
+        """From its next start on."""
+        cluster = self._cluster
+        new = replace(node.spec, settings={**node.spec.settings, **settings})
+        others = [other for other in cluster.spec.nodes if other.node_id != node.node_id]
+        spec = cluster.spec.with_nodes([*others, new]).checked()
+        cluster.commit(spec)
+        node.configure(new, spec.settings_of(new), spec.config_of(new))
+
+    def _staying(self) -> list[Node]:
+        return [self._cluster.nodes[spec.node_id] for spec in self._cluster.spec.staying]
+
+    def _named(self, request: Mapping[str, Any]) -> list[Node]:
+        """Nodes by id, by number, or by address.
+
+        Raises:
+            ClusterError: one of them was not started by this cluster.
+        """
+        found = {}
+        for text in map(str, request.get("nodes_named") or ()):
+            node = self._find(text)
+            if node is None or node.spec.is_leaving:
+                raise ClusterError(self._stranger_text(text))
+            found[node.node_id] = node
+        if not found:
+            raise ClusterError("which node? Give its id or its address")
+        return list(found.values())
+
+    def _find(self, text: str) -> Node | None:
+        wanted = text.zfill(4) if text.isdecimal() else text
+        for node in self._cluster.nodes.values():
+            if wanted in (node.node_id, node.member.address) or text == node.node_id:
+                return node
+        return None
+
+    def _stranger_text(self, text: str) -> str:
+        name = self._cluster.spec.name
+        members = self._cluster.topology.members
+        own = ", ".join(node.name for node in self._staying())
+        is_listed = any(text in (member.address, member.node_id) for member in members)
+        where = "is in the list, but " if is_listed else ""
+        return f"node {text} {where}was not started by this cluster: {name} has {own}"
+
+    def _drain_s(self, request: Mapping[str, Any]) -> float:
+        given = request.get("drain_s")
+        return self._cluster.spec.drain_s if given is None else max(0.0, float(given))
+
+    def _summary(self) -> dict[str, object]:
+        topology = self._cluster.topology
+        return {
+            "nodes": len(self._cluster.spec.staying),
+            "version": topology.version,
+            "members": [member.as_dict() for member in topology.members],
+        }
+
+
+def with_free_ports(spec: ClusterSpec) -> ClusterSpec:
+    """Nodes that may listen on any port have one.
+
+    Raises:
+        ClusterError: the system has none.
+    """
+    for node in spec.nodes:
+        if node.port < 0:
+            settings = {**node.settings, "port": free_port(spec, node)}
+            others = [other for other in spec.nodes if other.node_id != node.node_id]
+            spec = spec.with_nodes([*others, replace(node, settings=settings)])
+    return spec
+
+
+def free_port(spec: ClusterSpec, node: NodeSpec) -> int:
+    """Where a new node can listen: counted from the cluster's first port, the next that is free.
+
+    Raises:
+        ClusterError: there is none.
+    """
+    taken = {other.port for other in spec.nodes}
+    host = _host_of(spec.config_of(replace(node, settings={**node.settings, "port": ANY_PORT})))
+    first = spec.wanted_port(node.node_id)
+    ports = range(first, min(first + PORTS_TRIED, 65536)) if first > 0 else [0] * PORTS_TRIED
+    for port in ports:
+        if port not in taken and (found := _can_listen(host, port)) and found not in taken:
+            return found
+    raise ClusterError(f"no port is free for node {node.node_id}, from {first} on")
+
+
+def _host_of(config: NodeConfig) -> str:
+    host = config.listen[0].host
+    return "" if host == "*" else host
+
+
+def _can_listen(host: str, port: int) -> int:
+    """The port, or one that the system chooses for 0; 0 if it is taken."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return int(probe.getsockname()[1])
+    except OSError:
+        return 0
+
+
+def _count(request: Mapping[str, Any]) -> int:
+    wanted = request.get("nodes")
+    if not isinstance(wanted, int) or not 1 <= wanted <= NODES_MAX:
+        raise ClusterError(f"nodes is {wanted!r}: must be 1 to {NODES_MAX}")
+    return wanted

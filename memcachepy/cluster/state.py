@@ -1,0 +1,226 @@
+"""The folder of a cluster: what it is to be, its list, its nodes' files, and who looks after it.
+
+    ROOT/NAME/lock             held by the cluster's supervisor as long as it lives
+              cluster.json     the nodes that there are to be, with their settings (spec.py)
+              topology.json    the list that clients are told (membership/file.py)
+              control.sock     where commands ask (control.py)
+              events.jsonl     what happened
+              log              the supervisor's, when it is detached
+              nodes/ID/settings.toml   what the node is started with
+              nodes/ID/log             what it says
+
+Files are replaced whole: whoever is killed at any moment leaves the old one or the new one. There
+is no file with process ids to go stale: a node is the process whose command line names its
+settings.toml, and the kernel lets go of the lock when the supervisor ends in whatever way.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from memcachepy.cluster.spec import ClusterSpec, check_name
+from memcachepy.errors import ClusterError
+
+LOG_BYTES_MAX = 4 << 20
+"""A log that is longer when its writer starts makes room: one older one is kept."""
+_LOCK_TRIES = 10
+_LOCK_PAUSE_S = 0.01
+
+
+def default_root(environ: Mapping[str, str], uid: int) -> Path:
+    """Where this user's clusters are."""
+    if environ.get("XDG_STATE_HOME", "").startswith("/"):
+        return Path(environ["XDG_STATE_HOME"]) / "memcachepy"
+    if uid == 0:
+        return Path("/var/lib/memcachepy")
+    return Path(environ.get("HOME") or "~").expanduser() / ".local" / "state" / "memcachepy"
+
+
+class StateFolder:
+    """The places in it; makes nothing until it is asked to.
+
+    Raises:
+        ConfigError: the name cannot be a cluster's.
+        ClusterError: in every method, when the system does not let a file be read or written.
+    """
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.name = check_name(name)
+        self.path = root.absolute() / name
+        self.spec_path = self.path / "cluster.json"
+        self.topology_path = self.path / "topology.json"
+        self.socket_path = self.path / "control.sock"
+        self.events_path = self.path / "events.jsonl"
+        self.log_path = self.path / "log"
+        self._lock_path = self.path / "lock"
+
+    def node_folder(self, node_id: str) -> Path:
+        return self.path / "nodes" / node_id
+
+    def settings_path(self, node_id: str) -> Path:
+        return self.node_folder(node_id) / "settings.toml"
+
+    def node_log_path(self, node_id: str) -> Path:
+        return self.node_folder(node_id) / "log"
+
+    def make(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ClusterError(
+                f"{self.path} cannot be made: {error.strerror}: give another place with --state-dir"
+            ) from None
+
+    def read_spec(self) -> ClusterSpec | None:
+        """None if there is no such cluster."""
+        try:
+            return ClusterSpec.from_dict(json.loads(self.spec_path.read_bytes()))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise ClusterError(f"{self.spec_path} cannot be read: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
+            raise ClusterError(f"{self.spec_path}: {error}") from None
+
+    def write_spec(self, spec: ClusterSpec) -> None:
+        write_whole(self.spec_path, json.dumps(spec.as_dict(), indent=1).encode() + b"\n")
+
+    def forget_spec(self) -> None:
+        """The cluster is over; its list's version and its events stay."""
+        with suppress(FileNotFoundError):
+            self.spec_path.unlink()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only one who looks after the cluster.
+
+        The lock is not inherited by programs that are started meanwhile; a process that is forked
+        shares it.
+
+        Raises:
+            ClusterError: somebody else does.
+        """
+        self.make()
+        try:
+            lock_fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise ClusterError(f"{self._lock_path} cannot be had: {error.strerror}") from None
+        try:
+            if not _locked(lock_fd):
+                raise ClusterError(
+                    f"cluster {self.name} runs already, under process {self._noted_pid() or '?'}: "
+                    "`memcachepy cluster status` shows it"
+                )
+            os.ftruncate(lock_fd, 0)
+            yield
+        finally:
+            os.close(lock_fd)
+
+    def note_pid(self) -> None:
+        """Say which process looks after the cluster, once it holds the lock."""
+        self._lock_path.write_text(f"{os.getpid()}\n")
+
+    def supervisor_pid(self) -> int:
+        """Of the process that looks after the cluster, 0 if there is none."""
+        try:
+            lock_fd = os.open(self._lock_path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return 0
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return self._noted_pid()
+        finally:
+            os.close(lock_fd)
+        return 0
+
+    def _noted_pid(self) -> int:
+        try:
+            text = self._lock_path.read_text().strip()
+        except OSError:
+            return 0
+        return int(text) if text.isdecimal() else 0
+
+    def running_nodes(self) -> dict[str, int]:
+        """Processes that are nodes of this cluster, by id, whoever started them."""
+        prefix, suffix = os.fsencode(self.path / "nodes") + b"/", b"/settings.toml"
+        found: dict[int, tuple[str, int]] = {}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdecimal():
+                continue
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                for word in words if b"serve" in words else ():
+                    if word.startswith(prefix) and word.endswith(suffix):
+                        node_id = os.fsdecode(word[len(prefix) : -len(suffix)])
+                        found[int(entry.name)] = (node_id, _parent_of(entry))
+            except (OSError, ValueError):
+                continue  # It is gone.
+        # Acceptor and workers have the command line of their parent.
+        return {node: pid for pid, (node, parent) in found.items() if parent not in found}
+
+
+def cluster_names(root: Path) -> list[str]:
+    """The clusters that have a folder here."""
+    try:
+        return sorted(path.parent.name for path in root.glob("*/cluster.json"))
+    except OSError:
+        return []
+
+
+def _locked(lock_fd: int) -> bool:
+    """Whether it could be had: who only looks whether it is held has it for a moment."""
+    for _ in range(_LOCK_TRIES):
+        with suppress(OSError):
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(_LOCK_PAUSE_S)
+    return False
+
+
+def _parent_of(entry: Path) -> int:
+    """See proc(5): the name in brackets may hold anything."""
+    return int((entry / "stat").read_bytes().rpartition(b")")[2].split()[1])
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Replace the file; readers see the old one or the new one.
+
+    Raises:
+        ClusterError: it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise ClusterError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def open_log(path: Path) -> int:
+    """A descriptor that appends; the caller closes it."""
+    try:
+        with suppress(FileNotFoundError):
+            if path.stat().st_size > LOG_BYTES_MAX:
+                path.replace(path.with_name("log.1"))
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ClusterError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def last_line(path: Path, bytes_max: int = 4096) -> str:
+    """Of a log; empty if there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - bytes_max))
+            lines = file.read().decode("utf-8", "backslashreplace").splitlines()
+    except OSError:
+        return ""
+    return next((line for line in reversed(lines) if line.strip()), "")

@@ -1,0 +1,201 @@
+"""Coming up, going down, and what survives the death of whom."""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from clusters import PATIENCE_S, SMALL, Cluster, answers
+from support.client import RawClient
+from support.waiting import wait_until
+
+TOP = Path(__file__).parents[2]
+EXIT_NO_CLUSTER = os.EX_UNAVAILABLE
+
+
+def test_all_nodes_serve_and_are_listed_when_up_returns(cluster: Cluster) -> None:
+    found = cluster.up(*SMALL)
+    assert [node["node_id"] for node in found["nodes"]] == ["0001", "0002", "0003"]
+    assert {node["state"] for node in found["nodes"]} == {"serving"}
+    assert all(node["listed"] for node in found["nodes"])
+    assert cluster.ids == ["0001", "0002", "0003"]
+    assert all(map(answers, cluster.addresses()))
+    assert cluster.run("status").returncode == 0
+
+
+def test_down_leaves_nobody(cluster: Cluster) -> None:
+    cluster.up(*SMALL, "--nodes", "2")
+    places = cluster.addresses()
+    done = cluster.run("down")
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2" in done.stderr
+    assert not cluster.node_pids()
+    assert not any(map(answers, places))
+    assert not cluster.supervisor_pid
+    assert "`memcachepy cluster up` starts it" in cluster.refused("status", status=EXIT_NO_CLUSTER)
+    assert cluster.run("down").returncode == EXIT_NO_CLUSTER
+
+
+def test_in_the_foreground_ctrl_c_ends_all(cluster: Cluster) -> None:
+    process = cluster.start(*SMALL, "--nodes", "2")
+    assert process.stdout
+    lines = iter(process.stdout.readline, "")
+    client_line = next(line for line in lines if line.startswith("client = HashClient(["))
+    places = [f"{host}:{port}" for host, port in cluster.addresses()]
+    assert all(f'"{place}"' in client_line for place in places)
+    assert len(cluster.node_pids()) == 2
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE_S) == 0
+    assert not cluster.node_pids()
+    assert cluster.folder.read_spec(), "the same command goes on with it"
+
+
+def test_ctrl_c_while_it_comes_up_leaves_nobody(cluster: Cluster) -> None:
+    process = cluster.start(*SMALL, "--nodes", "4")
+    wait_until(cluster.node_pids, "the first process of a node", PATIENCE_S)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE_S) == 0
+    assert not cluster.node_pids()
+
+
+def test_nodes_serve_without_their_supervisor_and_the_next_takes_them_over(
+    cluster: Cluster,
+) -> None:
+    cluster.up(*SMALL, "--nodes", "2")
+    pids, topology = cluster.node_pids(), cluster.topology
+    with RawClient(cluster.address("0001")) as client:
+        client.ask(b"set kept 0 0 1\r\nx\r\n", b"STORED\r\n")
+        cluster.kill_supervisor()
+        client.ask(b"get kept\r\n", b"VALUE kept 0 1\r\nx\r\nEND\r\n")
+        assert "its supervisor does not run" in cluster.run("status").stdout
+        os.kill(pids["0002"], signal.SIGKILL)
+        wait_until(lambda: len(cluster.node_pids()) == 1, "the node's end", PATIENCE_S)
+        assert cluster.run("status").returncode == 1
+        cluster.up()
+        client.ask(b"get kept\r\n", b"VALUE kept 0 1\r\nx\r\nEND\r\n")
+    assert cluster.node_pids()["0001"] == pids["0001"]
+    assert cluster.node_pids()["0002"] != pids["0002"]
+    assert cluster.topology == topology
+    # Who was found is looked after like who was started.
+    os.kill(pids["0001"], signal.SIGKILL)
+    wait_until(lambda: cluster.node_pids().get("0001", pids["0001"]) != pids["0001"], "a new one")
+
+
+def test_down_ends_nodes_that_have_lost_their_supervisor(cluster: Cluster) -> None:
+    cluster.up(*SMALL, "--nodes", "2")
+    cluster.kill_supervisor()
+    assert cluster.do("down") == {"name": "main", "is_down": True}
+    assert not cluster.node_pids()
+    assert cluster.run("down").returncode == EXIT_NO_CLUSTER
+
+
+def test_killed_node_serves_again_at_its_place(cluster: Cluster) -> None:
+    cluster.up(*SMALL, "--nodes", "2")
+    place, pid, topology = cluster.address("0001"), cluster.node_pids()["0001"], cluster.topology
+    os.kill(pid, signal.SIGKILL)
+
+    def is_back() -> bool:
+        (node,) = (node for node in cluster.status()["nodes"] if node["node_id"] == "0001")
+        return bool(node["state"] == "serving" and node["restarts"] == 1)
+
+    wait_until(is_back, "the node", PATIENCE_S)
+    assert answers(place)
+    assert cluster.topology == topology, "who comes back at once never leaves the list"
+
+
+def test_killed_node_whose_workers_are_stopped_comes_back(cluster: Cluster) -> None:
+    """They would keep the port for ever."""
+    cluster.up(*SMALL, "--nodes", "1")
+    pid = cluster.node_pids()["0001"]
+    os.killpg(pid, signal.SIGSTOP)
+    os.kill(pid, signal.SIGKILL)
+    place = cluster.address("0001")
+    wait_until(lambda: cluster.node_pids().get("0001", pid) != pid, "a new one", PATIENCE_S)
+    wait_until(lambda: answers(place), "its answer", PATIENCE_S)
+
+
+def test_the_same_command_goes_on_and_another_begins_anew(cluster: Cluster) -> None:
+    cluster.up(*SMALL, "--nodes", "1")
+    cluster.do("scale", "--nodes", "2")
+    places, version = cluster.addresses(), cluster.topology.version
+    assert "runs already" in cluster.refused("up", *SMALL, "--nodes", "1")
+    cluster.kill_supervisor()
+    assert "not as asked for: nodes 0001, 0002" in cluster.refused("up", *SMALL, "--nodes", "3")
+    cluster.up(*SMALL, "--nodes", "1")
+    assert cluster.addresses() == places
+    os.kill(cluster.supervisor_pid, signal.SIGTERM)
+    wait_until(lambda: not cluster.supervisor_pid, "its end", PATIENCE_S)
+    assert not cluster.node_pids()
+    cluster.up()
+    assert cluster.addresses() == places
+    assert cluster.topology.version == version, "the list is the same"
+    cluster.do("down")
+    cluster.up(*SMALL, "--nodes", "1")
+    assert cluster.ids == ["0001"]
+    assert cluster.topology.version > version, "versions grow over the end of a cluster"
+
+
+def test_two_clusters_know_nothing_of_each_other(make_cluster: Callable[..., Cluster]) -> None:
+    one, other = make_cluster("one"), make_cluster("other")
+    one.up(*SMALL, "--nodes", "1")
+    other.up(*SMALL, "--nodes", "1")
+    assert not {*one.addresses()} & {*other.addresses()}
+    one.do("down")
+    assert answers(other.address("0001"))
+    assert "there is also other (--name)" in one.refused("status", status=EXIT_NO_CLUSTER)
+
+
+def test_a_port_that_is_taken_is_named_and_nothing_is_left(cluster: Cluster) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = cluster.refused("up", "-t", "1", "-m", "8", "-p", str(port - 1), "--nodes", "2")
+    assert f"node 0002 (127.0.0.1:{port}) could not start" in said
+    assert f"127.0.0.1:{port} is already in use by another process" in said
+    assert not cluster.node_pids()
+    assert not cluster.supervisor_pid
+
+
+def test_nodes_of_a_file_have_settings_of_their_own(cluster: Cluster, tmp_path: Path) -> None:
+    file = tmp_path / "nodes.toml"
+    file.write_text(
+        "[cluster]\nport = -1\n[settings]\nthreads = 1\nmemory_limit = 8\n"
+        '[[node]]\n[[node]]\nid = "big"\nmemory_limit = 16\nidle_timeout = 7\n'
+    )
+    found = cluster.up(str(file), "-F")
+    limits = {node["node_id"]: node["stats"]["limit_maxbytes"] for node in found["nodes"]}
+    assert limits == {"0001": str(8 << 20), "big": str(16 << 20)}
+    with RawClient(cluster.address("big")) as client:
+        settings = client.stats("settings")
+    assert settings["idle_timeout"] == "7"
+    assert settings["flush_enabled"] == "no"
+    file.write_text("[[node]]\n[[node]]\nmemory_limit = 0\n")
+    said = cluster.refused("up", str(file), status=os.EX_USAGE)
+    assert f"memory_limit is 0 ({file}, [[node]] 2): must be a whole number of megabytes" in said
+
+
+def test_where_names_the_node_that_clients_ask(cluster: Cluster) -> None:
+    hash_client = pytest.importorskip("pymemcache.client.hash").HashClient
+    cluster.up(*SMALL)
+    client = hash_client(cluster.addresses())
+    client.set("greeting", "hello")
+    client.close()
+    found = cluster.do("where", "greeting")["nodes"]["pymemcache"]
+    with RawClient((found["host"], found["port"])) as node:
+        node.ask(b"get greeting\r\n", b"VALUE greeting 0 5\r\nhello\r\nEND\r\n")
+
+
+def test_environment_counts_for_all_nodes(cluster: Cluster) -> None:
+    cluster.environ["MEMCACHEPY_CONN_LIMIT"] = "77"
+    found = cluster.up(*SMALL, "--nodes", "1")
+    assert found["nodes"][0]["stats"]["max_connections"] == "77"
+    cluster.environ["MEMCACHEPY_CONN_LIMIT"] = "lots"
+    assert "(MEMCACHEPY_CONN_LIMIT)" in cluster.refused("up", status=os.EX_USAGE)
+
+
+def test_script_is_setup_and_up() -> None:
+    text = (TOP / "scripts" / "cluster").read_text()
+    assert 'exec "$venv/bin/memcachepy" cluster up "$@"' in text
+    subprocess.run(["sh", "-n", str(TOP / "scripts" / "cluster")], check=True)
