@@ -294,6 +294,72 @@ class Cache:
             CoreError: it is no segment, or one of another build.
         """
 
+@final
+class CopyNode:
+    """A node that items are copied from or to; see `memcachepy.cluster.warm`. For one thread.
+
+    Every method may raise `ValueError`: it is not attached; those that take locks `errors.Busy`: a
+    process that is stopped holds one.
+    """
+
+    def open(self, fd: int, slot: int, connection_fd: int, farewell: bytes, /) -> None:
+        """As `Cache._open`."""
+    def close(self) -> None:
+        """Let go of the node. Of a session that goes on all copies are hidden."""
+    def begin(self, session: int, shift: int, /) -> None:
+        """Track from now on which keys are changed.
+
+        Args:
+            session: not 0, and the same number in all nodes of the change.
+            shift: 2^shift bits are kept; 16 to 27.
+
+        Raises:
+            WarmError: another session goes on, or there is no memory for the bits.
+        """
+    def accept(self, sources: Sequence[CopyNode], /) -> None:
+        """Take copies from these, which have begun, from now on; show those they do not object to.
+
+        Its copies must be its own.
+        """
+    def look(self) -> bool:
+        """Whether the node still lives, and nothing was changed in it that is not tracked."""
+    def show_from(self, now_ns: int, /) -> None:
+        """Let copies be shown for a fifth of a second from this moment of `time.monotonic_ns()`.
+
+        At it, or later, all nodes of the change must have been looked at.
+        """
+    def read(self) -> list[bytes] | None:
+        """The keys of the next piece of the walk over all items, which are kept; None: no more.
+
+        Left out are copies, and items that somebody was told to store anew.
+        """
+    def take(self, source: CopyNode, indices: list[int], /) -> tuple[int, int, int, int]:
+        """Store items of the piece that `source` has read last.
+
+        Returns:
+            How many were stored; not stored because the key was changed; left out because they are
+            too large or there is no room; no longer there.
+
+        Raises:
+            WarmError: this node was flushed.
+        """
+    def end_step(self, confirm: bool, /) -> tuple[int, int] | None:
+        """A piece of the walk that ends the copies: drop the hidden ones, or all.
+
+        Returns:
+            How many are the node's own from now on, and how many went; None: the walk is over, and
+            begins anew with the next call.
+        """
+    def end(self, own: bool, /) -> None:
+        """End the session. What is still marked is the node's own; or hidden, until it is dropped.
+
+        Only a node that accepts has such items.
+        """
+    def copies(self) -> str:
+        """What its marked items are: "own", "checked" or "dead", that is hidden."""
+    def items(self) -> int:
+        """How many items it has."""
+
 def allow_core() -> None:
     """Let the kernel write a core file though this process has changed its user. Raises OSError."""
 

@@ -91,6 +91,12 @@ class NoCluster(ClusterError):
     exit_status = os.EX_UNAVAILABLE
 
 
+class WarmError(MemcachepyError):
+    """The items whose home changes cannot be copied; nothing was changed."""
+
+    exit_status = os.EX_TEMPFAIL
+
+
 class AttachError(MemcachepyError):
     """This process cannot attach to a node: none answers, or it refuses, or it is another build."""
 

@@ -13,6 +13,7 @@
 #include "mem/prefix_table.h"
 #include "mem/ref.h"
 #include "mem/slabclass.h"
+#include "mem/track.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -118,6 +119,7 @@ lay_out(struct superblock *superblock, const struct segment_settings *settings, 
     superblock->prefixes_at = place(&at, prefix_table_bytes(), 4096);
     superblock->conns_at = place(&at, conn_table_bytes(settings), 4096);
     superblock->configs_at = place(&at, config_table_bytes(), 4096);
+    superblock->tracks_at = place(&at, track_bytes(), 4096);
     superblock->pages_at = place(&at, (uint64_t)page_count * sizeof(struct page), 4096);
     superblock->data_at = place(&at, (uint64_t)page_count << superblock->page_shift, EXTENT_BYTES);
     superblock->pool.count_max = page_count;
@@ -226,7 +228,8 @@ populate_parts(const struct segment *segment, const struct superblock *plan,
            populate(segment->fd, segment->base, plan->slots_at, slots) &&
            populate(segment->fd, segment->base, plan->shards_at, shards) &&
            populate(segment->fd, segment->base, plan->words_at,
-                    plan->shard_count * sizeof(uint64_t));
+                    plan->shard_count * sizeof(uint64_t)) &&
+           populate(segment->fd, segment->base, plan->tracks_at, TRACK_HEAD_BYTES);
 }
 
 /* Only under the pages: the parts before them are sparse. */

@@ -9,6 +9,7 @@
  *   prefixes_at  prefixes          what `stats detail` counts (mem/prefix_table.h)
  *   conns_at     connections       what `stats conns` tells of them (mem/conn_table.h)
  *   configs_at   configurations    what `config get` answers (mem/config_table.h)
+ *   tracks_at    tracking          what was changed while items are copied (mem/track.h)
  *   pages_at     page directory    owner and free list of each page
  *   data_at      pages             2 MiB aligned; populated in extents as the cache fills
  *
@@ -177,7 +178,7 @@ struct superblock {
     uint32_t fingerprint; /* of struct sizes and the libc's mutex: another build must not attach */
     uint64_t reserve_bytes;
     uint64_t slots_at, logs_at, shards_at, words_at, tables_at, prefixes_at, conns_at, configs_at,
-        pages_at, data_at;
+        tracks_at, pages_at, data_at;
     uint32_t page_bytes, page_shift, unit_shift;
     uint32_t log_ring_bytes;
     uint32_t shard_count, table_pages_max;
@@ -198,7 +199,8 @@ struct superblock {
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t last_cas; /* [atomic] */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t flush;    /* [atomic] epoch and pending moment */
     /* Beside what every request looks at. */
-    _Atomic uint32_t watched; /* [atomic] classes that some process's connections watch */
+    _Atomic uint32_t watched;  /* [atomic] classes that some process's connections watch */
+    _Atomic uint32_t tracking; /* [atomic] 0: nobody copies items; else see mem/track.h */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t log_gid; /* [atomic] of the last log entry */
     alignas(CACHE_LINE_BYTES) struct page_pool pool;
     alignas(CACHE_LINE_BYTES) struct segment_settings settings;

@@ -133,13 +133,16 @@ core_exec(PyObject *module)
     state->connection_type =
         (PyTypeObject *)PyType_FromModuleAndSpec(module, &connection_spec, NULL);
     state->cache_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &cache_spec, NULL);
+    state->copy_node_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &copy_node_spec, NULL);
     if (state->memory_shortage == NULL || state->cache_type == NULL ||
-        state->segment_type == NULL || state->connection_type == NULL ||
+        state->copy_node_type == NULL || state->segment_type == NULL ||
+        state->connection_type == NULL ||
         PyModule_AddObjectRef(module, "CoreError", state->core_error) != 0 ||
         PyModule_AddObjectRef(module, "MemoryShortage", state->memory_shortage) != 0 ||
         PyModule_AddType(module, state->segment_type) != 0 ||
         PyModule_AddType(module, state->connection_type) != 0 ||
-        PyModule_AddType(module, state->cache_type) != 0) {
+        PyModule_AddType(module, state->cache_type) != 0 ||
+        PyModule_AddType(module, state->copy_node_type) != 0) {
         return -1;
     }
     return add_constants(module);
@@ -152,6 +155,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->segment_type);
     Py_VISIT(state->connection_type);
     Py_VISIT(state->cache_type);
+    Py_VISIT(state->copy_node_type);
     Py_VISIT(state->core_error);
     Py_VISIT(state->memory_shortage);
     return 0;
@@ -164,6 +168,7 @@ core_clear(PyObject *module)
     Py_CLEAR(state->segment_type);
     Py_CLEAR(state->connection_type);
     Py_CLEAR(state->cache_type);
+    Py_CLEAR(state->copy_node_type);
     Py_CLEAR(state->core_error);
     Py_CLEAR(state->memory_shortage);
     return 0;

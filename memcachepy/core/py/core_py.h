@@ -11,6 +11,7 @@ struct module_state {
     PyTypeObject *segment_type;
     PyTypeObject *connection_type;
     PyTypeObject *cache_type;
+    PyTypeObject *copy_node_type;
     PyObject *core_error;
     PyObject *memory_shortage;
 };
@@ -58,6 +59,7 @@ PyObject *process_lock_memory(PyObject *module, PyObject *unused);
 PyObject *process_allow_core(PyObject *module, PyObject *unused);
 
 extern PyType_Spec cache_spec;
+extern PyType_Spec copy_node_spec;
 extern PyType_Spec segment_spec;
 extern PyType_Spec connection_spec;
 

@@ -11,6 +11,7 @@
 
 #include "base/check.h"
 #include "base/crash.h"
+#include "store/copy.h"
 #include "store/hashtable.h"
 #include "store/held.h"
 #include "store/pin.h"
@@ -260,12 +261,11 @@ upload_recover(struct store *store, struct process_slot *slot, unsigned index)
 /* Turns the complete chain into the key's item; under the lock, with room in the table. */
 static void
 upload_publish(struct store *store, struct shard *shard, const struct table_place *place,
-               struct put *put, struct upload *upload, struct verdict verdict)
+               struct item *old, struct put *put, struct upload *upload, struct verdict verdict)
 {
     struct held_ref *entry = upload_entry(store, upload);
     struct ref head = {upload->head_ref};
     struct item *item = ref_at(store, head);
-    struct item *old = place_live(store, place);
     struct cas_option cas_given = put_cas_given(put);
     uint32_t expire_word = put->expire.word;
     if (verdict.stale) {
@@ -274,13 +274,18 @@ upload_publish(struct store *store, struct shard *shard, const struct table_plac
     put->cas_new = chosen_cas(store, &cas_given);
     put->stored_len = upload->value_len;
     item->cas = put->cas_new;
-    item->epoch = epoch_now(store);
+    item->epoch = put->is_copy ? copy_epoch(store) : epoch_now(store);
     item->bits |= put_marks(put, old, verdict);
+    if (put->is_copy) {
+        item->bits |= ITEM_COPIED | put->copy_marks;
+        copy_hits(store, item, put->copy_hits);
+    }
     atomic_store_explicit(&item->expire_word, expire_word, memory_order_relaxed);
     LOG(store, shard, entry->head_ref);
     LOG(store, shard, item->state);
     atomic_store_explicit(&entry->head_ref, 0, memory_order_relaxed);
-    item_publish(store, shard, place, put->key.hash, head, PUBLISH_STORED);
+    item_publish(store, shard, place, put->key.hash, head,
+                 put->is_copy ? PUBLISH_COPIED : PUBLISH_STORED);
 }
 
 /* What a concatenation was computed from; it may be published only over the same item. A chain is
@@ -352,13 +357,14 @@ upload_finish(struct store *store, struct put *put, struct upload *upload,
     }
     struct table_place place;
     table_find(store, shard, put->key.bytes, put->key.len, put->key.hash, &place);
-    struct verdict verdict = put_verdict(put, place_live(store, &place), store);
+    struct item *old = place_live(store, &place);
+    struct verdict verdict = put->is_copy ? copy_verdict(store, put) : put_verdict(put, old, store);
     result = verdict.result;
     if (result == PUT_STORED && basis != NULL && !basis_holds(basis, &place)) {
         result = PUT_WAIT;
     }
     if (result == PUT_STORED) {
-        upload_publish(store, shard, &place, put, upload, verdict);
+        upload_publish(store, shard, &place, old, put, upload, verdict);
     } else {
         upload_discard(store, shard, upload_entry(store, upload));
     }
@@ -382,7 +388,7 @@ upload_vivify(struct store *store, struct put *put, struct upload *upload)
         shard_unlock(store, shard);
         return PUT_WAIT;
     }
-    upload_publish(store, shard, &place, put, upload, (struct verdict){.result = PUT_STORED});
+    upload_publish(store, shard, &place, NULL, put, upload, (struct verdict){.result = PUT_STORED});
     upload_close(store, shard, upload);
     return PUT_STORED;
 }

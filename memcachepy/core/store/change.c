@@ -6,6 +6,7 @@
 #include "store/room.h"
 #include "store/slab.h"
 #include "store/tell.h"
+#include "store/track.h"
 #include "store/write.h"
 
 void
@@ -14,6 +15,9 @@ item_change(struct store *store, struct shard *shard, const struct table_place *
 {
     struct item *item = place->item;
     uint8_t bits = (uint8_t)((item->bits & ~change->clears) | change->sets);
+    if (!(change->clears & ITEM_COPIED)) {
+        track_item(store, item);
+    }
     bucket_open(store, shard, place->primary);
     if (bits != item->bits) {
         /* The word that the marks share with the key's length and the epoch. */
@@ -44,6 +48,7 @@ remove_key(struct store *store, const struct key *key, enum unlink_reason reason
         return DELETE_BUSY;
     }
     struct table_place place;
+    track_key(store, key); /* Also of a key that is not here: its copy may be elsewhere. */
     table_find(store, shard, key->bytes, key->len, key->hash, &place);
     enum delete_result result = DELETE_NOT_FOUND;
     if (place.bucket != NULL) {
@@ -85,6 +90,7 @@ store_touch(struct store *store, const struct key *key, struct expiry expire)
     struct item *item = place_live(store, &place);
     if (item != NULL) {
         CLASS_COUNT(store, class_of_ref(store, place.ref), touch_hits);
+        track_key(store, key);
         expiry_change(store, shard, item, expire.word);
         item_hit_locked(store, item);
     }
@@ -132,6 +138,7 @@ store_remove(struct store *store, const struct removal *removal)
     if (!shard_lock(store, shard)) {
         return REMOVE_BUSY;
     }
+    track_key(store, key);
     for (;;) {
         struct table_place place;
         table_find(store, shard, key->bytes, key->len, key->hash, &place);

@@ -7,7 +7,7 @@
 
 /* What becomes of it. */
 struct item_change {
-    uint8_t sets, clears; /* enum item_mark */
+    uint8_t sets, clears; /* enum item_mark; clears ITEM_COPIED, too: then it is no client's */
     bool sets_cas;
     uint64_t cas;
     bool sets_expire;

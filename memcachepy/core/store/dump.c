@@ -50,6 +50,8 @@ fill(const struct store *store, struct ref ref, struct dump_item *out)
     out->class_id = (uint8_t)class_of_ref(store, ref);
     out->fetched = state & STATE_FETCHED;
     out->key_is_binary = item->bits & ITEM_BINARY_KEY;
+    out->copied = item->bits & ITEM_COPIED;
+    out->hits = (uint8_t)state_count(state);
     out->key_len = item->key_len;
     memcpy(out->key, item_key(item, item->bits), item->key_len);
 }

@@ -26,6 +26,8 @@ struct dump_item {
     uint8_t class_id;
     bool fetched;
     bool key_is_binary; /* it came in base64 */
+    bool copied;        /* from another node, which may still hide it (store/track.h) */
+    uint8_t hits;       /* as eviction counts them */
     uint8_t key_len;
     uint8_t key[KEY_LEN_MAX];
 };

@@ -6,6 +6,7 @@
 #include "store/pin.h"
 #include "store/room.h"
 #include "store/slab.h"
+#include "store/track.h"
 #include "store/write.h"
 
 static void
@@ -66,6 +67,7 @@ fetch_change(struct store *store, struct shard *shard, const struct fetch *fetch
         };
         item_change(store, shard, place, &change);
     } else if (fetch->touches) {
+        track_key(store, &fetch->key);
         expiry_change(store, shard, place->item, fetch->expire.word);
     }
 }
@@ -108,8 +110,8 @@ fetch_found(struct store *store, struct shard *shard, struct fetch *fetch,
 static enum fetch_result
 fetch_missed(struct store *store, struct shard *shard, const struct table_place *place)
 {
-    if (place->bucket == NULL) {
-        return FETCH_MISS;
+    if (place->bucket == NULL || !item_is_dead(store, place->item)) {
+        return FETCH_MISS; /* Hidden copies are left to who leads the change. */
     }
     bool flushed = epoch_is_flushed(store, place->item->epoch);
     item_unlink_place(store, shard, place, UNLINK_RECLAIM);

@@ -53,7 +53,11 @@ enum chunk_kind {
 #define ITEM_STALE ((unsigned)MARK_STALE)
 #define ITEM_WIN_SENT ((unsigned)MARK_WIN_SENT)
 #define ITEM_MARKS (ITEM_BINARY_KEY | ITEM_STALE | ITEM_WIN_SENT)
-#define ITEM_BITS_KNOWN (ITEM_CHAINED | ITEM_HAS_FLAGS | ITEM_PINNED | ITEM_MARKS)
+
+/* Came from another node, and is shown only as long as nothing speaks against it (store/track.h).
+ * Changes as the marks do; what a client stores in its place has it no more. */
+#define ITEM_COPIED 0x40u
+#define ITEM_BITS_KNOWN (ITEM_CHAINED | ITEM_HAS_FLAGS | ITEM_PINNED | ITEM_MARKS | ITEM_COPIED)
 
 struct item {
     _Atomic uint32_t state;
@@ -62,7 +66,7 @@ struct item {
     uint64_t cas;    /* [shard] */
     uint32_t value_len;
     uint8_t key_len;
-    uint8_t bits; /* [shard] ITEM_PINNED and ITEM_MARKS; the rest const */
+    uint8_t bits; /* [shard] ITEM_PINNED, ITEM_MARKS and ITEM_COPIED; the rest const */
     uint16_t epoch;
     uint32_t check;
     uint8_t tail[];

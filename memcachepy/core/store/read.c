@@ -11,6 +11,7 @@
 #include "store/hashtable.h"
 #include "store/slab.h"
 #include "store/store.h"
+#include "store/track.h"
 
 /* A reader that keeps meeting writers takes the lock, which also repairs after a dead one. */
 #define VIEW_TRIES_MAX 100
@@ -203,14 +204,19 @@ view_once(struct store *store, const struct key *key, struct view *view, enum vi
     bool found = view_find(store, key, view, &epoch);
     bool expired = found && word_is_expired(store, view->expire_word);
     bool flushed = found && epoch_is_flushed(store, epoch);
-    if (LIKELY(found && !expired && !flushed && !(view->bits & ITEM_CHAINED))) {
+    if (LIKELY(found && !expired && !flushed && !(view->bits & (ITEM_CHAINED | ITEM_COPIED)))) {
         *result = VIEW_HIT;
         return true;
     }
+    bool hidden = found && view->bits & ITEM_COPIED && !copy_is_shown(store, key->bytes, key->len);
     if (!view->locked && !view_is_current(store, view)) {
         return false;
     }
-    *result = flushed ? VIEW_FLUSHED : expired ? VIEW_EXPIRED : found ? VIEW_HIT_LARGE : VIEW_MISS;
+    *result = flushed                     ? VIEW_FLUSHED
+              : expired                   ? VIEW_EXPIRED
+              : !found || hidden          ? VIEW_MISS
+              : view->bits & ITEM_CHAINED ? VIEW_HIT_LARGE
+                                          : VIEW_HIT;
     return true;
 }
 

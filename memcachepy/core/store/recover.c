@@ -2,6 +2,7 @@
 #include "store/recover.h"
 
 #include "mem/logring.h"
+#include "mem/track.h"
 #include "store/chain.h"
 #include "store/pin.h"
 #include "store/shard.h"
@@ -60,6 +61,7 @@ store_recover(struct store *store, unsigned slot_index, struct recovery *recover
     if (atomic_exchange(&slot->watchers, 0) != 0 || atomic_load(&slot->watch_classes) != 0) {
         logring_watch(store->segment, slot, 0); /* Its watchers' connections went with it. */
     }
+    track_recover(store->segment, slot_index);
     atomic_store(&slot->stuck, 0);
     atomic_store(&slot->locked_shard, 0);
     atomic_store(&slot->wanted_shard, 0);

@@ -121,6 +121,8 @@ struct sweep_pass {
     int64_t clocks_apart_s;
 };
 
+struct track_mapping;
+
 /* One process's handle; store_open() fills it. */
 struct store {
     struct segment *segment;
@@ -146,8 +148,10 @@ struct store {
     int64_t clocks_apart_s; /* that less the node's; changes only when somebody steps a clock */
     bool all_flushed;       /* the very second of a delayed flush */
     bool peeks;             /* Who looks leaves no trace. */
-    uint32_t draining;      /* page number + 1 that is kept though it becomes empty */
-    uint32_t shrink_turn;   /* the shard that gives a page next */
+    uint32_t tracking_seen; /* superblock.tracking, as of the last tick */
+    struct track_mapping *tracks; /* of the nodes that copies come from; NULL: there are none */
+    uint32_t draining;            /* page number + 1 that is kept though it becomes empty */
+    uint32_t shrink_turn;         /* the shard that gives a page next */
     struct sweep_pass sweep;
     struct pool_ahead ahead;
     struct hugepage_pass huge;

@@ -8,6 +8,7 @@
 #include "store/hashtable.h"
 #include "store/policy.h"
 #include "store/slab.h"
+#include "store/track.h"
 #include "store/walk.h"
 #include "store/write.h"
 
@@ -100,6 +101,7 @@ store_open(struct segment *segment, unsigned slot_index)
 void
 store_close(struct store *store)
 {
+    track_unmap(store->tracks);
     free(store);
 }
 
@@ -176,9 +178,14 @@ static void
 flush_replace(struct store *store, uint64_t old, uint32_t epoch, uint32_t pending_s)
 {
     /* Who loses the race was overtaken by another flush, which is as good. */
-    if (atomic_compare_exchange_strong(&store->superblock->flush, &old,
-                                       flush_word(epoch, pending_s)) &&
-        epoch != (uint32_t)old && epoch % EPOCH_SWEEP_EVERY == 0) {
+    bool done = atomic_compare_exchange_strong(&store->superblock->flush, &old,
+                                               flush_word(epoch, pending_s));
+    /* Copies of what was flushed go at once, also when the flush is for later. In the one order of
+     * all: who begins a session shows it before it looks at the flushes. */
+    if (UNLIKELY(atomic_load(&store->superblock->tracking) != 0)) {
+        track_spoil(store->segment);
+    }
+    if (done && epoch != (uint32_t)old && epoch % EPOCH_SWEEP_EVERY == 0) {
         store_sweep_dead(store);
     }
 }
@@ -195,6 +202,10 @@ store_tick(struct store *store)
         pending_s = (uint32_t)(flush >> 32);
     }
     store->all_flushed = pending_s != 0 && store->now_s >= pending_s;
+    uint32_t tracking = atomic_load_explicit(&store->superblock->tracking, memory_order_acquire);
+    if (UNLIKELY(tracking != store->tracking_seen)) {
+        track_attend(store, tracking);
+    }
 }
 
 uint32_t

@@ -231,6 +231,8 @@ struct put {
     bool invalidates;   /* PUT_CAS: a lower unique stores, too, but leaves the item stale. */
     bool vivifies;      /* Append and prepend: where nothing is they store, as `set` does. */
     bool drops_old;     /* Failing for size or memory removes the old item in any mode. */
+    bool is_copy;       /* An upload by store/copy.h, which sets: */
+    uint8_t copy_marks, copy_hits;
     /* Out, if stored: */
     uint64_t cas_new;
     uint32_t stored_len; /* value_len of the item, and not only of what was added. */

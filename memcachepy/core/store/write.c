@@ -14,6 +14,7 @@
 #include "store/room.h"
 #include "store/slab.h"
 #include "store/store.h"
+#include "store/track.h"
 #include "store/write.h"
 
 /* memcached's item of 1.6 has 48 bytes of header, 8 of cas, a NUL behind the key, CRLF behind the
@@ -85,13 +86,19 @@ state_of_new(const struct store *store, const struct item *chunk, const struct i
     uint32_t passed =
         STATE_COUNT_MASK | STATE_PROBATION | (publish == PUBLISH_CHANGED ? STATE_FETCHED : 0);
     uint32_t kept = old == NULL ? 0 : chunk_state((void *)old) & passed;
+    if (UNLIKELY(publish == PUBLISH_COPIED)) {
+        kept |= chunk_state((void *)chunk) & (STATE_COUNT_MASK | STATE_FETCHED);
+    }
     return state_touched(store, generation | kept | CHUNK_LIVE);
 }
 
 struct item *
 place_live(const struct store *store, const struct table_place *place)
 {
-    return place->bucket != NULL && !item_is_dead(store, place->item) ? place->item : NULL;
+    return place->bucket != NULL && !item_is_dead(store, place->item) &&
+                   !item_is_hidden(store, place->item)
+               ? place->item
+               : NULL;
 }
 
 /* The state of what is about to be linked: a new key goes into probation unless the ghost knows it.
@@ -163,6 +170,9 @@ item_publish(struct store *store, struct shard *shard, const struct table_place 
     struct shard_sums *sums = &shard->sums;
     uint32_t class_id = class_of_ref(store, ref);
     bool frees_chunk = place->bucket != NULL && !(place->item->bits & ITEM_CHAINED);
+    if (publish != PUBLISH_COPIED) {
+        track_item(store, item);
+    }
     bucket_open(store, shard, place->primary);
     LOG(store, shard, shard->class_bytes[class_id]);
     if (publish == PUBLISH_STORED) {

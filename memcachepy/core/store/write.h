@@ -13,7 +13,7 @@ struct item_form {
     struct expiry expire;
     struct cas_option cas_given;
     uint64_t cas;  /* out */
-    uint8_t marks; /* enum item_mark */
+    uint8_t marks; /* enum item_mark, and ITEM_COPIED */
     uint32_t value_len;
     const uint8_t *piece[ITEM_PIECES];
     uint32_t piece_len[ITEM_PIECES];
@@ -55,7 +55,7 @@ put_cas_given(const struct put *put)
 void item_write_header(const struct store *store, struct item *item, const struct item_form *form,
                        uint8_t bits, struct ref next);
 
-/* The item at a place, NULL if there is none or it is dead. */
+/* The item at a place, NULL if there is none or it is dead or hidden. */
 struct item *place_live(const struct store *store, const struct table_place *place);
 
 /* An `add` that fails counts as a use. */
@@ -72,6 +72,7 @@ enum publish {
     PUBLISH_STORED,  /* Another item, which counts as stored. */
     PUBLISH_CHANGED, /* The same, as clients see it. */
     PUBLISH_GROWN,   /* Another, that nobody has stored: arithmetic that needed more room. */
+    PUBLISH_COPIED,  /* From another node, hits and all: they stand in the chunk's state. */
 };
 
 /* Links a filled chunk in the place of what was there; commits the running transaction. */

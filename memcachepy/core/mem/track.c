@@ -1,0 +1,185 @@
+/* See track.h. */
+#include "mem/track.h"
+
+#include "base/crash.h"
+#include "mem/populate.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+uint64_t
+track_bytes(void)
+{
+    return TRACK_HEAD_BYTES + (UINT64_C(1) << TRACK_SHIFT_MAX) / 8;
+}
+
+static uint64_t
+bytes_of_bits(uint32_t shift)
+{
+    return (UINT64_C(1) << shift) / 8;
+}
+
+/* ---- sessions ------------------------------------------------------------------------------- */
+
+/* What the processes of the node compare with what they saw last. */
+static void
+show(const struct segment *segment, uint64_t session, uint32_t what)
+{
+    atomic_store(&segment->superblock->tracking, (uint32_t)session << 2 | what);
+}
+
+enum track_result
+track_begin(const struct segment *segment, unsigned slot_index, uint64_t session, uint32_t shift)
+{
+    struct track_head *head = track_head_of(segment);
+    uint64_t bits_at = segment->superblock->tracks_at + TRACK_HEAD_BYTES;
+    uint32_t nobody = 0;
+    if (!atomic_compare_exchange_strong(&head->owner, &nobody, slot_index + 1)) {
+        return TRACK_TAKEN;
+    }
+    if (!populate(segment->fd, segment->base, bits_at, bytes_of_bits(shift))) {
+        atomic_store(&head->owner, 0);
+        return TRACK_NO_MEMORY;
+    }
+    CRASH_POINT(track_owned);
+    memset(segment_at(segment, bits_at), 0, bytes_of_bits(shift));
+    atomic_store(&head->shift, shift);
+    atomic_store(&head->session, session);
+    CRASH_POINT(track_not_shown);
+    show(segment, session, TRACK_CHANGES);
+    return TRACK_OK;
+}
+
+void
+track_accept(const struct segment *segment, const struct track_source *sources, uint32_t count)
+{
+    struct track_head *head = track_head_of(segment);
+    uint64_t session = atomic_load(&head->session);
+    head->copies_session = session;
+    head->source_count = count;
+    memcpy(head->sources, sources, count * sizeof(sources[0]));
+    /* Pairs with the acquire in track_map(). From here to the end a death leaves marked items
+     * hidden. */
+    atomic_store_explicit(&head->copies, COPIES_CHECKED, memory_order_release);
+    CRASH_POINT(track_accepted_not_shown);
+    show(segment, session, TRACK_CHANGES | TRACK_COPIES);
+}
+
+void
+track_renew(const struct segment *segment, uint64_t now_ns)
+{
+    atomic_store_explicit(&track_head_of(segment)->shown_until_ns, now_ns + TRACK_LEASE_NS,
+                          memory_order_relaxed);
+}
+
+/* In this order: as long as the node keeps bits, its own copies are what they are to be. */
+void
+track_end(const struct segment *segment, enum copies_state copies)
+{
+    struct track_head *head = track_head_of(segment);
+    if (atomic_load(&head->copies) == COPIES_CHECKED) {
+        atomic_store_explicit(&head->copies, copies, memory_order_release);
+    }
+    CRASH_POINT(track_copies_ended);
+    atomic_store(&head->session, 0);
+    CRASH_POINT(track_session_ended);
+    atomic_store(&segment->superblock->tracking, 0);
+    CRASH_POINT(track_not_left);
+    atomic_store(&head->owner, 0);
+}
+
+void
+track_spoil(const struct segment *segment)
+{
+    atomic_store(&track_head_of(segment)->session, 0);
+}
+
+void
+track_recover(const struct segment *segment, unsigned slot_index)
+{
+    if (atomic_load(&track_head_of(segment)->owner) == slot_index + 1) {
+        track_end(segment, COPIES_DEAD);
+    }
+}
+
+/* ---- the other nodes' ----------------------------------------------------------------------- */
+
+bool
+track_source_of(const struct segment *segment, struct track_source *source)
+{
+    struct stat file;
+    if (fstat(segment->fd, &file) != 0) {
+        return false;
+    }
+    *source = (struct track_source){
+        .pid = (int32_t)getpid(),
+        .fd = segment->fd,
+        .device = file.st_dev,
+        .inode = file.st_ino,
+        .tracks_at = segment->superblock->tracks_at,
+        .shift = atomic_load(&track_head_of(segment)->shift),
+    };
+    return true;
+}
+
+/* NULL: it cannot be had. */
+static const struct track_head *
+map_source(const struct track_source *source, uint64_t bytes)
+{
+    char path[64];
+    struct stat file;
+    snprintf(path, sizeof(path), "/proc/%d/fd/%d", source->pid, source->fd);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0) {
+        return NULL;
+    }
+    void *at = MAP_FAILED;
+    if (fstat(fd, &file) == 0 && (uint64_t)file.st_dev == source->device &&
+        (uint64_t)file.st_ino == source->inode) {
+        at = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, (off_t)source->tracks_at);
+    }
+    close(fd);
+    return at == MAP_FAILED ? NULL : at;
+}
+
+struct track_mapping *
+track_map(const struct segment *segment)
+{
+    const struct track_head *head = track_head_of(segment);
+    if (atomic_load_explicit(&head->copies, memory_order_acquire) != COPIES_CHECKED) {
+        return NULL;
+    }
+    struct track_mapping *mapping = calloc(1, sizeof(*mapping));
+    if (mapping == NULL) {
+        return NULL;
+    }
+    mapping->session = head->copies_session;
+    while (mapping->count < head->source_count) {
+        const struct track_source *source = &head->sources[mapping->count];
+        uint64_t bytes = TRACK_HEAD_BYTES + bytes_of_bits(source->shift);
+        const struct track_head *mapped = map_source(source, bytes);
+        if (mapped == NULL) {
+            track_unmap(mapping);
+            return NULL;
+        }
+        mapping->of[mapping->count].head = mapped;
+        mapping->of[mapping->count].bytes = bytes;
+        mapping->of[mapping->count].shift = source->shift;
+        mapping->count++;
+    }
+    return mapping;
+}
+
+void
+track_unmap(struct track_mapping *mapping)
+{
+    for (uint32_t i = 0; mapping != NULL && i < mapping->count; i++) {
+        munmap((void *)(uintptr_t)mapping->of[i].head, mapping->of[i].bytes);
+    }
+    free(mapping);
+}
