@@ -215,6 +215,7 @@ class WarmChange:
         targets = {_name(node.member): node for node in self._targets()}
         for source in self._sources():
             while True:
+                began_s = time.monotonic()
                 with _naming(source):
                     keys = source.core.read()
                 if keys is None:
@@ -226,7 +227,8 @@ class WarmChange:
                 self._keep_up()
                 if progress is not None:
                     progress(self.report)
-                self._pause(0)
+                # As long as it took, so that at most half of a CPU is taken from those who serve.
+                self._pause(min(time.monotonic() - began_s, _LOOK_EVERY_S))
         return self.report
 
     def _homes(self, source: Member, keys: Sequence[bytes]) -> dict[str, list[int]]:
@@ -271,13 +273,27 @@ class WarmChange:
         """
         until_s = time.monotonic() + self._settle_s
         next_s = 0.0
-        while time.monotonic() < until_s:
-            self._keep_up()
-            if progress is not None and time.monotonic() >= next_s:
-                next_s = time.monotonic() + 1.0
+
+        def is_over() -> bool:
+            nonlocal next_s
+            now_s = time.monotonic()
+            if progress is not None and now_s >= next_s:
+                next_s = now_s + 1.0
                 progress(self.report)
-            self._pause(min(_LOOK_EVERY_S, max(0.0, until_s - time.monotonic())))
+            return now_s >= until_s
+
+        self.wait_for(is_over)
         return self.finish()
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Keep the copies shown until the condition is true.
+
+        Raises:
+            WarmError: as of `settle`.
+        """
+        while not condition():
+            self._keep_up()
+            self._pause(_LOOK_EVERY_S)
 
     def finish(self) -> WarmReport:
         """Make the copies that are shown the nodes' own now, and drop the others.

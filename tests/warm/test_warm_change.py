@@ -1,9 +1,15 @@
 """Items whose home changes, between real nodes."""
 
+import asyncio
+import os
+import signal
+
 import pytest
+from support.waiting import wait_until
 from warm_cluster import Cluster
 
 from memcachepy.client.hashing import ring
+from memcachepy.cluster.warm_process import WarmProcess
 from memcachepy.errors import WarmError
 
 KEYS = [f"key:{number}" for number in range(3000)]
@@ -65,3 +71,66 @@ def test_only_one_change_at_a_time(cluster: Cluster) -> None:
         pytest.raises(WarmError, match="another process copies"),
     ):
         other.__enter__()
+
+
+def sockets(cluster: Cluster) -> dict[str, str | int]:
+    return {placed.member.address: str(placed.control) for placed in cluster.placed}
+
+
+def test_a_process_of_its_own_does_the_same(cluster: Cluster) -> None:
+    cluster.add()
+    cluster.add()
+    fill(cluster, [0])
+    old, new = cluster.topology(0), cluster.topology(0, 1)
+    moved = moving(cluster, [0], [0, 1])
+    shown: list[dict[str, int]] = []
+
+    async def change() -> dict[str, int]:
+        async with WarmProcess(old, new, sockets=sockets(cluster), settle_s=0.0) as warm:
+            report = await warm.copy(shown.append)
+            assert report["copied"] == len(moved)
+            return await warm.settle(shown.append)
+
+    assert asyncio.run(change())["confirmed"] == len(moved)
+    assert all(cluster.cache(1).get(key) == key.encode() for key in list(moved)[:100])
+    assert shown
+
+
+def test_a_process_whose_parent_goes_takes_everything_back(cluster: Cluster) -> None:
+    cluster.add()
+    cluster.add()
+    fill(cluster, [0])
+    old, new = cluster.topology(0), cluster.topology(0, 1)
+
+    async def change() -> None:
+        async with WarmProcess(old, new, sockets=sockets(cluster), settle_s=60.0) as warm:
+            await warm.copy()
+            assert cluster.placed[1].node.client().stats()["curr_items"] != "0"
+
+    asyncio.run(change())
+    assert cluster.placed[1].node.client().stats()["curr_items"] == "0"
+
+
+def test_copies_of_a_killed_process_are_hidden_and_then_replaced(cluster: Cluster) -> None:
+    cluster.add()
+    cluster.add()
+    fill(cluster, [0])
+    old, new = cluster.topology(0), cluster.topology(0, 1)
+    moved = moving(cluster, [0], [0, 1])
+    cache = cluster.cache(1)
+
+    async def change() -> None:
+        async with WarmProcess(old, new, sockets=sockets(cluster)) as warm:
+            await warm.copy()
+            os.kill(warm.pid, signal.SIGKILL)
+            with pytest.raises(WarmError, match="has ended"):
+                await warm.settle()
+
+    asyncio.run(change())
+    wait_until(lambda: not any(cache.get(key) for key in moved), "the copies to be hidden", 20)
+    cluster.cache(0).set(next(iter(moved)), b"newer")
+    with cluster.change(old, new) as again:
+        again.copy()
+        again.finish()
+    assert cache.get(next(iter(moved))) == b"newer"
+    assert again.report.confirmed == len(moved)
