@@ -7,13 +7,14 @@ serves; a list without any node is never told to clients.
 
 import asyncio
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from memcachepy.admin.client import Address
 from memcachepy.cluster import health
 from memcachepy.cluster.control import Step, Tell
+from memcachepy.cluster.events import EventName
 from memcachepy.cluster.node import Node
 from memcachepy.cluster.spec import ANY_PORT, NODES_MAX, ClusterSpec, NodeSpec, own_settings
 from memcachepy.config import NodeConfig
@@ -52,12 +53,10 @@ class Changes:
                 leaving = sorted(node.node_id for node in staying)[wanted:]
                 await self._shrink(leaving, self._drain_s(request), tell)
         except ClusterError as error:
-            self._cluster.note("CacheClusterScalingFailed", message=str(error))
+            self._cluster.note(EventName.CLUSTER_NOT_SCALED, message=str(error))
             raise
         if wanted != before:
-            self._cluster.note(
-                "CacheClusterScalingComplete", message=f"from {before} to {wanted} nodes"
-            )
+            self._cluster.note(EventName.CLUSTER_SCALED, message=f"from {before} to {wanted} nodes")
         return {"before": before, **self._summary()}
 
     async def add(self, request: Mapping[str, Any], tell: Tell) -> dict[str, object]:
@@ -84,11 +83,11 @@ class Changes:
         if settings and len(nodes) > 1:
             raise ClusterError("settings can be given to one node at a time")
         for node in nodes:
-            self._cluster.note("CacheNodeReplaceStarted", node)
+            self._cluster.note(EventName.REPLACING_NODE, node)
             if settings:
                 self._reconfigure(node, settings)
             await self._cycle(node, request, tell, 0, len(nodes))
-            self._cluster.note("CacheNodeReplaceComplete", node)
+            self._cluster.note(EventName.NODE_REPLACED, node)
         return {"replaced": [node.node_id for node in nodes], **self._summary()}
 
     async def restart(self, request: Mapping[str, Any], tell: Tell) -> dict[str, object]:
@@ -103,9 +102,12 @@ class Changes:
                 self._cluster.leave_alone(node)
             await asyncio.gather(*(node.stop(gently=False) for node in nodes))
             failures = await self._cluster.start_nodes(nodes, tell)
-            self._keep_trying(failures)
+            for node in nodes:
+                self._cluster.watch(node)
+            for error in failures.values():
+                raise ClusterError(f"{error}; it is tried again and again")
         ids = [node.node_id for node in nodes]
-        self._cluster.note("CacheNodesRebooted", message=", ".join(ids))
+        self._cluster.note(EventName.NODES_REBOOTED, message=", ".join(ids))
         return {"restarted": ids, **self._summary()}
 
     # ---- parts of them -------------------------------------------------------------------------
@@ -136,12 +138,13 @@ class Changes:
             cluster.commit(cluster.spec.without(ids))
             error = next(iter(failures.values()))
             for node in nodes:
-                cluster.note("AddCacheNodeFailed", node, str(failures.get(node.node_id, error)))
+                cluster.note(EventName.NODE_NOT_ADDED, node, str(failures.get(node.node_id, error)))
             raise error
         cluster.publish(joining=nodes)
         await cluster.list_spread()
         for node in nodes:
-            cluster.note("AddCacheNodeComplete", node)
+            cluster.watch(node)
+            cluster.note(EventName.NODE_ADDED, node)
         return ids
 
     async def _shrink(self, node_ids: list[str], drain_s: float, tell: Tell) -> None:
@@ -150,7 +153,7 @@ class Changes:
         cluster.commit(cluster.spec.with_leaving(node_ids))
         await cluster.dismiss(node_ids, drain_s, tell)
         for node in nodes:
-            cluster.note("RemoveCacheNodeComplete", node)
+            cluster.note(EventName.NODE_REMOVED, node)
 
     async def _cycle(
         self, node: Node, request: Mapping[str, Any], tell: Tell, done: int, count: int
@@ -177,12 +180,13 @@ class Changes:
         if not failures and (reason := await self._sickness(node)):
             failures[node.node_id] = ClusterError(f"node {node.name} serves, but {reason}")
         if failures:
-            self._keep_trying(failures)
+            cluster.watch(node)
             raise ClusterError(
                 f"{failures[node.node_id]}; the other nodes are as they were, this one is tried "
                 "again and again"
             )
         cluster.publish(joining=[node])
+        cluster.watch(node)
         await cluster.list_spread()
         tell(Step(f"node {node.name} serves again", done + 1, count))
 
@@ -190,12 +194,6 @@ class Changes:
         """Why it is not healthy; empty if it is."""
         found = await asyncio.to_thread(health.check, Address(*node.probe_address))
         return "" if found.is_healthy else found.reason
-
-    def _keep_trying(self, failures: Iterable[str]) -> None:
-        for node_id in failures:
-            node = self._cluster.nodes[node_id]
-            if not node.is_serving:
-                self._cluster.revive(node)
 
     def _reconfigure(self, node: Node, settings: Mapping[str, Any]) -> None:
         """From its next start on."""

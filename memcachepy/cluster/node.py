@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import StrEnum
+from pathlib import Path
 
 from memcachepy.cluster.process import NodeProcess, node_environ, serve_words
 from memcachepy.cluster.spec import NodeSpec, toml_text
@@ -45,7 +46,7 @@ class Node:
         spec: its own settings.
         settings: all that it is started with, by name.
         config: the same, checked.
-        on_death: called when it ends without having been stopped.
+        on_death: called when its process ends without having been asked to.
     """
 
     def __init__(
@@ -119,22 +120,42 @@ class Node:
             ClusterError: it ends instead, or does not serve in time; then it is stopped.
         """
         if not self.is_alive:
-            self._launch(environ)
-        process = self.process
-        assert process is not None
+            self.launch(environ)
         try:
-            await asyncio.wait_for(self._served_by(process), START_TIMEOUT_S)
-        except TimeoutError:
+            await self.served(START_TIMEOUT_S)
+        except ClusterError:
             await self.stop(gently=False)
-            raise ClusterError(
-                f"node {self.name} does not serve within {START_TIMEOUT_S:g} s: {self._last_words}"
-            ) from None
-        except asyncio.CancelledError:
             raise
-        self.trouble = ""
-        self._enter(State.SERVING)
 
-    def _launch(self, environ: Mapping[str, str]) -> None:
+    async def served(self, timeout_s: float) -> None:
+        """Wait until its process serves.
+
+        Raises:
+            ClusterError: it has ended, or does not serve in time.
+        """
+        process = self.process
+        if process is None:
+            raise ClusterError(f"node {self.name} has no process")
+        try:
+            await asyncio.wait_for(self._served_by(process), timeout_s)
+        except TimeoutError:
+            raise ClusterError(
+                f"node {self.name} does not serve within {timeout_s:g} s: {self._last_words}"
+            ) from None
+        self.on_healthy()
+
+    def on_healthy(self) -> None:
+        """It has been seen to serve."""
+        if self.is_alive and self.state in (State.STARTING, State.DOWN):
+            self.trouble = ""
+            self._enter(State.SERVING)
+
+    def launch(self, environ: Mapping[str, str]) -> None:
+        """Give it a process, which is going to serve.
+
+        Raises:
+            ClusterError: the system does not start one.
+        """
         folder = self._folder.node_folder(self.node_id)
         settings = {**self._settings, "port": self.spec.port}
         for name, value in (
@@ -198,10 +219,22 @@ class Node:
             self.since_s = time.time()
 
     def _on_end(self) -> None:
-        if self.state is State.SERVING and self.process is not None:
+        if self.state is not State.STOPPING and self.process is not None:
+            how = f"ended ({self.process.exit_text})"
+            self.trouble = f"it {how}" if self.is_serving else f"it {how}: {self._last_words}"
             self._enter(State.DOWN)
-            self.trouble = f"it ended ({self.process.exit_text})"
             self._on_death(self)
+
+    @property
+    def is_stopped(self) -> bool:
+        """A signal or a debugger has stopped its process; see proc(5)."""
+        if self.process is None or not self.process.is_alive:
+            return False
+        try:
+            stat = Path(f"/proc/{self.process.pid}/stat").read_bytes()
+        except OSError:
+            return False
+        return stat.rpartition(b")")[2].split()[0] in (b"T", b"t")
 
     async def stats(self) -> dict[str, str]:
         """What it answers to `stats`; empty if it does not."""
@@ -246,6 +279,7 @@ class Node:
             "pid": process.pid if process is not None and process.is_alive else 0,
             "restarts": self.restarts,
             "trouble": self.trouble,
+            "uptime_s": round(process.uptime_s, 3) if process is not None else 0,
             "log": str(self._folder.node_log_path(self.node_id)),
         }
 

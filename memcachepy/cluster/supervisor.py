@@ -18,15 +18,21 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
+from memcachepy.admin.client import Address
 from memcachepy.cluster.changes import Changes
 from memcachepy.cluster.control import ControlServer, Step, Tell
-from memcachepy.cluster.node import Node
+from memcachepy.cluster.events import EventLog, EventName
+from memcachepy.cluster.health import Health
+from memcachepy.cluster.monitor import Action, Kind, Limits
+from memcachepy.cluster.node import START_TIMEOUT_S, Node
 from memcachepy.cluster.spec import ClusterSpec, NodeSpec
 from memcachepy.cluster.state import StateFolder
+from memcachepy.cluster.watcher import Watcher
 from memcachepy.errors import ClusterError, MembershipError
 from memcachepy.log import fact
 from memcachepy.membership.file import change_topology, read_topology
@@ -36,12 +42,8 @@ log = logging.getLogger("memcachepy.cluster")
 
 STARTS_AT_ONCE = 8
 """Nodes that are being started; more would only share the cores."""
-BACKOFF_FIRST_S = 0.5
-BACKOFF_MOST_S = 30.0
-DEATHS_FREE = 3
-"""So many deaths in a row, each before `SETTLED_S`, are answered at once."""
-SETTLED_S = 10.0
-"""A node that has served for so long is taken for sound again."""
+TAKE_OVER_S = 5.0
+"""How long to wait for a node that was found running to answer; then it is only watched."""
 SPREAD_S = 1.0
 """Within this every node serves a changed list."""
 _LOOK_S = 0.05
@@ -80,11 +82,12 @@ class ClusterSupervisor:
         self._tell = tell
         self._on_ready = on_ready
         self._ends_on_hangup = ends_on_hangup
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._revivals: dict[str, asyncio.Task[None]] = {}
-        self._deaths: dict[str, int] = {}
+        self._waits: dict[str, asyncio.Task[None]] = {}
+        """By node: for one that has been started again to serve."""
+        self._events = EventLog(folder.events_path)
         self.is_stopping = False
         self._is_to_be_forgotten = False
+        self._has_found_nodes = False
 
     def run(self) -> None:
         """Bring the cluster up and look after it until a signal or `down` ends it.
@@ -106,6 +109,9 @@ class ClusterSupervisor:
             await self._control.open()
             opening.push_async_callback(self._control.close)
             self.folder.write_spec(self.spec)
+            limits = Limits(grace_s=self.spec.grace_s)
+            self._watcher = Watcher(limits, self._is_stopped, self._on_health, self._act)
+            self._watching = asyncio.create_task(self._watcher.run())
             try:
                 coming_up = asyncio.create_task(self._bring_up())
                 stop_asked = asyncio.create_task(self._stop_asked.wait())
@@ -117,11 +123,15 @@ class ClusterSupervisor:
                     coming_up.result()
                     self.is_ready = self._control.is_open_for_changes = True
                     log.info(fact("cluster serves", name=self.spec.name, nodes=len(self.nodes)))
+                    if self._is_new:
+                        self.note(EventName.CLUSTER_PROVISIONED, message=f"{len(self.nodes)} nodes")
                     self._on_ready(self.status())
                     await stop_asked
             except BaseException:
-                if not any(node.is_serving for node in self.nodes.values()) or self._is_new:
+                if not self._has_found_nodes:
                     await self._stop_all()
+                if self._is_new:
+                    self.folder.forget_spec()
                 raise
             finally:
                 stop_asked.cancel()
@@ -129,6 +139,7 @@ class ClusterSupervisor:
             await self._stop_all()
             if self._is_to_be_forgotten:
                 self.folder.forget_spec()
+                self.note(EventName.CLUSTER_DELETED)
             log.info(fact("cluster stopped", name=self.spec.name))
 
     def _let_go(self) -> None:
@@ -173,24 +184,35 @@ class ClusterSupervisor:
 
     async def _bring_up(self) -> None:
         running = self.folder.running_nodes()
-        found: set[str] = set()
+        found: list[Node] = []
         for spec in self.spec.nodes:
             node = self.add_node(spec)
-            pid = running.pop(spec.node_id, 0)
+            pid = running.get(spec.node_id, 0)
             if pid and node.adopt(pid):
-                found.add(spec.node_id)
+                found.append(node)
+                self._has_found_nodes = True
                 log.info(fact("node found running", node=spec.node_id, pid=pid))
         nodes = [self.nodes[spec.node_id] for spec in self.spec.staying]
-        failures = await self.start_nodes(nodes, self._tell)
-        if failures and not found:
-            raise next(iter(failures.values()))
-        for node_id in failures:
-            self.revive(self.nodes[node_id])
+        failures = await self.start_nodes([node for node in nodes if node not in found], self._tell)
+        if failures and (self._is_new or len(failures) == len(nodes)):
+            error = next(iter(failures.values()))
+            self.note(EventName.CLUSTER_NOT_PROVISIONED, message=str(error))
+            raise error
+        await asyncio.gather(*map(self._take_over, found))
         self.publish(joining=(node for node in nodes if node.is_serving), is_anew=self._is_new)
         leaving = [spec.node_id for spec in self.spec.nodes if spec.is_leaving]
         if leaving:
             await self.dismiss(leaving, self.spec.drain_s, self._tell)
         await self.list_spread()
+        for node in nodes:
+            self.watch(node)
+
+    async def _take_over(self, node: Node) -> None:
+        """It may be stopped, or in trouble: then it is not waited for."""
+        try:
+            await node.served(TAKE_OVER_S)
+        except ClusterError as error:
+            log.warning(fact("node does not answer", node=node.node_id, reason=error))
 
     async def start_nodes(self, nodes: Iterable[Node], tell: Tell) -> dict[str, ClusterError]:
         """Start them side by side; returns why some did not."""
@@ -221,7 +243,8 @@ class ClusterSupervisor:
     async def _stop_all(self) -> None:
         """All at once: there is nobody left for whom an order would matter."""
         self.is_stopping = True
-        for task in (*self._revivals.values(), *self._tasks):
+        self._watching.cancel()
+        for task in self._waits.values():
             task.cancel()
         nodes = [node for node in self.nodes.values() if node.is_alive]
         done = 0
@@ -242,58 +265,85 @@ class ClusterSupervisor:
         self.nodes[spec.node_id] = node
         return node
 
-    def _on_death(self, node: Node) -> None:
-        """A node that served has ended by itself."""
-        process = node.process
-        assert process is not None
-        if self.is_stopping:
-            return
-        if process.uptime_s > SETTLED_S:
-            self._deaths.pop(node.node_id, None)
-        log.warning(
-            fact(
-                "node died",
-                node=node.node_id,
-                pid=process.pid,
-                status=process.exit_text,
-                uptime_s=process.uptime_s,
-            )
+    def watch(self, node: Node) -> None:
+        """From now on it is started when it dies, and so on, as the monitor decides."""
+        is_listed = self.topology.member(node.node_id) is not None
+        host, port = node.probe_address
+        with suppress(OSError):
+            host = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
+        self._watcher.watch(
+            node.node_id, Address(host, port), is_listed=is_listed, is_running=node.is_alive
         )
-        self.revive(node)
-
-    def revive(self, node: Node) -> None:
-        """Start it again, at once at first, later less and less often."""
-        if node.node_id not in self._revivals:
-            task = asyncio.create_task(self._keep_trying(node))
-            self._revivals[node.node_id] = task
-            task.add_done_callback(lambda _: self._revivals.pop(node.node_id, None))
-
-    def note(self, event: str, node: Node | None = None, message: str = "") -> None:
-        """Into the cluster's events, under ElastiCache's name."""
-        log.info(fact(event, node=node.node_id if node else "", message=message))
 
     def leave_alone(self, node: Node) -> None:
-        """Somebody changes it: it is not to be started again by itself."""
-        if task := self._revivals.pop(node.node_id, None):
+        """Somebody changes it: nothing is done about it until it is watched again."""
+        self._watcher.forget(node.node_id)
+        if task := self._waits.pop(node.node_id, None):
             task.cancel()
 
-    async def _keep_trying(self, node: Node) -> None:
-        while not self.is_stopping:
-            deaths = self._deaths[node.node_id] = self._deaths.get(node.node_id, 0) + 1
-            if deaths > DEATHS_FREE:
-                pause_s = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2.0 ** (deaths - DEATHS_FREE - 1))
-                log.warning(fact("restart waits", node=node.node_id, for_s=pause_s))
-                await asyncio.sleep(pause_s)
-            node.restarts += 1
-            try:
-                await node.start(self.environ)
-            except ClusterError as error:
-                node.trouble = str(error)
-                log.error(fact("node did not start", node=node.node_id, reason=error))
-                continue
-            log.info(fact("node serves again", node=node.node_id, at=node.member.address))
-            self.publish(joining=[node])
+    def _on_death(self, node: Node) -> None:
+        """A node's process has ended by itself."""
+        process = node.process
+        if process is None or self.is_stopping or not self._watcher.watches(node.node_id):
             return
+        facts = {"pid": process.pid, "status": process.exit_text, "uptime_s": process.uptime_s}
+        log.warning(fact("node died", node=node.node_id, **facts))
+        self._watcher.on_died(node.node_id, node.trouble)
+
+    def _on_health(self, node_id: str, health: Health) -> None:
+        node = self.nodes[node_id]
+        if health.is_healthy:
+            node.on_healthy()
+            node.trouble = ""
+        elif not health.is_own_trouble and node.is_alive:
+            node.trouble = health.reason
+
+    def _is_stopped(self, node_id: str) -> bool:
+        return self.nodes[node_id].is_stopped
+
+    def _act(self, action: Action) -> bool:
+        """Do what the monitor wants; false if it cannot be done."""
+        if self.is_stopping:
+            return True
+        node = self.nodes[action.node_id]
+        log.warning(fact(f"monitor: {action.kind.value}", node=node.node_id, reason=action.reason))
+        try:
+            match action.kind:
+                case Kind.START:
+                    self._start_again(node, action.reason)
+                case Kind.KILL if node.process is not None:
+                    node.process.kill()
+                case Kind.TAKE_OUT:
+                    self.publish(leaving=[node.node_id])
+                    self.note(EventName.NODE_REMOVED, node, f"from the list: {action.reason}")
+                case Kind.PUT_BACK:
+                    self.publish(joining=[node])
+                    self.note(EventName.NODE_ADDED, node, f"to the list: {action.reason}")
+        except ClusterError as error:
+            log.error(fact("not done", node=node.node_id, reason=error))
+            return False
+        return True
+
+    def _start_again(self, node: Node, reason: str) -> None:
+        node.restarts += 1
+        self.note(EventName.REPLACING_NODE, node, reason)
+        node.launch(self.environ)
+        self._watcher.on_started(node.node_id)
+
+        async def wait() -> None:
+            with suppress(ClusterError):  # Then the monitor has been told, or will see.
+                await node.served(START_TIMEOUT_S)
+                log.info(fact("node serves again", node=node.node_id, at=node.member.address))
+                self.note(EventName.NODE_REPLACED, node)
+
+        self._waits[node.node_id] = asyncio.create_task(wait())
+
+    def note(self, name: EventName, node: Node | None = None, message: str = "") -> None:
+        """Into the cluster's events; a full disk does not keep a change from being made."""
+        try:
+            self._events.add(name, node.node_id if node else "", message)
+        except ClusterError as error:
+            log.error(fact("event lost", name=name, reason=error))
 
     # ---- the list ------------------------------------------------------------------------------
 
