@@ -28,6 +28,7 @@ from pathlib import Path
 from memcachepy import __version__, _core
 from memcachepy.log import fact
 from memcachepy.node.control_config import config_delete, config_get, config_set
+from memcachepy.node.discovery import read_state
 from memcachepy.node.listeners import Listener
 from memcachepy.node.rendezvous import LINE_BYTES_MAX, decode, encode
 
@@ -297,6 +298,7 @@ class Control:
                 "layout_version": _core.LAYOUT_VERSION,
                 "connections": self._segment.connection_count(),
                 "attached": len(attached),
+                "discovery": read_state(self._segment),
             },
         )
 

@@ -27,9 +27,9 @@ from memcachepy.topology import PAYLOAD_BYTES_ADVISED, Member, Topology
 
 log = logging.getLogger("memcachepy.discovery")
 
-CLUSTER_KEY = b"cluster"
+CLUSTER_KEY = "cluster"
 """The list, as clients ask for it."""
-STATE_KEY = b"memcachepy:discovery"
+STATE_KEY = "memcachepy:discovery"
 """Lines of name and value, which `stats memcachepy` shows."""
 
 STARTING, CONNECTED, LAST_KNOWN = "starting", "connected", "last_known"
@@ -38,15 +38,9 @@ STARTING, CONNECTED, LAST_KNOWN = "starting", "connected", "last_known"
 class ConfigStore(Protocol):
     """The part of a segment that is used here."""
 
+    def set_config(self, key: str | bytes, client_flags: int, data: bytes, /) -> None: ...
 
-def _set_config(segment: object, key: bytes, data: bytes) -> None:
-    if hasattr(segment, "set_config"):
-        segment.set_config(key, 0, data)
-
-
-def _get_config(segment: object, key: bytes) -> bytes | None:
-    found = segment.get_config(key) if hasattr(segment, "get_config") else None
-    return found[1] if found else None
+    def get_config(self, key: str | bytes, /) -> tuple[int, bytes] | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +67,7 @@ def publish(segment: ConfigStore, topology: Topology) -> None:
         facts = {"nodes": len(topology.members), "bytes": len(payload)}
         log.warning(fact("the list of nodes is long", **facts, reason=reason))
     try:
-        _set_config(segment, CLUSTER_KEY, payload)
+        segment.set_config(CLUSTER_KEY, 0, payload)
     except (ValueError, MemoryError, _core.CoreError) as error:
         raise MembershipError(f"the list cannot be served: {error}") from None
 
@@ -119,9 +113,9 @@ class Discovery:
         known = self._plan.known.topology
         with suppress(MembershipError):
             known = max(known, read_last_known(self._plan.state_file).topology, key=_version)
-        with suppress(ValueError):
-            if found := _get_config(self._segment, CLUSTER_KEY):
-                known = max(known, Topology.parse(found), key=_version)
+        with suppress(ValueError, _core.CoreError):
+            if found := self._segment.get_config(CLUSTER_KEY):
+                known = max(known, Topology.parse(found[1]), key=_version)
         return known
 
     def run(self, wake_fd: int, liveness_fd: int, on_settled: Callable[[], None]) -> int:
@@ -182,25 +176,23 @@ class Discovery:
     def _take(self, found: Topology) -> None:
         if found == self._last:
             return
-        publish(self._segment, found)
-        old, self._last = self._last, found
-        members = {member.address for member in found.members}
-        before = {member.address for member in old.members}
-        log.info(
-            fact(
-                "list changed",
-                version=found.version,
-                nodes=len(found.members),
-                added=",".join(sorted(members - before)) or "none",
-                removed=",".join(sorted(before - members)) or "none",
-            )
-        )
+        if found.payload() != self._last.payload():
+            publish(self._segment, found)
+            self._log_change(self._last, found)
+        self._last = found
         # After the segment: a slow disk must not keep clients from the new list.
         known = LastKnown(str(self._plan.place), self._plan.member.node_id, found)
         try:
             write_last_known(self._plan.state_file, known)
         except MembershipError as error:
             log.warning(fact("the list will not be known after a restart", reason=error))
+
+    def _log_change(self, old: Topology, new: Topology) -> None:
+        before = {member.address for member in old.members}
+        after = {member.address for member in new.members}
+        facts = {"version": new.version, "nodes": len(new.members)}
+        added, removed = ",".join(sorted(after - before)), ",".join(sorted(before - after))
+        log.info(fact("list changed", **facts, added=added or "none", removed=removed or "none"))
 
     def _on_failure(self, reason: str) -> None:
         if self._state != LAST_KNOWN:
@@ -231,7 +223,7 @@ class Discovery:
         told = _lines(rows)
         if told != self._told:
             with suppress(ValueError, MemoryError, _core.CoreError):
-                _set_config(self._segment, STATE_KEY, told)
+                self._segment.set_config(STATE_KEY, 0, told)
                 self._told = told
 
 
@@ -252,7 +244,16 @@ def tell_start(plan: Plan, segment: ConfigStore, now_s: float) -> None:
     if plan.known.topology.version:
         publish(segment, plan.known.topology)
     rows = state_rows(plan, STARTING, int(now_s), plan.known.topology)
-    _set_config(segment, STATE_KEY, _lines({**rows, "joined": "no"}))
+    segment.set_config(STATE_KEY, 0, _lines({**rows, "joined": "no"}))
+
+
+def read_state(segment: ConfigStore) -> dict[str, str]:
+    """The same rows of a node that runs; empty if it joins no cluster."""
+    with suppress(_core.CoreError):
+        if found := segment.get_config(STATE_KEY):
+            lines = found[1].decode("ascii", "replace").splitlines()
+            return {name: value for name, _, value in (line.partition(" ") for line in lines)}
+    return {}
 
 
 def _lines(rows: dict[str, object]) -> bytes:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -113,8 +113,11 @@ class Node:
 
     def segment(self) -> _core.Segment:
         """The node's shared memory, to look at. Needs the node's user."""
+        name = ""
         for link in Path(f"/proc/{self.pid}/fd").iterdir():
-            if "memfd:memcachepy" in str(link.readlink()):
+            with suppress(FileNotFoundError):  # Closed since it was listed.
+                name = str(link.readlink())
+            if "memfd:memcachepy" in name:
                 fd = os.open(link, os.O_RDWR)
                 try:
                     return _core.Segment.attach(fd)

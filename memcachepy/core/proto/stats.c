@@ -7,11 +7,13 @@
 
 #include "proto/conn.h"
 #include "proto/execute.h"
+#include "mem/config_table.h"
 #include "mem/logring.h"
 #include "store/class_stats.h"
 #include "store/dump.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -416,6 +418,44 @@ stats_attached(struct stat_sink *sink, const struct process_slot *slot, unsigned
     }
 }
 
+/* Neither ends the line nor the answer: a configuration may be anything. */
+static bool
+is_printable(const char *text, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        if (text[i] < ' ' || text[i] > '~') {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* What node/discovery.py says of itself in a configuration, a line for each name and its value. */
+static void
+stats_discovery(struct stat_sink *sink, const struct segment *segment)
+{
+    static const char key[] = "memcachepy:discovery";
+    char text[CONFIG_VALUE_LEN_MAX];
+    struct config_view view;
+    if (config_read(segment, key, sizeof(key) - 1, (uint8_t *)text, &view) != CONFIG_OK) {
+        return;
+    }
+    const char *end = text + view.value_len, *line_end;
+    for (const char *line = text; line < end; line = line_end + 1) {
+        line_end = memchr(line, '\n', (size_t)(end - line));
+        if (line_end == NULL) {
+            break;
+        }
+        const char *blank = memchr(line, ' ', (size_t)(line_end - line));
+        if (blank == NULL || blank == line || !is_printable(line, (size_t)(line_end - line))) {
+            continue;
+        }
+        char name[48];
+        snprintf(name, sizeof(name), "discovery:%.*s", (int)(blank - line), line);
+        stat_add(sink, name, "%.*s", (int)(line_end - blank - 1), blank + 1);
+    }
+}
+
 void
 stats_own(struct stat_sink *sink, struct store *store)
 {
@@ -438,6 +478,7 @@ stats_own(struct stat_sink *sink, struct store *store)
     if (has_process(discovery)) {
         stat_add(sink, "discovery:pid", "%d", (int)atomic_load(&discovery->pid));
     }
+    stats_discovery(sink, segment);
     unsigned first = first_attached(segment);
     for (unsigned i = first; i < segment_slot_count(segment); i++) {
         stats_attached(sink, &segment->slots[i], i - first);
