@@ -42,11 +42,8 @@ class Member:
             raise ConfigError("host", self.host, "must be a host name without END in capitals")
         if not 1 <= self.port <= 65535:
             raise ConfigError("port", self.port, "must be 1 to 65535")
-        if self.ip:
-            try:
-                ipaddress.ip_address(self.ip)
-            except ValueError:
-                raise ConfigError("ip", self.ip, "must be an IP address or empty") from None
+        if self.ip and not _is_ip(self.ip):
+            raise ConfigError("ip", self.ip, "must be an IP address or empty")
         if self.node_id and not _NODE_ID.fullmatch(self.node_id):
             must = "must be at most 64 letters, digits, dots, - and _"
             raise ConfigError("node_id", self.node_id, must)
@@ -149,4 +146,13 @@ def _parse_member(text: str) -> Member:
     if len(parts) != 3 or not parts[2].isdecimal():
         raise ValueError(f"{text!r} is not host|ip|port")
     host, ip, port = parts
-    return Member(host or ip, int(port), ip)
+    # ElastiCache's clusters with TLS have the name in both places.
+    return Member(host or ip, int(port), ip if ip != host or _is_ip(ip) else "")
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,17 @@
+"""What the clients raise beside pymemcache's errors and the system's."""
+
+from pymemcache.exceptions import MemcacheError
+
+from memcachepy.errors import NodeUnreachable
+
+
+class NodeDown(NodeUnreachable, MemcacheError):  # type: ignore[misc]
+    """The key's node has failed several times in a row and is not tried for the moment."""
+
+
+class NoNodes(NodeUnreachable, MemcacheError):  # type: ignore[misc]
+    """Nobody has answered yet who the cluster's nodes are."""
+
+
+class PoolExhausted(NodeUnreachable, MemcacheError):  # type: ignore[misc]
+    """All connections that one node may have are in use, and none came free in time."""

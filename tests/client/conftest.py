@@ -1,0 +1,51 @@
+"""Clients and nodes that are closed at the end of the test, whatever happened in it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from scripted import Connect, ScriptedNode, tell
+
+from memcachepy.client import DiscoveryClient
+
+
+@pytest.fixture
+def resources() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def start_node(resources: ExitStack) -> Callable[..., ScriptedNode]:
+    """Starts scripted nodes."""
+
+    def start(port: int = 0) -> ScriptedNode:
+        return resources.enter_context(ScriptedNode(port))
+
+    return start
+
+
+@pytest.fixture
+def start_cluster(
+    start_node: Callable[..., ScriptedNode],
+) -> Callable[..., list[ScriptedNode]]:
+    """Starts nodes of which each tells the list of all."""
+
+    def start(count: int, version: int = 1) -> list[ScriptedNode]:
+        nodes = [start_node() for _ in range(count)]
+        tell(version, nodes)
+        return nodes
+
+    return start
+
+
+@pytest.fixture
+def connect(resources: ExitStack) -> Connect:
+    """Makes clients, which wait for every answer and are patient, where the test says nothing."""
+
+    def make(servers: Any, **options: Any) -> DiscoveryClient:
+        chosen = {"default_noreply": False, "timeout": 20.0, "connect_timeout": 20.0, **options}
+        return resources.enter_context(DiscoveryClient(servers, **chosen))
+
+    return make
