@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 import xxhash
-from support.programs import compile_program
+from support.programs import DEBUGGING, SANITIZERS, compile_program
 
 from memcachepy import _core
 
 pytestmark = pytest.mark.once
 
 HERE = Path(__file__).parent
-ADDRESS = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 # gcc says that it does not follow fences; what rests on them alone is named in tsan.supp.
 THREAD = ("-O1", "-fsanitize=thread", "-Wno-tsan")
 
@@ -30,8 +29,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
     def build_program(name: str, *flags: str) -> Path:
         program = folder / f"{name}-{len(list(folder.iterdir()))}"
-        debugging = ("-DMEMCACHEPY_DEBUG", "-DMEMCACHEPY_CRASH_POINTS")
-        return compile_program(HERE / f"{name}.c", program, *flags, *debugging)
+        return compile_program(HERE / f"{name}.c", program, *flags, *DEBUGGING)
 
     return build_program
 
@@ -49,32 +47,32 @@ def run(program: Path, *arguments: object, timeout_s: float = 120) -> str:
 
 
 def test_units_hold_under_sanitizers(build: Build) -> None:
-    assert run(build("units", *ADDRESS)) == "ok\n"
+    assert run(build("units", *SANITIZERS)) == "ok\n"
 
 
 def test_the_pool_takes_ahead_and_keeps_a_moving_limit(build: Build) -> None:
-    assert run(build("pool", *ADDRESS)) == "ok\n"
+    assert run(build("pool", *SANITIZERS)) == "ok\n"
 
 
 def test_log_rings_hold_whole_entries_whenever_their_writer_is_killed(build: Build) -> None:
     seed = random.randrange(1, 2**31)
     print("seed", seed)
-    assert run(build("logring", *ADDRESS), seed, 10) == "ok\n"
+    assert run(build("logring", *SANITIZERS), seed, 10) == "ok\n"
     assert run(build("logring", "-O2"), seed, 50) == "ok\n"
 
 
 def test_prefixes_hold_over_resets_and_shortages_in_the_middle(build: Build) -> None:
-    assert run(build("prefixes", *ADDRESS, "-Wl,--wrap=populate")) == "ok\n"
+    assert run(build("prefixes", *SANITIZERS, "-Wl,--wrap=populate")) == "ok\n"
 
 
 def test_configurations_are_whole_whenever_their_writer_is_killed(build: Build) -> None:
     seed = random.randrange(1, 2**31)
     print("seed", seed)
-    assert run(build("configs", *ADDRESS, "-Wl,--wrap=populate"), seed, 60) == "ok\n"
+    assert run(build("configs", *SANITIZERS, "-Wl,--wrap=populate"), seed, 60) == "ok\n"
 
 
 def test_huge_pages_that_fail_hold_up_no_others(build: Build) -> None:
-    assert run(build("hugepages", *ADDRESS, "-Wl,--wrap=madvise")) == "ok\n"
+    assert run(build("hugepages", *SANITIZERS, "-Wl,--wrap=madvise")) == "ok\n"
 
 
 def test_hash_is_xxh64() -> None:
@@ -87,7 +85,7 @@ def test_hash_is_xxh64() -> None:
 
 
 def test_a_death_at_every_crash_point_leaves_a_sound_segment(build: Build) -> None:
-    program = build("crash_sweep", *ADDRESS)
+    program = build("crash_sweep", *SANITIZERS)
     seed = random.randrange(2**32)
     print(run(program, 1, 1, 400, seed), "seed", seed)
 
@@ -127,7 +125,7 @@ def test_a_death_while_memory_comes_or_goes_leaves_it_counted(build: Build, poin
 
 def test_a_moving_limit_and_deaths_leave_the_segment_within_it(build: Build) -> None:
     seed = random.randrange(2**32)
-    print(run(build("shrink", *ADDRESS), 16, 3, 12, seed), "seed", seed)
+    print(run(build("shrink", *SANITIZERS), 16, 3, 12, seed), "seed", seed)
     print(run(build("shrink", "-O2"), 64, 3, 25, seed), "seed", seed)
 
 

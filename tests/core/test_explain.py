@@ -141,8 +141,9 @@ def test_evictions_are_told_by_their_reason(segment: _core.Segment) -> None:
         name = said.get("how", said["state"])
         told[name] = told.get(name, 0) + 1
     assert told.pop("stored") == counters["curr_items"]
-    assert told.pop("unknown") == counters["evictions"] - REMEMBERED
-    assert sum(told.values()) == REMEMBERED, "no more and no less"
+    assert told.pop("unknown") + sum(told.values()) == counters["evictions"]
+    # Keys are remembered by 32 bits of their hash: one in a million says what befell another.
+    assert REMEMBERED <= sum(told.values()) <= REMEMBERED + 3
     assert told["evicted_probation"] > 0
     assert segment.check() == []
 

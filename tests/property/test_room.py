@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
+from support.programs import compile_program
 from support.server import node
 
 pytestmark = pytest.mark.once
 
 HERE = Path(__file__).parent
-CORE = HERE.parents[1] / "memcachepy" / "core"
-LAYERS = ("base", "mem", "store")
 POLICIES = ("s3fifo", "allkeys-lru", "allkeys-lfu", "allkeys-random")
 MEBIBYTE = 1 << 20
 ITEM_BYTES_MIN = 64 << 10
@@ -30,13 +29,8 @@ Room = Callable[..., None]
 @pytest.fixture(scope="session")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
     """Runs room.c with the store below it; fails the test with what it printed."""
-    program = tmp_path_factory.mktemp("room") / "room"
-    sources = [str(path) for layer in LAYERS for path in sorted((CORE / layer).glob("*.c"))]
-    command = ["cc", "-std=c11", "-D_GNU_SOURCE", "-g", "-O2", "-Wall", "-Wextra", "-Werror"]
-    command += ["-DMEMCACHEPY_DEBUG", f"-I{CORE}", str(HERE / "room.c"), *sources]
-    command += ["-o", str(program), "-lpthread", "-lm"]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert built.returncode == 0, built.stderr
+    made = tmp_path_factory.mktemp("room") / "room"
+    program = compile_program(HERE / "room.c", made, "-O2", "-DMEMCACHEPY_DEBUG")
 
     def run(*arguments: object) -> None:
         words = [str(program), *map(str, arguments)]

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.programs import CORE, compile_program
+from support.programs import CORE, DEBUGGING, SANITIZERS, compile_program
 
 pytestmark = pytest.mark.once
 
@@ -14,9 +14,8 @@ def test_debugtime_moves_the_clock_and_debugitem_holds_items(tmp_path: Path) -> 
     program = compile_program(
         Path(__file__).parent / "debug_commands.c",
         tmp_path / "debug_commands",
-        "-O1",
-        "-fsanitize=address,undefined",
-        "-DMEMCACHEPY_DEBUG",
+        *SANITIZERS,
+        *DEBUGGING,
         *protocol,
     )
     result = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
