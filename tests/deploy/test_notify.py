@@ -1,7 +1,6 @@
 """What whoever started a node is told over a datagram socket, as systemd would be."""
 
 import os
-import select
 import signal
 import socket
 from collections.abc import Iterator
@@ -11,30 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 from nodes import SERVE, Start, is_alive
+from receiver import Receiver
 from support.waiting import wait_until
 
 from memcachepy.node.notify import Notifier
-
-
-class Receiver:
-    """What systemd is to a service: the end that listens."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.settimeout(30.0)
-        self._socket.bind("\0" + name[1:] if name[0] == "@" else name)
-
-    def message(self) -> dict[str, str]:
-        """The next one, by the names of its lines."""
-        return dict(line.split("=", 1) for line in self._socket.recv(4096).decode().splitlines())
-
-    def is_silent(self) -> bool:
-        ready, _, _ = select.select([self._socket], [], [], 0)
-        return not ready
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -148,6 +127,7 @@ def test_a_node_says_when_it_serves_and_when_it_stops(receiver: Receiver, start:
     assert receiver.is_silent()
 
 
+@pytest.mark.parametrize("receiver", ["path"], indirect=True)
 def test_a_node_that_drains_says_so_first(receiver: Receiver, start: Start) -> None:
     node = start("-t", "1", env={"NOTIFY_SOCKET": receiver.name})
     receiver.message()
@@ -160,6 +140,7 @@ def test_a_node_that_drains_says_so_first(receiver: Receiver, start: Start) -> N
     assert node.wait() == 0
 
 
+@pytest.mark.parametrize("receiver", ["path"], indirect=True)
 def test_a_node_feeds_its_watchdog(receiver: Receiver, start: Start) -> None:
     start("-t", "1", env={"NOTIFY_SOCKET": receiver.name, "WATCHDOG_USEC": "100000"})
     assert receiver.message()["READY"] == "1"
@@ -167,6 +148,7 @@ def test_a_node_feeds_its_watchdog(receiver: Receiver, start: Start) -> None:
         assert receiver.message() == {"WATCHDOG": "1"}
 
 
+@pytest.mark.parametrize("receiver", ["path"], indirect=True)
 def test_a_node_in_the_background_names_itself_and_not_its_parent(
     receiver: Receiver, launch: Start, tmp_path: Path
 ) -> None:

@@ -7,16 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from unit_files import FOLDER, PROGRAM, UNITS, values
 
 from memcachepy.config import SETTINGS
 
 pytestmark = pytest.mark.once
 
-FOLDER = Path(__file__).parents[2] / "scripts" / "deploy" / "systemd"
-UNITS = {"memcachepy@.service": "11211", "memcachepy-cluster@.service": "shop"}
 EXPOSURE_MAX = 2.0
 """Of ten, as `systemd-analyze security` counts; what it misses is left out on purpose."""
-PROGRAM = "/opt/memcachepy/bin/memcachepy"
 
 
 @pytest.fixture(params=UNITS)
@@ -44,10 +42,6 @@ def analyze(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [program, *words], capture_output=True, text=True, timeout=120, check=False
     )
-
-
-def values(unit: Path, name: str) -> list[str]:
-    return re.findall(rf"^{name}=(.*)$", unit.read_text(), re.MULTILINE)
 
 
 def test_systemd_finds_nothing_wrong(instance: Path) -> None:
