@@ -273,8 +273,10 @@ class Monitor:
             node.absent_since_s = None
 
     def _is_overdue(self, node: _Node, now_s: float) -> bool:
-        """It has not been there for longer than the grace period."""
+        """It has not been there for longer than the grace period, and is not just coming back."""
         since_s = node.absent_since_s
+        if node.is_running and node.failed_checks < FAILED_CHECKS:
+            return False
         is_missing = since_s is not None and node.healthy_since_s is None
         return is_missing and now_s - (since_s or 0.0) >= self._limits.grace_s
 

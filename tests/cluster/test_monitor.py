@@ -148,6 +148,16 @@ def test_a_process_that_hangs_is_killed_once_it_is_out_of_the_list() -> None:
     assert world.listed == {"a", "b", "c"}
 
 
+def test_without_a_check_that_failed_no_running_node_is_thought_gone() -> None:
+    world = World("a", "b", "c")
+    world.die("b")
+    for _ in range(100):  # The checker cannot check.
+        world.now_s += 1.0
+        for node_id in world.nodes:
+            world.monitor.on_health(node_id, OWN_TROUBLE)
+        assert not world.tick()
+
+
 def test_two_failed_checks_are_nothing() -> None:
     world = World("a", "b")
     for _ in range(60):
@@ -417,6 +427,7 @@ class MonitorMachine(RuleBasedStateMachine):
         assert seen.is_listed
         assert not (seen.is_running and seen.failed == 0 and seen.last_there_s == self.now_s)
         assert self.now_s - seen.last_there_s >= LIMITS.grace_s - 0.001
+        assert not seen.is_running or seen.failed >= 3
         seen.is_listed = seen.is_new = False
         self.count_removal(sum(other.is_listed for other in self.seen.values()))
 
