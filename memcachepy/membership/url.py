@@ -8,6 +8,7 @@
 Options follow after `?`, with `&` between.
 """
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,10 @@ def _parse_dns(scheme: str, rest: str, options: dict[str, str]) -> DnsPlace:
     nameserver = None
     if "nameserver" in options:
         nameserver = _host_and_port(options["nameserver"], DNS_PORT)
+        try:
+            ipaddress.ip_address(nameserver[0])
+        except ValueError:
+            raise _Wrong("must have an IP address after nameserver=") from None
     name, port = rest, 0
     if scheme == "dns":
         name, _, digits = rest.rpartition(":")
