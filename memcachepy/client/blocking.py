@@ -12,20 +12,13 @@ from types import ModuleType, TracebackType
 from typing import Any, Self
 
 from memcachepy.client.connection import ask
-from memcachepy.client.discovery import (
-    Endpoint,
-    PollSchedule,
-    is_newer,
-    plain_list,
-    whom_to_ask,
-)
+from memcachepy.client.discovery import Endpoint, PollSchedule, is_newer, survey
 from memcachepy.client.errors import NoNodes
 from memcachepy.client.hashing import Hashing, Key
 from memcachepy.client.options import Options
 from memcachepy.client.poller import Poller
 from memcachepy.client.pool import NodePool, NoPool
 from memcachepy.client.view import NodeState, PollCounters, View
-from memcachepy.errors import ConfigError
 from memcachepy.topology import Member, Topology
 
 _clients: "weakref.WeakSet[DiscoveryClient]" = weakref.WeakSet()
@@ -165,7 +158,9 @@ class DiscoveryClient:
 
     def poll(self) -> tuple[bool, bool]:
         """Ask for the list and follow it: whether anybody answered, whether the list changed."""
-        answered, changed = self._ask_around()
+        topology = self._ask_around()
+        answered = topology is not None
+        changed = topology is not None and self._follow(topology)
         self.polls.answered_count += answered
         self.polls.unanswered_count += not answered
         self.polls.changed_count += changed
@@ -173,23 +168,21 @@ class DiscoveryClient:
             pool.trim()
         return answered, changed
 
-    def _ask_around(self) -> tuple[bool, bool]:
+    def _ask_around(self) -> Topology | None:
         known = self._known
         nodes = map(self._options.address_of, known.members)
-        for address in whom_to_ask(self._options.endpoints, nodes, random.Random()):
-            try:
-                topology, ip = ask(address, self._options)
-                if topology is None:
-                    if known.topology is not None and known.topology.version > 0:
-                        continue  # It has forgotten its cluster: others have not.
-                    topology = plain_list(self._options.endpoints, address, ip)
-            except (OSError, ValueError, ConfigError) as error:
-                self.polls.last_error = f"{address[0]}:{address[1]}: {error}"
-                continue
-            changed = self._follow(topology)
-            if changed or known.topology is None or topology.version >= known.topology.version:
-                return True, changed
-        return False, False
+        asking = survey(self._options.endpoints, nodes, known.topology, random.Random())
+        try:
+            endpoint = next(asking)
+            while True:
+                try:
+                    endpoint = asking.send(ask(endpoint, self._options))
+                except (OSError, ValueError) as error:
+                    self.polls.last_error = f"{endpoint[0]}:{endpoint[1]}: {error}"
+                    endpoint = asking.send(error)
+        except StopIteration as done:
+            topology: Topology | None = done.value
+            return topology
 
     def _follow(self, topology: Topology) -> bool:
         with self._lock:

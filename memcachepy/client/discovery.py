@@ -30,17 +30,20 @@ def endpoints_of(servers: "str | Endpoint | Iterable[str | Endpoint]") -> tuple[
         isinstance(servers, tuple) and len(servers) == 2 and isinstance(servers[1], int)
     ):
         servers = [servers]
-    found = []
+    found: list[Endpoint] = []
     for server in servers:
         if isinstance(server, str):
             address = Address.parse(server)
-            found.append((address.host, address.port))
-            valid = not address.path
+            host, port = address.host, address.port
+        elif len(server) == 2 and isinstance(server[1], int):
+            host, port = server
         else:
-            valid = len(server) == 2 and isinstance(server[1], int)
-            found.append(tuple(server))
-        if not valid:
-            raise ConfigError("endpoint", server, "must be HOST:PORT")
+            host, port = "", 0
+        try:
+            Member(host, port)  # For a plain server is one.
+        except ConfigError:
+            raise ConfigError("endpoint", server, "must be HOST:PORT") from None
+        found.append((host, port))
     if not found:
         raise ConfigError("endpoint", servers, "must be at least one HOST:PORT")
     return tuple(dict.fromkeys(found))
@@ -120,6 +123,31 @@ def whom_to_ask(
     others = list(nodes)
     rng.shuffle(others)
     return list(dict.fromkeys([*endpoints, *others]))
+
+
+def survey(
+    endpoints: Sequence[Endpoint],
+    nodes: Iterable[Endpoint],
+    known: Topology | None,
+    rng: random.Random,
+) -> Generator[Endpoint, tuple[Topology | None, str] | Exception, Topology | None]:
+    """Ask around until somebody knows a list that is no older than ours.
+
+    Yields whom to ask, and takes what came of it: what `inquiry` returned with the address of the
+    server, or an error. Returns the list; None: nobody knows one.
+    """
+    for endpoint in whom_to_ask(endpoints, nodes, rng):
+        answer = yield endpoint
+        if isinstance(answer, Exception):
+            continue
+        topology, ip = answer
+        if topology is None:
+            if known is not None and known.version > 0:
+                continue  # It has forgotten its cluster: others have not.
+            topology = plain_list(endpoints, endpoint, ip)
+        if known is None or topology.version >= known.version:
+            return topology
+    return None
 
 
 class PollSchedule:

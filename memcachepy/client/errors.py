@@ -1,8 +1,15 @@
 """What the clients raise beside pymemcache's errors and the system's."""
 
-from pymemcache.exceptions import MemcacheError
+from pymemcache.exceptions import (
+    MemcacheError,
+    MemcacheUnexpectedCloseError,
+    MemcacheUnknownError,
+)
 
 from memcachepy.errors import NodeUnreachable
+
+NODES_ERRORS = (OSError, MemcacheUnexpectedCloseError, MemcacheUnknownError)
+"""These say that a node is not well. A refusal is an answer; other errors are the serializer's."""
 
 
 class NodeDown(NodeUnreachable, MemcacheError):  # type: ignore[misc]

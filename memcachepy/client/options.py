@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, TypedDict
 
 from pymemcache.serde import LegacyWrappingSerde
 
@@ -14,6 +14,28 @@ from memcachepy.client.discovery import Endpoint, endpoints_of
 from memcachepy.client.hashing import HASHINGS, Hashing
 from memcachepy.errors import ConfigError
 from memcachepy.topology import Member
+
+
+class AioOptions(TypedDict, total=False):
+    """The parameters of the asyncio client, which are those of the blocking one."""
+
+    hashing: Hashing
+    poll_s: float
+    ignore_exc: bool
+    connect_timeout: float
+    timeout: float
+    retry_attempts: int
+    retry_timeout: float
+    dead_timeout: float
+    max_pool_size: int | None
+    serde: Any
+    key_prefix: str | bytes
+    default_noreply: bool
+    allow_unicode_keys: bool
+    encoding: str
+    socket_keepalive: Any
+    tls_context: ssl.SSLContext | None
+    use_vpc: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,20 +5,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from pymemcache.exceptions import (
-    MemcacheError,
-    MemcacheIllegalInputError,
-    MemcacheUnexpectedCloseError,
-    MemcacheUnknownError,
-)
+from pymemcache.exceptions import MemcacheError, MemcacheIllegalInputError
 
 from memcachepy.client.connection import Connection
-from memcachepy.client.errors import NodeDown, NoNodes, PoolExhausted
+from memcachepy.client.errors import NODES_ERRORS, NodeDown, NoNodes, PoolExhausted
 from memcachepy.client.options import Options
 from memcachepy.topology import Member
-
-NODES_ERRORS = (OSError, MemcacheUnexpectedCloseError, MemcacheUnknownError)
-"""That a node is not well. A refusal is an answer; other errors are the serializer's."""
 
 
 class NodePool:
