@@ -12,6 +12,8 @@ from support.binary import Reply, replies, request, store
 from support.client import RawClient
 from support.server import Server
 
+pytestmark = pytest.mark.once
+
 _core = pytest.importorskip("memcachepy._core", reason="memcachepy is not built")
 
 # A case that is longer is cut at fewer places than everywhere.

@@ -16,6 +16,8 @@ from support.binary import OPCODES, Reply, replies, request, store
 from support.client import RawClient
 from support.server import Server, memcached
 
+pytestmark = pytest.mark.once
+
 _core = pytest.importorskip("memcachepy._core", reason="NOT COMPARED: memcachepy is not built")
 
 SEEDS = range(60)

@@ -12,6 +12,8 @@ from support.client import RawClient
 from support.server import Server, node
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.once
+
 CLIENTS = 4
 KILLS = 4
 KILLS_SLOW = 40

@@ -15,6 +15,8 @@ from support.peers import InProcessPeer
 from support.server import Server, node
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.once
+
 LINE = re.compile(
     rb"key=(?P<key>[A-Za-z0-9._~%-]+) exp=(?P<exp>-1|[0-9]+) la=(?P<la>[0-9]+) "
     rb"cas=(?P<cas>[0-9]+) fetch=(?P<fetch>yes|no) cls=(?P<cls>[0-9]+) size=(?P<size>[0-9]+) "

@@ -8,6 +8,8 @@ import pytest
 from support.client import RawClient
 from support.server import Server, node
 
+pytestmark = pytest.mark.once
+
 KEYS = [
     tuple(line.split())
     for line in Path(__file__).with_name("exporter_keys.txt").read_text().splitlines()

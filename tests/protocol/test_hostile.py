@@ -9,6 +9,8 @@ from support.client import RawClient
 from support.server import Server, cpu_s, node, private_dirty_kb
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.once
+
 IDLE_WATCH_S = 0.5
 IDLE_CPU_S_MAX = 0.1
 

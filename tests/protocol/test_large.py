@@ -5,6 +5,8 @@ import random
 import pytest
 from support.server import Server
 
+pytestmark = pytest.mark.once
+
 MEBIBYTE = 1 << 20
 
 

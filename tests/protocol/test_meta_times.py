@@ -7,6 +7,8 @@ import pytest
 from support.peers import InProcessPeer
 from support.transcript import Link
 
+pytestmark = pytest.mark.once
+
 # The access time has 20 bits of a second, of which the last sixteenth is the future.
 ACCESS_SPAN_S = 1 << 20
 

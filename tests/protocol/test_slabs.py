@@ -7,6 +7,8 @@ from support.client import RawClient
 from support.peers import InProcessPeer
 from support.server import Server, node
 
+pytestmark = pytest.mark.once
+
 LARGE_BYTES = 6000
 SMALL_BYTES = 100
 

@@ -8,6 +8,8 @@ import pytest
 from support.client import RawClient
 from support.server import Server
 
+pytestmark = pytest.mark.once
+
 # More than the socket buffers of both sides can hold.
 VALUE_BYTES = 16 << 20
 

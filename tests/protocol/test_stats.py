@@ -7,6 +7,8 @@ import pytest
 from support.server import Server, node
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.once
+
 # Of memcached 1.6.45 with its default options.
 GENERAL = (
     "pid uptime time version libevent pointer_size rusage_user rusage_system max_connections "

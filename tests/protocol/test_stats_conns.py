@@ -12,6 +12,8 @@ from support.client import RawClient
 from support.server import Server, node
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.once
+
 Conns = dict[int, dict[str, str]]
 
 

@@ -11,6 +11,8 @@ from support.client import RawClient
 from support.server import Server, node
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.once
+
 LINE = re.compile(r"PREFIX (\S+) get (\d+) hit (\d+) set (\d+) del (\d+)")
 
 

@@ -10,6 +10,8 @@ from support.client import RawClient
 from support.server import Server, node
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def tracking() -> Iterator[Server]:

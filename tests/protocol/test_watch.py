@@ -13,6 +13,8 @@ from support.peers import InProcessPeer
 from support.server import Server, node
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.once
+
 HEAD = re.compile(rb"ts=(\d{10})\.(\d{6}) gid=(\d+) type=(.*)")
 
 

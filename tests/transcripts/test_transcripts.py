@@ -107,6 +107,7 @@ _REFERENCE_FRAGMENTATIONS = [
 ]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("fragmentation", _REFERENCE_FRAGMENTATIONS)
 @pytest.mark.parametrize(
     "case",
