@@ -128,6 +128,24 @@ def test_a_node_says_when_it_serves_and_when_it_stops(receiver: Receiver, start:
 
 
 @pytest.mark.parametrize("receiver", ["path"], indirect=True)
+@pytest.mark.parametrize("is_there", [True, False], ids=["a list", "no list"])
+def test_a_node_that_joins_says_so_once_it_has_or_cannot(
+    is_there: bool, receiver: Receiver, launch: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / "topology.json"
+    if is_there:
+        path.write_text('{"version": 7, "members": [{"host": "10.0.0.7", "port": 1}]}')
+    node = launch(
+        *("-p", "-1", "-m", "16", "-t", "1", "--join", f"file:{path}", "--discovery-state", "off"),
+        env={"NOTIFY_SOCKET": receiver.name},
+    )
+    assert receiver.message()["READY"] == "1"
+    told = node.segment().get_config(b"cluster")
+    assert (told is not None) == is_there
+    assert told is None or told[1] == b"7\n10.0.0.7||1\n"
+
+
+@pytest.mark.parametrize("receiver", ["path"], indirect=True)
 def test_a_node_that_drains_says_so_first(receiver: Receiver, start: Start) -> None:
     node = start("-t", "1", env={"NOTIFY_SOCKET": receiver.name})
     receiver.message()
