@@ -257,7 +257,8 @@ listen (str: what `stats settings` shows as inter), supervisor_pid.
 class Connection:
     """The protocol without a socket: bytes in, bytes out. For tests and tools."""
 
-    def __new__(cls, segment: Segment, slot: int = ...) -> Self: ...
+    def __new__(cls, segment: Segment, slot: int = ..., local: bool = True) -> Self:
+        """`local`: the peer counts as one on this machine, who may change configurations."""
     def feed(self, data: bytes) -> bytes:
         """Give what arrived; returns all that would be sent. Empty after `closed`."""
     @property

@@ -370,7 +370,7 @@ def without_sasl_its_commands_are_unknown(_k: bytes, _c: int) -> list[Exchange]:
 @case()
 def unknown_commands_are_passed_over(_k: bytes, _c: int) -> list[Exchange]:
     return [
-        (request(0x60, opaque=4), [error("0x60", UNKNOWN_COMMAND, opaque=4)]),
+        (request(0x50, opaque=4), [error("0x50", UNKNOWN_COMMAND, opaque=4)]),
         (request(0xFF, value=big(100_000)), [error("0xff", UNKNOWN_COMMAND)]),
         NOOP,
     ]
@@ -379,11 +379,11 @@ def unknown_commands_are_passed_over(_k: bytes, _c: int) -> list[Exchange]:
 @case(ours_only="memcached passes over key and extras twice, and is lost")
 def unknown_commands_are_passed_over_with_their_keys(k: bytes, _c: int) -> list[Exchange]:
     return [
-        (request(0x60, b"cluster"), [error("0x60", UNKNOWN_COMMAND)]),
+        (request(0x50, b"cluster"), [error("0x50", UNKNOWN_COMMAND)]),
         (request("verbosity", extras=bytes(4)), [error("verbosity", UNKNOWN_COMMAND)]),
         (
-            request(0x61, k, extras=b"12345678", value=big(300)),
-            [error("0x61", UNKNOWN_COMMAND)],
+            request(0x51, k, extras=b"12345678", value=big(300)),
+            [error("0x51", UNKNOWN_COMMAND)],
         ),
         NOOP,
     ]
@@ -427,7 +427,7 @@ for _name, _packet in {
     "authentication without mechanism": request("sasl_auth", value=b"v"),
     "get of a key of 251 bytes": request("getq", LONG),
     "set of a key of 251 bytes": store("set", LONG, b""),
-    "unknown command with a key of 251 bytes": request(0x60, LONG),
+    "unknown command with a key of 251 bytes": request(0x50, LONG),
 }.items():
     malformed(_name, _packet, error(name_of(_packet[1]), INVALID))
 

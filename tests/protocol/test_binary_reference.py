@@ -128,7 +128,7 @@ class Generator:
                 case 4:
                     changes["magic"] = dice.choice([0, 0x81, 0xFF, ord("g")])
                 case 5:
-                    name = dice.choice([0x1F, 0x25, 0x30, 0x60, 0xFF])
+                    name = dice.choice([0x1F, 0x25, 0x30, 0x50, 0xFF])
         if name in ("version", "verbosity", "stat") or (
             isinstance(name, int) and (key or extras) and len(key) <= 250
         ):

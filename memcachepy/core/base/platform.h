@@ -20,6 +20,7 @@
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define MUST_CHECK __attribute__((warn_unused_result))
 #define ALWAYS_INLINE inline __attribute__((always_inline))
+#define NEVER_INLINE __attribute__((noinline))
 #define PRINTF_LIKE(format_at, first) __attribute__((format(printf, format_at, first)))
 #define PREFETCH(address) __builtin_prefetch(address)
 

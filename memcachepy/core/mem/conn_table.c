@@ -147,6 +147,25 @@ conn_table_next(const struct segment *segment, unsigned slot_index, int *fd,
     return false;
 }
 
+bool
+conn_address_is_local(const struct conn_address *address)
+{
+    /* ::1, and 127.0.0.0/8 as it is seen by a socket of both families. */
+    static const uint8_t loopback[16] = {[15] = 1};
+    static const uint8_t mapped[13] = {[10] = 0xff, [11] = 0xff, [12] = 127};
+    switch (address->family) {
+    case AF_UNIX:
+        return true;
+    case AF_INET:
+        return address->bytes[0] == 127;
+    case AF_INET6:
+        return memcmp(address->bytes, loopback, sizeof(loopback)) == 0 ||
+               memcmp(address->bytes, mapped, sizeof(mapped)) == 0;
+    default:
+        return false; /* Nobody knows. */
+    }
+}
+
 void
 conn_address_format(const struct segment_settings *settings, const struct conn_address *address,
                     char text[CONN_ADDRESS_TEXT_MAX])

@@ -60,6 +60,9 @@ void conn_table_close(struct conn_entry *entry);
 bool conn_table_next(const struct segment *segment, unsigned slot_index, int *fd,
                      struct conn_entry *copy) MUST_CHECK;
 
+/* Whether it is this machine's: a loopback address or a UNIX socket. */
+bool conn_address_is_local(const struct conn_address *address);
+
 /* `tcp:127.0.0.1:11211`, `tcp6:[::1]:11211`, `unix:/run/cache.sock`. */
 #define CONN_ADDRESS_TEXT_MAX (SETTING_TEXT_MAX + 8)
 void conn_address_format(const struct segment_settings *settings,

@@ -42,6 +42,8 @@ connection_open(struct reactor *reactor, int fd)
     connection->conn.number = segment_fd_number(reactor->slot_index, fd);
     connection->entry =
         conn_table_open(reactor->segment, reactor->slot_index, fd, CONN_NEW, reactor->now_s);
+    connection->conn.is_local =
+        connection->entry != NULL && conn_address_is_local(&connection->entry->peer);
     connection->shown_at_s = reactor->now_s;
     connection->may_idle = reactor->idle_timeout_s == 0 || !is_tcp(fd);
     list_append(&reactor->all, &connection->all);

@@ -88,14 +88,23 @@ enum rest_rule {
     X(SASL_AUTH, 0x21, false, 0, KEY_MUST, REST_VALUE, packet_unknown)                             \
     X(SASL_STEP, 0x22, false, 0, KEY_MUST, REST_VALUE, packet_unknown)                             \
     X(GATK, 0x23, false, 4, KEY_MUST, REST_NEXT, NULL)                                             \
-    X(GATKQ, 0x24, true, 4, KEY_MUST, REST_NEXT, NULL)
+    X(GATKQ, 0x24, true, 4, KEY_MUST, REST_NEXT, NULL)                                             \
+    X(CONFIG_GET, 0x60, false, 0, KEY_MUST, REST_NONE, packet_config_get)                          \
+    X(CONFIG_GETQ, 0x61, true, 0, KEY_MUST, REST_NONE, packet_config_get)                          \
+    X(CONFIG_GETK, 0x62, false, 0, KEY_MUST, REST_NONE, packet_config_get)                         \
+    X(CONFIG_GETKQ, 0x63, true, 0, KEY_MUST, REST_NONE, packet_config_get)                         \
+    X(CONFIG_SET, 0x64, false, 4, KEY_MUST, REST_VALUE, packet_config_set)                         \
+    X(CONFIG_SETQ, 0x65, true, 4, KEY_MUST, REST_VALUE, packet_config_set)                         \
+    X(CONFIG_DELETE, 0x66, false, 0, KEY_MUST, REST_NONE, packet_config_delete)                    \
+    X(CONFIG_DELETEQ, 0x67, true, 0, KEY_MUST, REST_NONE, packet_config_delete)                    \
+    X(CONFIG_LIST, 0x68, false, 0, KEY_NONE, REST_NONE, packet_config_list)
 
 enum opcode {
 #define X(name, number, ...) OPCODE_##name = number,
     OPCODE_LIST(X)
 #undef X
 };
-#define OPCODE_COUNT (OPCODE_GATKQ + 1)
+#define OPCODE_COUNT (OPCODE_CONFIG_LIST + 1)
 
 /* A request whose header, extras and key are there. */
 struct packet {
@@ -146,6 +155,7 @@ bool binary_key(const uint8_t *bytes, size_t len, struct slice *key);
 enum step binary_gets(struct protocol *protocol, struct conn *conn, struct input *input) MUST_CHECK;
 
 packet_handler packet_store, packet_delete, packet_arith, packet_touch;
+packet_handler packet_config_get, packet_config_set, packet_config_delete, packet_config_list;
 packet_handler packet_quit, packet_flush, packet_noop, packet_version, packet_stat, packet_unknown;
 
 /* ---- numbers -------------------------------------------------------------------------------- */

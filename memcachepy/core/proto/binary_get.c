@@ -5,9 +5,9 @@
  * is answered. A batch's key lies in the input behind its own header, from where opcode, opaque and
  * exptime are read again: a batch that has to pause simply goes on at that header. */
 #include "base/check.h"
-#include "proto/answer.h"
-#include "proto/detail.h"
 #include "proto/binary.h"
+#include "proto/detail.h"
+#include "proto/own_keys.h"
 
 /* The client flags are the only extras of a reply. */
 #define FLAGS_BYTES 4
@@ -47,6 +47,7 @@ gather(struct protocol *protocol, struct input *input)
     struct batch *batch = &protocol->batch;
     struct packet packet;
     batch->count = 0;
+    batch->may_own = false;
     while (batch->count < BATCH_KEYS_MAX && packet_parse(input, &packet) == PACKET_OK) {
         uint8_t opcode = packet.id.opcode;
         if (opcode >= OPCODE_COUNT || !opcode_table[opcode].known ||
@@ -58,6 +59,9 @@ gather(struct protocol *protocol, struct input *input)
         key_init(protocol->store, &entry->key, packet.key, packet.key_len);
         store_prefetch_bucket(protocol->store, &entry->key);
         entry->get_id = opcode;
+        if (key_may_be_own(packet.key_len)) {
+            batch->may_own = true;
+        }
         input->at = packet.key + packet.key_len;
     }
 }
@@ -127,6 +131,26 @@ answer_gat(struct protocol *protocol, const struct batch_key *entry)
     return ANSWER_BUSY;
 }
 
+/* A get of one of the node's own keys. False: it is to be answered like any other. */
+static bool
+answer_own(struct protocol *protocol, const struct batch_key *entry)
+{
+    if (touches(entry->get_id) || output_is_full(&protocol->output)) {
+        return false;
+    }
+    switch (own_get(protocol, entry, &packet_form)) {
+    case OWN_NOT:
+        return false;
+    case OWN_MISS:
+        answer_miss(protocol, entry);
+        break;
+    case OWN_HIT:
+        break;
+    }
+    protocol->requests++;
+    return true;
+}
+
 static inline void
 tally_entry(struct tally *tally, uint8_t opcode, bool hit)
 {
@@ -139,20 +163,20 @@ tally_entry(struct tally *tally, uint8_t opcode, bool hit)
     }
 }
 
-enum step
-binary_gets(struct protocol *protocol, struct conn *conn, struct input *input)
+/* Answers the packets of the batch. Compiled twice: only the batches that have to look for the
+ * node's own keys pay for it. */
+static ALWAYS_INLINE enum step
+batch_answer(struct protocol *protocol, struct input *input, bool may_own)
 {
-    (void)conn;
     struct batch *batch = &protocol->batch;
     struct output *output = &protocol->output;
     struct tally tally = {0};
     enum step step = STEP_NEXT;
-    gather(protocol, input);
-    if (batch->count > 1) {
-        batch_prefetch_items(protocol->store, batch);
-    }
     for (unsigned i = 0; i < batch->count && step == STEP_NEXT; i++) {
         const struct batch_key *entry = &batch->keys[i];
+        if (may_own && answer_own(protocol, entry)) {
+            continue;
+        }
         enum answer answer = output_is_full(output) ? ANSWER_WAIT
                              : touches(entry->get_id)
                                  ? answer_gat(protocol, entry)
@@ -181,6 +205,27 @@ binary_gets(struct protocol *protocol, struct conn *conn, struct input *input)
     }
     tally_count(&tally, protocol->counters);
     return step;
+}
+
+static NEVER_INLINE enum step
+batch_answer_own(struct protocol *protocol, struct input *input)
+{
+    return batch_answer(protocol, input, true);
+}
+
+enum step
+binary_gets(struct protocol *protocol, struct conn *conn, struct input *input)
+{
+    (void)conn;
+    struct batch *batch = &protocol->batch;
+    gather(protocol, input);
+    if (batch->count > 1) {
+        batch_prefetch_items(protocol->store, batch);
+    }
+    if (UNLIKELY(batch->may_own)) {
+        return batch_answer_own(protocol, input);
+    }
+    return batch_answer(protocol, input, false);
 }
 
 /* ---- touch ---------------------------------------------------------------------------------- */

@@ -36,6 +36,8 @@ struct request;
     X("ma", MA, 2, execute_meta_arith, "<key> <flag>...: add or subtract; N and J create it")      \
     X("mn", MN, 1, execute_meta_noop, "nothing; its reply says that all before it is answered")    \
     X("me", ME, 2, execute_meta_debug, "<key> [b]: what is known of the item")                     \
+    X("config", CONFIG, 2, execute_config,                                                         \
+      "get [<key>] | set <key> <flags> <bytes>, then the value | delete <key>: the nodes' list")   \
     X("version", VERSION, 1, execute_version, "the protocol's version")                            \
     X("stats", STATS, 1, execute_stats, "[settings | items | ... | reset]: what the node counts")  \
     X("verbosity", VERBOSITY, 1, execute_verbosity,                                                \

@@ -85,6 +85,7 @@ struct conn {
     uint32_t swallow;     /* CONN_SWALLOW */
     struct expiry expire; /* CONN_KEYS of gat and gats */
     uint8_t close_reason; /* enum watch_close */
+    bool is_local; /* Of the caller: the peer is on this machine, by loopback or a UNIX socket. */
     struct pending *pending;
     struct dump *dump;       /* CONN_DUMP */
     struct stats_walk *walk; /* CONN_WALK */

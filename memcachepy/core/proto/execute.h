@@ -22,6 +22,7 @@ struct batch_key {
 
 struct batch {
     unsigned count;
+    bool may_own; /* A key may be one of the node's own: see own_keys.h. */
     struct batch_key keys[BATCH_KEYS_MAX];
 };
 
@@ -111,6 +112,7 @@ command_handler execute_meta_set, execute_meta_delete, execute_meta_arith, execu
     execute_meta_debug;
 command_handler execute_version, execute_verbosity, execute_flush_all, execute_cache_memlimit,
     execute_help, execute_quit, execute_shutdown, execute_stats;
+command_handler execute_config;
 command_handler execute_slabs, execute_lru, execute_lru_crawler, execute_watch;
 
 #endif

@@ -10,8 +10,8 @@
  * the keys are answered as they arrive (CONN_KEYS). The same state resumes a command that was
  * stopped between two keys because its replies have to be sent first, or because a large value
  * could not be pinned yet. */
-#include "proto/answer.h"
 #include "proto/detail.h"
+#include "proto/own_keys.h"
 
 enum gathered {
     GATHERED_LINE,     /* Up to and with the line's end. */
@@ -57,6 +57,9 @@ batch_add(struct protocol *protocol, const uint8_t *bytes, uint32_t len, uint8_t
     store_prefetch_bucket(protocol->store, &entry->key);
     entry->get_id = get_id;
     entry->ends = false;
+    if (key_may_be_own(len)) {
+        protocol->batch.may_own = true;
+    }
 }
 
 /* Adds the keys from *at on. *at is moved behind the line's end, or to the key that was not added.
@@ -199,23 +202,35 @@ batch_pause(struct protocol *protocol, struct conn *conn, struct input *input, u
     input->at = entry->key.bytes;
 }
 
+/* Behind the key's answer. */
+static inline void
+end_key(struct protocol *protocol, const struct batch_key *entry)
+{
+    if (entry->ends) {
+        protocol->requests++;
+        OUTPUT_TEXT(&protocol->output, "END\r\n");
+    }
+}
+
 /* Answers the keys of the batch; the input already stands behind them. A batch is of get and gets,
- * or of one line of any kind. */
-static enum step
-batch_run(struct protocol *protocol, struct conn *conn, struct input *input)
+ * or of one line of any kind. Compiled twice: only the batches that have to look for the node's own
+ * keys pay for it. */
+static ALWAYS_INLINE enum step
+batch_answer(struct protocol *protocol, struct conn *conn, struct input *input, bool may_own)
 {
     struct batch *batch = &protocol->batch;
     struct tally tally = {.touches = touches(batch->keys[0].get_id)};
     enum step step = STEP_NEXT;
-    if (batch->count > 1) {
-        batch_prefetch_items(protocol->store, batch);
-    }
     for (unsigned i = 0; i < batch->count; i++) {
         const struct batch_key *entry = &batch->keys[i];
         if (batch_must_pause(protocol, i)) {
             batch_pause(protocol, conn, input, i);
             step = STEP_FULL;
             break;
+        }
+        if (may_own && !tally.touches && own_get(protocol, entry, &text_form) != OWN_NOT) {
+            end_key(protocol, entry);
+            continue;
         }
         uint32_t end_before = protocol->output.end;
         enum answer answer = answer_key(protocol, entry, &tally, text_form);
@@ -238,13 +253,29 @@ batch_run(struct protocol *protocol, struct conn *conn, struct input *input)
         if (detail_is_on(protocol)) {
             detail_count_get(protocol, &entry->key, answer == ANSWER_HIT);
         }
-        if (entry->ends) {
-            protocol->requests++;
-            OUTPUT_TEXT(&protocol->output, "END\r\n");
-        }
+        end_key(protocol, entry);
     }
     tally_count(&tally, protocol->counters);
     return step;
+}
+
+static NEVER_INLINE enum step
+batch_answer_own(struct protocol *protocol, struct conn *conn, struct input *input)
+{
+    return batch_answer(protocol, conn, input, true);
+}
+
+static enum step
+batch_run(struct protocol *protocol, struct conn *conn, struct input *input)
+{
+    struct batch *batch = &protocol->batch;
+    if (batch->count > 1) {
+        batch_prefetch_items(protocol->store, batch);
+    }
+    if (UNLIKELY(batch->may_own)) {
+        return batch_answer_own(protocol, conn, input);
+    }
+    return batch_answer(protocol, conn, input, false);
 }
 
 /* ---- lines ---------------------------------------------------------------------------------- */
@@ -280,6 +311,7 @@ execute_gets(struct protocol *protocol, struct conn *conn, struct input *input)
     struct batch *batch = &protocol->batch;
     struct input rest = *input;
     batch->count = 0;
+    batch->may_own = false;
     while (get_is_next(&rest)) {
         uint8_t get_id = rest.at[3] == ' ' ? COMMAND_GET : COMMAND_GETS;
         unsigned first = batch->count;
@@ -311,6 +343,7 @@ execute_keys(struct protocol *protocol, struct conn *conn, struct input *input)
     struct batch *batch = &protocol->batch;
     const uint8_t *at = input->at;
     batch->count = 0;
+    batch->may_own = false;
     enum gathered gathered = gather_keys(protocol, &at, input->end, conn->get_id);
     input->at = at;
     if (gathered == GATHERED_LINE || gathered == GATHERED_END_ONLY) {

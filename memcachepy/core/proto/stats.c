@@ -341,6 +341,9 @@ stats_settings(struct stat_sink *sink, struct store *store)
     X(lock_waits, COUNTER(lock_waits))                                                             \
     X(upload_waits, COUNTER(upload_waits))                                                         \
     X(uploads_aborted, COUNTER(uploads_aborted))                                                   \
+    X(cmd_config_get, COUNTER(cmd_config_get))                                                     \
+    X(cmd_config_set, COUNTER(cmd_config_set))                                                     \
+    X(curr_config, "%u", g->config_count)                                                          \
     /* Evictions by reason, which add up to all. */                                                \
     X(evicted_probation, SUM(evicted_probation))                                                   \
     X(evicted_main, SUM(evicted_main))                                                             \
@@ -356,6 +359,7 @@ struct own {
     uint32_t waiters;
     uint32_t attached_count;
     uint32_t stuck_count;
+    uint32_t config_count;
 };
 
 /* Whether the supervisor found that the process holds a lock and does not run. */
@@ -464,7 +468,8 @@ stats_own(struct stat_sink *sink, struct store *store)
     struct own own = {.superblock = superblock,
                       .waiters = store_waiters(store),
                       .attached_count = count_slots(segment, first_attached(segment), has_process),
-                      .stuck_count = count_slots(segment, 0, is_stuck)};
+                      .stuck_count = count_slots(segment, 0, is_stuck),
+                      .config_count = config_count(segment)};
     const struct own *g = &own;
     store_counters_sum(store, own.counters);
     store_sum(store, &own.sums);

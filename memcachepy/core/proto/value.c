@@ -12,6 +12,7 @@
 
 #include "base/check.h"
 #include "proto/detail.h"
+#include "proto/own_keys.h"
 #include "proto/watch_log.h"
 
 #include <stdlib.h>
@@ -122,6 +123,17 @@ put_whole(struct protocol *protocol, struct value_command *command, const uint8_
     answer_result(protocol, command, store_put(protocol->store, &command->put));
 }
 
+/* The same for a command that has a `take`: nothing is counted here. */
+static void
+take_whole(struct protocol *protocol, const struct value_command *command, const uint8_t *value)
+{
+    if (!is_end(command->words, value + command->put.value_len)) {
+        command->words->refusal(protocol, command, VALUE_BAD_END);
+        return;
+    }
+    command->take(protocol, command, value);
+}
+
 static void
 collect_begin(struct protocol *protocol, struct conn *conn, const struct value_command *command)
 {
@@ -150,7 +162,11 @@ value_step(struct protocol *protocol, struct conn *conn, struct input *input)
         return STEP_MORE;
     }
     conn_await_request(conn);
-    put_whole(protocol, &pending->command, pending->bytes);
+    if (pending->command.take != NULL) {
+        take_whole(protocol, &pending->command, pending->bytes);
+    } else {
+        put_whole(protocol, &pending->command, pending->bytes);
+    }
     pending_free(conn);
     return STEP_NEXT;
 }
@@ -297,11 +313,61 @@ refuse_too_large(struct protocol *protocol, const struct value_command *command)
 }
 
 void
+value_take(struct protocol *protocol, struct conn *conn, struct input *input,
+           const struct value_command *command)
+{
+    uint64_t len = (uint64_t)command->put.value_len + command->words->end_len;
+    if ((uint64_t)(input->end - input->at) < len) {
+        collect_begin(protocol, conn, command);
+        return;
+    }
+    const uint8_t *value = input->at;
+    input->at += len;
+    take_whole(protocol, command, value);
+}
+
+static void
+take_uncounted(struct protocol *protocol, const struct value_command *command, const uint8_t *value)
+{
+    struct put put = command->put;
+    put.value = value;
+    enum put_result result = store_put(protocol->store, &put);
+    struct value_command done = *command;
+    done.put.cas_new = put.cas_new;
+    command->words->result(protocol, &done, result);
+}
+
+/* Whether the key is the node's own, and the command has been seen to. */
+static bool
+begin_own(struct protocol *protocol, struct conn *conn, struct input *input,
+          const struct value_command *command)
+{
+    const struct put *put = &command->put;
+    if (key_is_list(&put->key)) {
+        command->words->result(protocol, command, PUT_NOT_STORED);
+        value_skip(conn, command->words, put->value_len);
+        return true;
+    }
+    if (!key_is_health(&put->key) || put->mode != PUT_SET ||
+        put->value_len > store_put_len_max(protocol->store, put->key.len) ||
+        !store_fits(protocol->store, put->key.len, put->client_flags, put->value_len)) {
+        return false;
+    }
+    struct value_command own = *command;
+    own.take = take_uncounted;
+    value_take(protocol, conn, input, &own);
+    return true;
+}
+
+void
 value_begin(struct protocol *protocol, struct conn *conn, struct input *input,
             struct value_command *command)
 {
     struct put *put = &command->put;
     uint64_t len = (uint64_t)put->value_len + command->words->end_len;
+    if (key_may_be_own(put->key.len) && begin_own(protocol, conn, input, command)) {
+        return;
+    }
     if (detail_is_on(protocol)) {
         detail_count_set(protocol, &put->key);
     }

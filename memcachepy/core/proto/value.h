@@ -37,6 +37,8 @@ struct value_command {
     struct packet_id packet;       /* Of the binary protocol. */
     const struct meta_reply *meta; /* ms: its own; copied if the value has to be awaited */
     bool noreply;
+    /* What becomes of the whole value, if it is not stored and counted like any other. */
+    void (*take)(struct protocol *, const struct value_command *, const uint8_t *value);
 };
 
 /* A value that is still arriving. */
@@ -55,6 +57,10 @@ struct pending {
 /* The input stands at the value's first byte; stores it, or awaits it. */
 void value_begin(struct protocol *protocol, struct conn *conn, struct input *input,
                  struct value_command *command);
+
+/* The same of a command that has a `take`, and whose value may lie in memory of the connection. */
+void value_take(struct protocol *protocol, struct conn *conn, struct input *input,
+                const struct value_command *command);
 
 /* Of a command that was answered already: passes over its value and line end. */
 void value_skip(struct conn *conn, const struct value_words *words, uint32_t value_len);

@@ -33,11 +33,12 @@ connection_close(struct connection_object *self, PyObject *unused)
 static PyObject *
 connection_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"segment", "slot", NULL};
+    static char *names[] = {"segment", "slot", "local", NULL};
     struct segment_object *owner;
     unsigned slot = SLOT_WORKER_FIRST;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|I", names, state_of_type(type)->segment_type,
-                                     &owner, &slot) ||
+    int local = 1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|Ip", names,
+                                     state_of_type(type)->segment_type, &owner, &slot, &local) ||
         segment_store(owner) == NULL) {
         return NULL;
     }
@@ -57,6 +58,7 @@ connection_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
+    self->conn.is_local = local != 0;
     return (PyObject *)self;
 }
 
