@@ -14,6 +14,7 @@ import click
 from memcachepy.cluster.control import ControlConnection, Step
 from memcachepy.cluster.spec import NAME_DEFAULT
 from memcachepy.cluster.state import StateFolder, cluster_names, default_root
+from memcachepy.cluster.warm import SETTLE_S
 from memcachepy.errors import NoCluster
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -44,6 +45,25 @@ drain_option = click.option(
     help="Seconds between leaving the list and the stop of a node, for clients to notice "
     "[the cluster's: 5].",
 )
+
+
+def warm_options(command: F) -> F:
+    """--warm and --settle."""
+    command = click.option(
+        "--settle",
+        "settle_s",
+        metavar="<s>",
+        type=click.FloatRange(0.1, 86400),
+        help="With --warm: how long clients may take to learn the new list; until then the nodes "
+        f"watch each other's writes [{SETTLE_S:g}].",
+    )(command)
+    return click.option(
+        "--warm",
+        is_flag=True,
+        help="Copy the items whose home changes before clients are told.",
+    )(command)
+
+
 keep_listed_option = click.option(
     "--keep-listed",
     is_flag=True,

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from memcachepy.cli._admin import json_option
+from memcachepy.cli._admin import json_option, numbers
 from memcachepy.cli._cluster import (
     SETTINGS_OF_CONTEXT,
     ask,
@@ -18,6 +18,7 @@ from memcachepy.cli._cluster import (
     echo_json,
     folder_of,
     keep_listed_option,
+    warm_options,
 )
 from memcachepy.cli.serve import extended_option, given_settings, setting_option
 from memcachepy.cluster.process import STOP_TIMEOUT_S
@@ -52,40 +53,53 @@ def setting_options() -> list[click.Parameter]:
 )
 @cluster_options
 @drain_option
+@warm_options
 @json_option
 def scale(
-    nodes: int, name: str | None, root: Path | None, drain_s: float | None, as_json: bool
+    nodes: int,
+    name: str | None,
+    root: Path | None,
+    drain_s: float | None,
+    warm: bool,
+    settle_s: float | None,
+    as_json: bool,
 ) -> None:
     """Have more nodes or fewer.
 
     New ones join the list when they serve; the ones with the highest ids leave it, and stop
     --drain seconds later.
     """
-    answer = ask(folder_of(name, root), "scale", {"nodes": nodes, "drain_s": drain_s}, as_json)
+    arguments = {"nodes": nodes, "drain_s": drain_s, "warm": warm, "settle_s": settle_s}
+    answer = ask(folder_of(name, root), "scale", arguments, as_json)
     _say(answer, as_json, f"{answer.get('before')} nodes before")
 
 
 def _add(
     name: str | None,
     root: Path | None,
+    warm: bool,
+    settle_s: float | None,
     as_json: bool,
     extended: tuple[str, ...],
     **flags: Any,
 ) -> None:
     given = own_settings(given_settings(extended, flags))
-    answer = ask(folder_of(name, root), "add", {"settings": given}, as_json)
+    arguments = {"settings": given, "warm": warm, "settle_s": settle_s}
+    answer = ask(folder_of(name, root), "add", arguments, as_json)
     _say(answer, as_json, f"node {', '.join(answer['added'])} added")
 
 
 add = json_option(
-    cluster_options(
-        click.Command(
-            "add",
-            callback=_add,
-            help="Start one more node, perhaps with settings of its own; it joins the list when "
-            "it serves.",
-            params=setting_options(),
-            context_settings=SETTINGS_OF_CONTEXT,
+    warm_options(
+        cluster_options(
+            click.Command(
+                "add",
+                callback=_add,
+                help="Start one more node, perhaps with settings of its own; it joins the list "
+                "when it serves.",
+                params=setting_options(),
+                context_settings=SETTINGS_OF_CONTEXT,
+            )
         )
     )
 )
@@ -95,19 +109,22 @@ add = json_option(
 @nodes_argument
 @cluster_options
 @drain_option
+@warm_options
 @json_option
 def remove(
     nodes_named: tuple[str, ...],
     name: str | None,
     root: Path | None,
     drain_s: float | None,
+    warm: bool,
+    settle_s: float | None,
     as_json: bool,
 ) -> None:
     """Take nodes out of the list, and stop them --drain seconds later.
 
     NODE is an id, as in 0002 or 2, or an address, as in 127.0.0.1:11212.
     """
-    arguments = {"nodes_named": nodes_named, "drain_s": drain_s}
+    arguments = {"nodes_named": nodes_named, "drain_s": drain_s, "warm": warm, "settle_s": settle_s}
     answer = ask(folder_of(name, root), "remove", arguments, as_json)
     _say(answer, as_json, f"node {', '.join(answer['removed'])} removed")
 
@@ -246,4 +263,8 @@ def _say(answer: dict[str, Any], as_json: bool, what: str) -> None:
     if as_json:
         echo_json(answer)
         return
+    if warm := answer.get("warm"):
+        what += f"; {numbers(warm['copied'])} items copied, {numbers(warm['hidden'])} of them void"
+        if "error" in warm:
+            click.echo(f"The copies are misses: {warm['error']}", err=True)
     click.echo(f"{what}; {answer['nodes']} nodes, the list has version {answer['version']}")

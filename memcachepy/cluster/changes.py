@@ -7,18 +7,23 @@ serves; a list without any node is never told to clients.
 
 import asyncio
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from memcachepy.admin.client import Address
+from memcachepy.client.hashing import HASHINGS, Hashing
 from memcachepy.cluster import health
 from memcachepy.cluster.control import Step, Tell
 from memcachepy.cluster.events import EventName
 from memcachepy.cluster.node import Node
 from memcachepy.cluster.spec import ANY_PORT, NODES_MAX, ClusterSpec, NodeSpec, own_settings
-from memcachepy.config import NodeConfig
-from memcachepy.errors import ClusterError
+from memcachepy.cluster.warm import SETTLE_S
+from memcachepy.cluster.warm_process import WarmProcess
+from memcachepy.config import CONTROL_OFF, NodeConfig
+from memcachepy.errors import ClusterError, MemcachepyError, WarmError
+from memcachepy.topology import Topology
 
 if TYPE_CHECKING:
     from memcachepy.cluster.supervisor import ClusterSupervisor
@@ -46,23 +51,26 @@ class Changes:
         wanted = _count(request)
         staying = self._cluster.spec.staying
         before = len(staying)
+        warmth: dict[str, object] = {}
         try:
             if wanted > before:
-                await self._grow([{} for _ in range(wanted - before)], tell)
+                tables: list[dict[str, Any]] = [{} for _ in range(wanted - before)]
+                _, warmth = await self._grow(tables, request, tell)
             elif wanted < before:
                 leaving = sorted(node.node_id for node in staying)[wanted:]
-                await self._shrink(leaving, self._drain_s(request), tell)
-        except ClusterError as error:
+                warmth = await self._shrink(leaving, request, tell)
+        except MemcachepyError as error:
             self._cluster.note(EventName.CLUSTER_NOT_SCALED, message=str(error))
             raise
         if wanted != before:
             self._cluster.note(EventName.CLUSTER_SCALED, message=f"from {before} to {wanted} nodes")
-        return {"before": before, **self._summary()}
+        return {"before": before, **warmth, **self._summary()}
 
     async def add(self, request: Mapping[str, Any], tell: Tell) -> dict[str, object]:
         """One node, perhaps with settings of its own."""
-        added = await self._grow([own_settings(request.get("settings") or {})], tell)
-        return {"added": added, **self._summary()}
+        table = own_settings(request.get("settings") or {})
+        added, warmth = await self._grow([table], request, tell)
+        return {"added": added, **warmth, **self._summary()}
 
     async def remove(self, request: Mapping[str, Any], tell: Tell) -> dict[str, object]:
         nodes = self._named(request)
@@ -73,8 +81,8 @@ class Changes:
                 "down` ends it"
             )
         removed = [node.node_id for node in nodes]
-        await self._shrink(removed, self._drain_s(request), tell)
-        return {"removed": removed, **self._summary()}
+        warmth = await self._shrink(removed, request, tell)
+        return {"removed": removed, **warmth, **self._summary()}
 
     async def replace(self, request: Mapping[str, Any], tell: Tell) -> dict[str, object]:
         """A new, empty process under the same id; its address and settings stay, or are told."""
@@ -112,8 +120,10 @@ class Changes:
 
     # ---- parts of them -------------------------------------------------------------------------
 
-    async def _grow(self, tables: list[dict[str, Any]], tell: Tell) -> list[str]:
-        """All of them or none."""
+    async def _grow(
+        self, tables: list[dict[str, Any]], request: Mapping[str, Any], tell: Tell
+    ) -> tuple[list[str], dict[str, object]]:
+        """All of them or none; returns the new ids."""
         cluster = self._cluster
         old = cluster.spec
         if len(old.nodes) + len(tables) > NODES_MAX:
@@ -131,29 +141,119 @@ class Changes:
         nodes = [cluster.add_node(node) for node in spec.nodes if node.node_id in ids]
         tell(Step(f"{len(nodes)} to be started", 0, len(nodes)))
         failures = await cluster.start_nodes(nodes, tell)
-        if failures:
-            await asyncio.gather(*(node.stop(gently=False) for node in nodes))
+        try:
+            for error in failures.values():
+                raise error
+            warmth = await self._change_list(request, tell, joining=nodes)
+        except MemcachepyError as error:
+            await self._undo_growth(nodes)
             for node in nodes:
-                del cluster.nodes[node.node_id]
-            cluster.commit(cluster.spec.without(ids))
-            error = next(iter(failures.values()))
-            for node in nodes:
-                cluster.note(EventName.NODE_NOT_ADDED, node, str(failures.get(node.node_id, error)))
-            raise error
-        cluster.publish(joining=nodes)
-        await cluster.list_spread()
+                why = failures.get(node.node_id, error)
+                cluster.note(EventName.NODE_NOT_ADDED, node, str(why))
+            raise
         for node in nodes:
-            cluster.watch(node)
             cluster.note(EventName.NODE_ADDED, node)
-        return ids
+        return ids, warmth
 
-    async def _shrink(self, node_ids: list[str], drain_s: float, tell: Tell) -> None:
+    async def _undo_growth(self, nodes: list[Node]) -> None:
+        await asyncio.gather(*(node.stop(gently=False) for node in nodes))
+        for node in nodes:
+            del self._cluster.nodes[node.node_id]
+        self._cluster.commit(self._cluster.spec.without(node.node_id for node in nodes))
+
+    async def _shrink(
+        self, node_ids: list[str], request: Mapping[str, Any], tell: Tell
+    ) -> dict[str, object]:
         cluster = self._cluster
+        old = cluster.spec
         nodes = [cluster.nodes[node_id] for node_id in node_ids]
-        cluster.commit(cluster.spec.with_leaving(node_ids))
+        cluster.commit(old.with_leaving(node_ids))
+        warmth: dict[str, object] = {}
+        if request.get("warm"):
+            try:
+                warmth = await self._change_list(request, tell, leaving=node_ids)
+            except MemcachepyError:
+                cluster.commit(old)
+                raise
+        # Clients have had the time of settling already.
+        drain_s = 0.0 if warmth else self._drain_s(request)
         await cluster.dismiss(node_ids, drain_s, tell)
         for node in nodes:
             cluster.note(EventName.NODE_REMOVED, node)
+        return warmth
+
+    async def _change_list(
+        self,
+        request: Mapping[str, Any],
+        tell: Tell,
+        joining: Sequence[Node] = (),
+        leaving: Sequence[str] = (),
+    ) -> dict[str, object]:
+        """Tell clients of the new list, after bringing items to their new homes if asked to.
+
+        Raises:
+            WarmError: the items could not be brought; clients have been told nothing.
+            ClusterError: the list cannot be written.
+        """
+        cluster = self._cluster
+
+        async def tell_clients() -> None:
+            cluster.publish(joining=joining, leaving=leaving)
+            for node in joining:
+                cluster.watch(node)
+            await cluster.list_spread()
+
+        if not request.get("warm"):
+            await tell_clients()
+            return {}
+        old = cluster.topology
+        stay = [member for member in old.members if member.node_id not in leaving]
+        new = old.changed([*stay, *(node.member for node in joining)], time.time())
+        settle_s = float(request.get("settle_s") or SETTLE_S)
+        told_at_s = 0.0
+
+        def show_copy(report: Mapping[str, int]) -> None:
+            tell(Step(f"{report['copied']:,} items copied", report["read"], report["total"]))
+
+        def show_settle(report: Mapping[str, int]) -> None:
+            left_s = max(0.0, told_at_s + settle_s - time.monotonic())
+            text = f"clients learn the list, {left_s:.0f} s to go"
+            tell(Step(text, report["read"], report["total"]))
+
+        async with WarmProcess(
+            old, new, hashing=self._hashing(), sockets=self._sockets(old, new), settle_s=settle_s
+        ) as warm:
+            report = await warm.copy(show_copy)
+            await tell_clients()
+            told_at_s = time.monotonic()
+            try:
+                report = await warm.settle(show_settle)
+            except WarmError as error:
+                # The list has changed: what was copied is lost, nothing else.
+                return {"warm": {**report, "error": str(error)}}
+        return {"warm": report}
+
+    def _hashing(self) -> Hashing:
+        return next(way for way in HASHINGS if way == self._cluster.spec.hashing)
+
+    def _sockets(self, *lists: Topology) -> dict[str, str | int]:
+        """Control sockets by address.
+
+        Raises:
+            ClusterError: a node of a list has none here.
+        """
+        found: dict[str, str | int] = {}
+        for member in (member for topology in lists for member in topology.members):
+            node = self._cluster.nodes.get(member.node_id)
+            if node is None:
+                raise ClusterError(
+                    f"{self._stranger_text(member.address)}: copying is not possible"
+                )
+            if node.config.control_socket == CONTROL_OFF:
+                must = "its control socket is off: copying is not possible"
+                raise ClusterError(f"node {node.name}: {must}")
+            found[member.address] = node.config.control_socket or node.probe_address[1]
+        return found
 
     async def _cycle(
         self, node: Node, request: Mapping[str, Any], tell: Tell, done: int, count: int

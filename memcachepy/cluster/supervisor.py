@@ -419,7 +419,7 @@ class ClusterSupervisor:
 
         async def stop(node: Node) -> None:
             nonlocal done
-            await node.stop(gently=drain_s > 0)
+            await node.stop(gently=True)
             done += 1
             log.info(fact("node removed", node=node.node_id))
             tell(Step(f"node {node.name} stopped", done, len(node_ids)))
