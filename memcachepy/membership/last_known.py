@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from memcachepy.errors import MembershipError
+from memcachepy.errors import ConfigError, MembershipError
 from memcachepy.membership.file import replace_file
+from memcachepy.membership.url import Place, parse_url
 from memcachepy.topology import Topology
 
 
@@ -43,6 +44,20 @@ def read_last_known(path: Path | None) -> LastKnown:
     except (ValueError, RecursionError) as error:
         raise MembershipError(f"{path} is no list of nodes: {error}") from None
     return LastKnown(str(raw.get("provider", "")), str(raw.get("node_id", "")), topology)
+
+
+def known_of(place: Place, known: LastKnown) -> LastKnown:
+    """What of it may be told in this cluster: of another one only the version, not to fall below.
+
+    A list that came from a provider of another kind is taken for this cluster's: it has moved.
+    """
+    try:
+        other = parse_url(known.provider)
+    except ConfigError:
+        return known
+    if type(other) is not type(place) or other.cluster == place.cluster:
+        return known
+    return LastKnown(known.provider, known.node_id, Topology(known.topology.version))
 
 
 def write_last_known(path: Path | None, known: LastKnown) -> None:

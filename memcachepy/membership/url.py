@@ -34,6 +34,10 @@ class FilePlace:
 
     path: Path
 
+    @property
+    def cluster(self) -> str:
+        return str(self.path)
+
     def __str__(self) -> str:
         return f"file:{self.path}"
 
@@ -46,6 +50,10 @@ class DnsPlace:
     port: int
     nameserver: tuple[str, int] | None = None
     """None: the system's."""
+
+    @property
+    def cluster(self) -> str:
+        return f"{self.name}:{self.port}"
 
     def __str__(self) -> str:
         option = f"?nameserver={_joined(self.nameserver)}" if self.nameserver else ""
@@ -60,6 +68,11 @@ class ZookeeperPlace:
     path: str
     grace_s: float = GRACE_S
     session_s: float = SESSION_S
+
+    @property
+    def cluster(self) -> str:
+        """Which one it is: servers come and go."""
+        return self.path
 
     @property
     def hosts_text(self) -> str:

@@ -15,7 +15,7 @@ from memcachepy.node.background import in_background, with_absolute_paths
 from memcachepy.node.control import Control
 from memcachepy.node.control_listener import open_control_listener
 from memcachepy.node.discovery import Discovery, Plan, publish, tell_start
-from memcachepy.node.discovery_plan import make_plan, own_list_member
+from memcachepy.node.discovery_plan import last_version, make_plan, own_list_member
 from memcachepy.node.files import pid_file, write_port_file
 from memcachepy.node.limits import (
     become_user,
@@ -27,7 +27,7 @@ from memcachepy.node.limits import (
 from memcachepy.node.listeners import Listener, open_listeners
 from memcachepy.node.notify import Notifier
 from memcachepy.node.supervisor import Supervisor
-from memcachepy.topology import Member, Topology
+from memcachepy.topology import Topology
 
 logger = logging.getLogger("memcachepy.node")
 
@@ -77,12 +77,12 @@ def _run(
         write_port_file(listeners, os.environ, config.user)
         _raise_limits(config, len(listeners))
         plan = make_plan(config, listeners, os.environ)
-        alone = own_list_member(config, listeners) if plan is None else None
+        own_list = None if plan else _own_list(config, listeners)
         become_user(config.user)
         if config.enable_coredumps:
             _core.allow_core()
         segment = opening.enter_context(closing(_open_segment(config, listeners)))
-        _tell_first_list(segment, plan, alone)
+        _tell_first_list(segment, plan, own_list)
         control = None
         if control_listener:
             listener, gid = control_listener
@@ -129,17 +129,24 @@ def _run(
     return 0
 
 
-def _tell_first_list(segment: _core.Segment, plan: Plan | None, alone: Member | None) -> None:
+def _own_list(config: NodeConfig, listeners: Sequence[Listener]) -> Topology | None:
+    """Of a node outside any cluster: itself, if it can be reached over a network."""
+    member = own_list_member(config, listeners)
+    if member is None:
+        return None
+    return Topology(last_version(config, member, os.environ)).changed([member], time.time())
+
+
+def _tell_first_list(segment: _core.Segment, plan: Plan | None, own_list: Topology | None) -> None:
     """What clients are told from the first request on: the last known list, or the node itself.
 
     A node that joins a cluster for the first time has none: itself alone would be a wrong list,
     with a version that hides the right one.
     """
-    now_s = time.time()
     if plan is not None:
-        tell_start(plan, segment, now_s)
-    elif alone is not None:
-        publish(segment, Topology(0).changed([alone], now_s))
+        tell_start(plan, segment, time.time())
+    elif own_list is not None:
+        publish(segment, own_list)
 
 
 def _discovery_maker(segment: _core.Segment, plan: Plan | None) -> Callable[[], Discovery] | None:

@@ -21,7 +21,12 @@ from memcachepy import _core
 from memcachepy.errors import MembershipError, MemcachepyError
 from memcachepy.log import fact
 from memcachepy.membership import Membership
-from memcachepy.membership.last_known import LastKnown, read_last_known, write_last_known
+from memcachepy.membership.last_known import (
+    LastKnown,
+    known_of,
+    read_last_known,
+    write_last_known,
+)
 from memcachepy.membership.url import Place
 from memcachepy.topology import PAYLOAD_BYTES_ADVISED, Member, Topology
 
@@ -112,7 +117,8 @@ class Discovery:
         """Of a process before this one, as the segment or the file has it; else the plan's."""
         known = self._plan.known.topology
         with suppress(MembershipError):
-            known = max(known, read_last_known(self._plan.state_file).topology, key=_version)
+            stored = known_of(self._plan.place, read_last_known(self._plan.state_file))
+            known = max(known, stored.topology, key=_version)
         with suppress(ValueError, _core.CoreError):
             if found := self._segment.get_config(CLUSTER_KEY):
                 known = max(known, Topology.parse(found[1]), key=_version)
@@ -241,7 +247,7 @@ def state_rows(plan: Plan, state: str, since_at_s: int, last: Topology) -> dict[
 
 def tell_start(plan: Plan, segment: ConfigStore, now_s: float) -> None:
     """Before anybody is served: the last known list, and that nothing newer is known yet."""
-    if plan.known.topology.version:
+    if plan.known.topology.members:
         publish(segment, plan.known.topology)
     rows = state_rows(plan, STARTING, int(now_s), plan.known.topology)
     segment.set_config(STATE_KEY, 0, _lines({**rows, "joined": "no"}))

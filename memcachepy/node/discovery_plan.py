@@ -11,7 +11,7 @@ from pathlib import Path
 from memcachepy.config import STATE_OFF, NodeConfig
 from memcachepy.errors import ConfigError, MembershipError
 from memcachepy.log import fact
-from memcachepy.membership.last_known import LastKnown, read_last_known
+from memcachepy.membership.last_known import LastKnown, known_of, read_last_known
 from memcachepy.membership.url import DnsPlace, ZookeeperPlace, parse_url
 from memcachepy.node.advertise import own_member, tcp_places
 from memcachepy.node.discovery import Plan, with_node_id
@@ -53,13 +53,29 @@ def make_plan(
     if member is None:
         raise ConfigError("join", config.join, "needs a TCP port, or advertise")
     state_file = _state_file(config, member.port, environ)
+    known = known_of(place, _read(config, state_file))
+    return Plan(place, with_node_id(member, config.node_id, known), state_file, known)
+
+
+def last_version(config: NodeConfig, member: Member, environ: Mapping[str, str]) -> int:
+    """Of the list that a node told its clients when it was in a cluster; 0 if it never was."""
+    places = [directory / _name(member.port) for directory in _directories(config, environ)]
+    if config.discovery_state:
+        places = [Path(config.discovery_state)] * (config.discovery_state != STATE_OFF)
+    return max((_read(config, path).topology.version for path in places), default=0)
+
+
+def _read(config: NodeConfig, state_file: Path | None) -> LastKnown:
     try:
         with effective_user(config.user):
-            known = read_last_known(state_file)
+            return read_last_known(state_file)
     except MembershipError as error:
         log.warning(fact("the last known list is lost", reason=error))
-        known = LastKnown()
-    return Plan(place, with_node_id(member, config.node_id, known), state_file, known)
+        return LastKnown()
+
+
+def _name(port: int) -> str:
+    return f"discovery-{port}.json"
 
 
 def _state_file(config: NodeConfig, port: int, environ: Mapping[str, str]) -> Path | None:
@@ -78,13 +94,10 @@ def _state_file(config: NodeConfig, port: int, environ: Mapping[str, str]) -> Pa
             continue
         with effective_user(config.user):
             if os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
-                return directory / f"discovery-{port}.json"
+                return directory / _name(port)
         reason = f"{directory} is not writable"
-    log.warning(
-        fact(
-            "the list will not be known after a restart", reason=reason, remedy="--discovery-state"
-        )
-    )
+    remedy = "--discovery-state"
+    log.warning(fact("the list will not be known after a restart", reason=reason, remedy=remedy))
     return None
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from zookeeper_server import Wire, ZookeeperServer, free_port
 
 from memcachepy.membership import open_membership
 from memcachepy.membership.file import change_topology, read_topology
+from memcachepy.membership.last_known import read_last_known
 from memcachepy.topology import Member, Topology
 
 WAIT_S = 60.0
@@ -219,6 +221,59 @@ def test_a_daemon_finds_a_file_that_is_named_from_here(
     finally:
         os.kill(pid, signal.SIGTERM)
         wait_until(lambda: not pidfile.exists(), "the daemon to end", WAIT_S)
+
+
+def test_where_the_list_is_kept_if_nobody_says(start: Start, file: Path, tmp_path: Path) -> None:
+    port = str(free_port())
+    flags = ["-p", port, "-t", "1", "--join", f"file:{file}"]
+    place = tmp_path / "home" / "memcachepy" / f"discovery-{port}.json"
+    start(*flags, env={"XDG_STATE_HOME": str(tmp_path / "home")})
+    wait_until(place.exists, "the state file", WAIT_S)
+    assert place.parent.stat().st_mode & 0o777 == 0o700
+    assert read_last_known(place).topology == read_topology(file)
+
+
+def test_a_node_that_left_its_cluster_does_not_fall_below_its_version(
+    start: Start, file: Path
+) -> None:
+    change_topology(file, lambda old: old.changed([ONE, TWO], 2_000_000_000))
+    node = start_with_file(start, file)
+    wait_until(file.with_name("state.json").exists, "the state file", WAIT_S)
+    assert node.stop() == 0
+    alone = served(start("--discovery-state", str(file.with_name("state.json"))))
+    assert alone is not None
+    assert alone.version == 2_000_000_001
+    assert len(alone.members) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_the_list_is_kept_by_the_user_that_root_becomes(launch: Start) -> None:
+    with tempfile.TemporaryDirectory(dir="/run") as shared:
+        Path(shared).chmod(0o755)
+        file = Path(shared) / "topology.json"
+        change_topology(file, lambda old: old.changed([ONE], 1_800_000_000))
+        file.chmod(0o644)
+        port, place = str(free_port()), Path(shared) / "state"
+        flags = ["-p", port, "-m", "16", "-t", "1", "-u", "nobody", "--control-socket", "off"]
+        node = launch(*flags, "--join", f"file:{file}", env={"STATE_DIRECTORY": str(place)})
+        node.wait_until_serving()
+        kept = place / f"discovery-{port}.json"
+        wait_until(kept.exists, "the state file", WAIT_S)
+        assert kept.owner() == "nobody"
+        assert node.stop() == 0
+
+
+def test_a_second_signal_does_not_wait_for_the_provider(start: Start, file: Path) -> None:
+    node = start_with_file(start, file)
+    wait_until(serves(node, read_topology(file)), "the list", WAIT_S)
+    node.child("discovery").suspend()
+    node.process.send_signal(signal.SIGTERM)
+    node.wait_for_log("leaving the cluster", timeout_s=WAIT_S)
+    node.process.send_signal(signal.SIGTERM)
+    node.wait_for_log("stopping", timeout_s=WAIT_S)
+    assert "leave timeout" not in node.log()
+    node.process.send_signal(signal.SIGTERM)
+    assert node.wait() == 0
 
 
 # ---- ZooKeeper -------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from memcachepy.errors import MembershipError
 from memcachepy.membership import open_membership
 from memcachepy.topology import Member, Topology
 
+pytestmark = pytest.mark.once
+
 WAIT_S = 60.0
 _paths = (f"/test/cache-{number}" for number in itertools.count())
 

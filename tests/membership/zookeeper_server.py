@@ -5,8 +5,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,21 +36,28 @@ def free_port() -> int:
 
 
 class ZookeeperServer:
-    """One server; its data outlives a kill, but not `close`."""
+    """One server; its data outlives a kill, but not `close`.
 
-    def __init__(self) -> None:
+    Args:
+        host: the address it listens on.
+        inside: words before its command, which put it elsewhere.
+    """
+
+    def __init__(self, host: str = "127.0.0.1", inside: Sequence[str] = ()) -> None:
         self.port = free_port()
+        self._host = host
+        self._inside = inside
         self._folder = Path(tempfile.mkdtemp(prefix="memcachepy-zookeeper-"))
         self._process: subprocess.Popen[bytes] | None = None
         (self._folder / "zoo.cfg").write_text(
             f"tickTime=200\ndataDir={self._folder}/data\nclientPort={self.port}\n"
-            "clientPortAddress=127.0.0.1\nadmin.enableServer=false\nmaxClientCnxns=0\n"
+            f"clientPortAddress={host}\nadmin.enableServer=false\nmaxClientCnxns=0\n"
             "minSessionTimeout=400\nmaxSessionTimeout=60000\n4lw.commands.whitelist=ruok\n"
         )
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self._host}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -56,7 +65,7 @@ class ZookeeperServer:
         return self._process.pid
 
     def start(self) -> None:
-        command = ["java", "-Xmx64m", "-Xshare:auto", "-XX:TieredStopAtLevel=1"]
+        command = [*self._inside, "java", "-Xmx64m", "-Xshare:auto", "-XX:TieredStopAtLevel=1"]
         command += ["-XX:+UseSerialGC", "-cp", str(JAR), MAIN, str(self._folder / "zoo.cfg")]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder)
@@ -66,10 +75,10 @@ class ZookeeperServer:
         assert self._process is not None
         if self._process.poll() is not None:
             raise AssertionError((self._folder / "log").read_text()[-2000:])
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as asking:
-            asking.sendall(b"ruok")
-            return asking.recv(4) == b"imok"
-        return False
+        question = "import socket, sys; s = socket.create_connection((sys.argv[1], sys.argv[2]), 1)"
+        question += "; s.sendall(b'ruok'); sys.exit(s.recv(4) != b'imok')"
+        command = [*self._inside, sys.executable, "-c", question, self._host, str(self.port)]
+        return subprocess.run(command, capture_output=True).returncode == 0
 
     def kill(self) -> None:
         if self._process is not None:

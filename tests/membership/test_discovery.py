@@ -1,0 +1,263 @@
+"""The discovery process's decisions, with a fake segment, a fake provider and a fake clock."""
+
+import logging
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from memcachepy import _core
+from memcachepy.errors import MembershipError
+from memcachepy.membership.last_known import (
+    LastKnown,
+    known_of,
+    read_last_known,
+    write_last_known,
+)
+from memcachepy.membership.membership import ReadOnly
+from memcachepy.membership.url import FilePlace, parse_url
+from memcachepy.node.discovery import Discovery, Plan, read_state, tell_start, with_node_id
+from memcachepy.topology import Member, Topology
+
+OWN = Member("10.0.0.1", 11211, "10.0.0.1", "0001")
+TWO = Member("10.0.0.2", 11211, "10.0.0.2", "0002")
+PLACE = FilePlace(Path("/run/cluster.json"))
+NONE = Topology(0)
+
+
+class FakeSegment:
+    """Configurations, and how often each was written."""
+
+    def __init__(self) -> None:
+        self.configs: dict[str, bytes] = {}
+        self.writes: list[str] = []
+        self.refuses: Exception | None = None
+
+    def set_config(self, key: str | bytes, client_flags: int, data: bytes, /) -> None:
+        assert client_flags == 0
+        if self.refuses:
+            raise self.refuses
+        self.configs[str(key)] = data
+        self.writes.append(str(key))
+
+    def get_config(self, key: str | bytes, /) -> tuple[int, bytes] | None:
+        return (0, self.configs[str(key)]) if str(key) in self.configs else None
+
+
+class FakeProvider(ReadOnly):
+    """Answers with what the test puts there."""
+
+    answer: Topology | MembershipError = NONE
+    left = 0
+    closed = 0
+
+    @property
+    def is_read_only(self) -> bool:
+        return False
+
+    @property
+    def pause_s(self) -> float:
+        return 3600.0
+
+    def topology(self) -> Topology | None:
+        return self.poll(NONE)
+
+    def poll(self, last: Topology) -> Topology:
+        self.last = last
+        if isinstance(self.answer, MembershipError):
+            raise self.answer
+        return self.answer
+
+    def leave(self) -> None:
+        super().leave()
+        self.left += 1
+        self.answer = Topology(9, (TWO,))
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class World:
+    """A discovery and what is around it."""
+
+    def __init__(self, state_file: Path | None = None, known: LastKnown | None = None) -> None:
+        self.segment = FakeSegment()
+        self.provider = FakeProvider(PLACE)
+        self.now_s = 1_800_000_000.0
+        self.plan = Plan(PLACE, OWN, state_file, known or LastKnown())
+        tell_start(self.plan, self.segment, self.now_s)
+        self.discovery = self.made_again()
+
+    def made_again(self) -> Discovery:
+        return Discovery(self.plan, self.segment, self.provider, lambda: self.now_s)
+
+    def step(self, answer: Topology | None = None, failure: str = "") -> None:
+        self.provider.answer = answer or MembershipError(failure)
+        self.discovery.step()
+
+    @property
+    def served(self) -> bytes | None:
+        return self.segment.configs.get("cluster")
+
+    @property
+    def state(self) -> dict[str, str]:
+        return read_state(self.segment)
+
+
+def test_nothing_is_served_until_something_is_known() -> None:
+    world = World()
+    assert world.served is None
+    assert world.state["state"] == "starting"
+    world.step(failure="no answer")
+    assert world.served is None
+    assert world.state["state"] == "last_known"
+    assert world.state["version"] == "0"
+
+
+def test_the_last_known_list_is_served_until_another_is_known(tmp_path: Path) -> None:
+    known = Topology(5, (OWN, TWO))
+    world = World(tmp_path / "state", LastKnown(str(PLACE), "0001", known))
+    assert world.served == known.payload()
+    world.step(failure="no answer")
+    assert world.served == known.payload()
+    assert world.state["state"] == "last_known"
+    new = Topology(6, (OWN,))
+    world.step(new)
+    assert world.provider.last == known
+    assert world.served == new.payload()
+    assert world.state["state"] == "connected"
+    assert read_last_known(tmp_path / "state") == LastKnown(str(PLACE), "0001", new)
+
+
+def test_state_tells_since_when(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "memcachepy")
+    world = World()
+    world.step(Topology(5, (OWN,)))
+    world.now_s += 100
+    world.step(failure="gone")
+    since = world.state["since"]
+    assert since == "1800000100"
+    world.now_s += 50
+    world.step(failure="gone")
+    assert world.state["since"] == since
+    world.step(Topology(5, (OWN,)))
+    assert world.state["since"] == "1800000150"
+    assert [r.message for r in caplog.records if "no answer" in r.message] == [
+        "no answer about the cluster reason=gone last_known_version=5"
+    ]
+    assert any("answers again after_s=50" in record.message for record in caplog.records)
+
+
+def test_only_changes_are_written(tmp_path: Path) -> None:
+    world = World(tmp_path / "state")
+    for _ in range(5):
+        world.step(Topology(5, (OWN,)))
+    assert world.segment.writes.count("cluster") == 1
+    assert world.segment.writes.count("memcachepy:discovery") == 2
+
+
+def test_what_cannot_be_served_is_tried_again() -> None:
+    world = World()
+    world.segment.refuses = _core.CoreError("a stopped process holds the lock")
+    world.step(Topology(5, (OWN,)))
+    assert world.served is None
+    world.segment.refuses = None
+    world.step(Topology(5, (OWN,)))
+    assert world.served == Topology(5, (OWN,)).payload()
+    assert world.state["state"] == "connected"
+
+
+def test_a_state_file_that_cannot_be_written_costs_only_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(tmp_path / "not there" / "state")
+    world.step(Topology(5, (OWN,)))
+    assert world.served == Topology(5, (OWN,)).payload()
+    assert "will not be known after a restart" in caplog.text
+
+
+def test_a_replaced_process_goes_on_with_what_is_served(tmp_path: Path) -> None:
+    world = World(tmp_path / "state")
+    world.step(Topology(5, (OWN, TWO)))
+    assert world.made_again().last == Topology(5, (OWN, TWO))
+    (tmp_path / "state").unlink()
+    again = world.made_again().last
+    assert again.payload() == Topology(5, (OWN, TWO)).payload()
+
+
+def test_when_woken_it_leaves_and_tells_the_new_list() -> None:
+    world = World()
+    world.provider.answer = Topology(8, (OWN, TWO))
+    wake_fd = os.eventfd(0)
+    reading, writing = os.pipe()
+    settled: list[bytes | None] = []
+    status: list[int] = []
+
+    def run() -> None:
+        def on_settled() -> None:
+            settled.append(world.served)
+            os.eventfd_write(wake_fd, 1)
+
+        status.append(world.discovery.run(wake_fd, reading, on_settled))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    for fd in (wake_fd, reading, writing):
+        os.close(fd)
+    assert status == [_core.EXIT_STOPPED]
+    assert settled == [Topology(8, (OWN, TWO)).payload()]
+    assert world.served == Topology(9, (TWO,)).payload()
+    assert (world.provider.left, world.provider.closed) == (1, 1)
+
+
+def test_it_ends_with_its_supervisor_and_does_not_leave() -> None:
+    world = World()
+    wake_fd = os.eventfd(0)
+    reading, writing = os.pipe()
+    os.close(writing)
+    assert world.discovery.run(wake_fd, reading, lambda: None) == _core.EXIT_ORPHANED
+    os.close(wake_fd)
+    os.close(reading)
+    assert (world.provider.left, world.provider.closed) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_told"),
+    [
+        ("zk://a/cache-a", "zk://b,c/cache-a?grace=5", True),
+        ("zk://a/cache-a", "zk://a/cache-b", False),
+        ("file:/run/a.json", "zk://a/cache-a", True),
+        ("file:/run/a.json", "file:/run/b.json", False),
+        ("dns+a:1", "dns+a:2", False),
+        ("dns+a:1", "dns+a:1?nameserver=127.0.0.1", True),
+    ],
+)
+def test_another_clusters_list_is_not_told_but_its_version_counts(
+    before: str, now: str, is_told: bool
+) -> None:
+    list_before = Topology(5, (OWN, TWO))
+    known = known_of(parse_url(now), LastKnown(before, "0001", list_before))
+    assert known.node_id == "0001"
+    assert known.topology == (list_before if is_told else Topology(5))
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"version": 1}', '{"version": 1, "members": 5}'])
+def test_a_damaged_state_file_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "state"
+    path.write_text(text)
+    with pytest.raises(MembershipError, match="state is no list of nodes"):
+        read_last_known(path)
+
+
+def test_without_a_state_file_nothing_is_known_or_written(tmp_path: Path) -> None:
+    assert read_last_known(None) == read_last_known(tmp_path / "none") == LastKnown()
+    write_last_known(None, LastKnown())
+
+
+def test_the_id_is_chosen_else_remembered_else_made() -> None:
+    member = Member("2001:db8::1", 11211)
+    assert with_node_id(member, "a", LastKnown("", "b")).node_id == "a"
+    assert with_node_id(member, None, LastKnown("", "b")).node_id == "b"
+    assert with_node_id(member, None, LastKnown()).node_id == "2001-db8--1-11211"
