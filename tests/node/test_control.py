@@ -3,6 +3,8 @@
 import grp
 import json
 import os
+import platform
+import shutil
 import signal
 import socket
 import stat
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from control import ControlClient, as_user
-from nodes import Node, Start
+from nodes import SERVE, Node, Start
 from support.waiting import wait_until
 
 from memcachepy import _core
@@ -85,6 +87,31 @@ def test_closed_connection_of_a_process_that_still_maps_keeps_its_slot(
     assert attached(node) == 1
     with ControlClient(path) as other:
         assert other.attach()["slot"] == _core.SLOT_WORKER_FIRST + 2
+    segment.close()
+
+
+@needs_root
+@pytest.mark.skipif(
+    tuple(map(int, platform.release().split(".")[:2])) < (5, 8),
+    reason="a /proc of one's own needs Linux 5.8",
+)
+def test_a_process_that_is_hidden_from_the_node_keeps_its_slot_as_long_as_it_lives(
+    start: Start, path: Path
+) -> None:
+    if not shutil.which("unshare"):
+        pytest.skip("no unshare (Debian: apt-get install util-linux)")
+    hiding = 'mount -t proc -o hidepid=invisible proc /proc && exec "$@"'
+    inside = ["unshare", "--mount", "--propagation", "private", "sh", "-c"]
+    if subprocess.run([*inside, hiding, "sh", "true"], capture_output=True).returncode:
+        pytest.skip("no mount namespaces here")
+    flags = ("-t", "1", "-u", "nobody", "--control-socket", str(path))
+    node = start(*flags, command=[*inside, hiding, "sh", *SERVE])
+    client = ControlClient(path)
+    client.attach()
+    segment = _core.Segment.attach(client.fds[0])
+    client.close()
+    node.wait_for_log("attached process has closed its connection")
+    assert attached(node) == 1
     segment.close()
 
 
