@@ -84,6 +84,7 @@ def test_nodes_serve_without_their_supervisor_and_the_next_takes_them_over(
     wait_until(lambda: cluster.node_pids().get("0001", pids["0001"]) != pids["0001"], "a new one")
 
 
+@pytest.mark.once
 def test_down_ends_nodes_that_have_lost_their_supervisor(cluster: Cluster) -> None:
     cluster.up(*SMALL, "--nodes", "2")
     cluster.kill_supervisor()
@@ -117,6 +118,7 @@ def test_killed_node_whose_workers_are_stopped_comes_back(cluster: Cluster) -> N
     wait_until(lambda: answers(place), "its answer", PATIENCE_S)
 
 
+@pytest.mark.once
 def test_the_same_command_goes_on_and_another_begins_anew(cluster: Cluster) -> None:
     cluster.up(*SMALL, "--nodes", "1")
     cluster.do("scale", "--nodes", "2")
@@ -138,6 +140,7 @@ def test_the_same_command_goes_on_and_another_begins_anew(cluster: Cluster) -> N
     assert cluster.topology.version > version, "versions grow over the end of a cluster"
 
 
+@pytest.mark.once
 def test_two_clusters_know_nothing_of_each_other(make_cluster: Callable[..., Cluster]) -> None:
     one, other = make_cluster("one"), make_cluster("other")
     one.up(*SMALL, "--nodes", "1")
@@ -148,6 +151,7 @@ def test_two_clusters_know_nothing_of_each_other(make_cluster: Callable[..., Clu
     assert "there is also other (--name)" in one.refused("status", status=EXIT_NO_CLUSTER)
 
 
+@pytest.mark.once
 def test_a_port_that_is_taken_is_named_and_nothing_is_left(cluster: Cluster) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -187,6 +191,7 @@ def test_where_names_the_node_that_clients_ask(cluster: Cluster) -> None:
         node.ask(b"get greeting\r\n", b"VALUE greeting 0 5\r\nhello\r\nEND\r\n")
 
 
+@pytest.mark.once
 def test_environment_counts_for_all_nodes(cluster: Cluster) -> None:
     cluster.environ["MEMCACHEPY_CONN_LIMIT"] = "77"
     found = cluster.up(*SMALL, "--nodes", "1")
