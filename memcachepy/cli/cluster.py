@@ -24,6 +24,8 @@ from memcachepy.cli._cluster_changes import (
     scale,
     setting_options,
 )
+from memcachepy.cli._cluster_events import events
+from memcachepy.cli._cluster_parameters import parameters
 from memcachepy.cli._cluster_status import of_folder, render, status, where, with_answers
 from memcachepy.cli.serve import given_settings
 from memcachepy.client.hashing import HASHINGS
@@ -156,6 +158,8 @@ for command in (
     remove,
     replace,
     restart,
+    parameters,
+    events,
     where,
     down,
 ):

@@ -17,6 +17,7 @@ from memcachepy.client.hashing import HASHINGS, Hashing
 from memcachepy.cluster import health
 from memcachepy.cluster.control import Step, Tell
 from memcachepy.cluster.events import EventName
+from memcachepy.cluster.group_change import apply_group
 from memcachepy.cluster.node import Node
 from memcachepy.cluster.spec import ANY_PORT, NODES_MAX, ClusterSpec, NodeSpec, own_settings
 from memcachepy.cluster.warm import SETTLE_S
@@ -42,6 +43,7 @@ class Changes:
             "remove": self.remove,
             "replace": self.replace,
             "restart": self.restart,
+            "parameters": self.parameters,
         }
 
     # ---- operations ----------------------------------------------------------------------------
@@ -117,6 +119,10 @@ class Changes:
         ids = [node.node_id for node in nodes]
         self._cluster.note(EventName.NODES_REBOOTED, message=", ".join(ids))
         return {"restarted": ids, **self._summary()}
+
+    async def parameters(self, request: Mapping[str, Any], tell: Tell) -> dict[str, object]:
+        """Give the nodes a group's values, as `group_change.py` has it."""
+        return await apply_group(self._cluster, self._staying(), self.restart, request, tell)
 
     # ---- parts of them -------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ class Cluster:
 
     def words(self, command: str, *words: str) -> list[str]:
         where = ["--state-dir", str(self.root), "--name", self.name]
-        return [*COMMAND, command, *where, *words]
+        return [*COMMAND, *command.split(), *where, *words]
 
     def run(self, command: str, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
