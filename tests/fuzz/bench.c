@@ -82,6 +82,9 @@ bench_empty(struct bench *bench)
     store_flush_all(store, 0);
     tick(bench);
     atomic_store(&store_superblock(store)->last_cas, 0);
+    for (unsigned i = 0; i < CONFIG_COUNT_MAX; i++) {
+        atomic_store(&store_superblock(store)->configs.states[i], 0);
+    }
 }
 
 void

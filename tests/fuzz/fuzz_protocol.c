@@ -127,6 +127,7 @@ play(const uint8_t *bytes, size_t len, unsigned fragmentation, struct replies *r
 {
     struct conn conn;
     memset(&conn, 0, sizeof(conn));
+    conn.is_local = true;
     replies_init(replies);
     bench_empty(&bench);
     uint32_t state = fragmentation * 2654435761u + 1;

@@ -126,7 +126,8 @@ read_line(struct reply_reader *reader)
         return "a line ends without a carriage return";
     }
     len--;
-    bool value = len > 6 && memcmp(line, "VALUE ", 6) == 0;
+    bool value =
+        (len > 6 && memcmp(line, "VALUE ", 6) == 0) || (len > 7 && memcmp(line, "CONFIG ", 7) == 0);
     if (value || (len > 3 && memcmp(line, "VA ", 3) == 0)) {
         long bytes = number_at(line, len, value ? 3 : 1);
         if (bytes < 0) {

@@ -1,7 +1,7 @@
 /* A session is bytes for the connection that has the turn, cut and interrupted by what stands
  * behind a byte of 255:
  *
- *     0 to 3   the turn goes to this connection; 0 and 1 are at the first worker
+ *     0 to 3   the turn goes to this connection; 0 and 1 are at the first worker, 0 is not local
  *     !        what was fed so far is executed, though the line may be cut here
  *     t X      the clock moves on by the X-th of some durations
  *     s        this connection stops reading its replies;  r  it reads again
@@ -54,6 +54,7 @@ peer_open(struct session *session, unsigned index)
     struct peer *peer = &session->peers[index];
     memset(peer, 0, sizeof(*peer));
     peer->worker = &session->bench->workers[index * WORKER_COUNT / CONN_COUNT];
+    peer->conn.is_local = index != 0;
     peer->reads = true;
 }
 
