@@ -1,13 +1,21 @@
 """Clients and nodes that are closed at the end of the test, whatever happened in it."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 from scripted import Connect, ScriptedNode, tell
 
 from memcachepy.client import DiscoveryClient
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "node"))
+
+from node_fixtures import launch, start
+
+__all__ = ["launch", "start"]
 
 
 @pytest.fixture

@@ -346,23 +346,25 @@ def test_a_silent_node_costs_its_timeout_and_then_nothing(
 def test_many_keys_lose_little_time_on_many_silent_nodes(
     start_cluster: StartCluster, connect: Connect
 ) -> None:
-    nodes = start_cluster(8)
-    client = connect(nodes[0].endpoint, timeout=0.2, connect_timeout=0.2, retry_attempts=9)
-    client.set_many({key: "x" for key in KEYS})
+    nodes = start_cluster(3)
+    client = connect(nodes[0].endpoint, timeout=1.0, poll_s=3600, retry_attempts=9)
+    assert client.set_many({key: "x" for key in KEYS}) == []
     for node in nodes[1:]:
         node.silent = True
-    client.get_many(KEYS)
-    failed = sum(state.failed_count for state in client.node_states().values())
-    assert 1 <= failed <= 3
+    client._bad_time_s = 0.5
+    for failed_count in (1, 2):
+        client.get_many(KEYS)
+        states = client.node_states().values()
+        assert sum(state.failed_count for state in states) == failed_count
     # What is known to be bad is asked last.
-    assert client.get_many(KEYS).keys() >= set(keys_of(client, nodes[0]))
+    assert client.get_many(KEYS).keys() == set(keys_of(client, nodes[0]))
 
 
 def test_an_answer_that_comes_late_is_nobodys(
     start_cluster: StartCluster, connect: Connect
 ) -> None:
     nodes = start_cluster(1)
-    client = connect(nodes[0].endpoint, timeout=0.2, retry_attempts=100)
+    client = connect(nodes[0].endpoint, timeout=1.0, retry_attempts=100)
     client.set_many({"a": "1", "b": "2"})
     go_on = threading.Event()
 
@@ -591,7 +593,7 @@ def test_who_finds_no_room_in_a_pool_gives_up(
 
     nodes = start_cluster(1)
     client = connect(
-        nodes[0].endpoint, max_pool_size=1, timeout=0.5, ignore_exc=False, serde=Serde()
+        nodes[0].endpoint, max_pool_size=1, timeout=1.0, ignore_exc=False, serde=Serde()
     )
 
     slow = threading.Thread(target=lambda: client.set("slow", "x"))
