@@ -164,7 +164,7 @@ mount --bind {shlex.quote(purelib)} site
 mount --bind {shlex.quote(str(TOP))} checkout
 cat >bin/memcachepy <<'END'
 #!/bin/sh
-export PYTHONHOME=/mnt/python PYTHONPATH=/mnt/checkout:/mnt/site
+export PYTHONHOME=/mnt/python PYTHONPATH=/mnt/checkout:/mnt/site LD_LIBRARY_PATH=/mnt/python/lib
 exec /mnt/python/bin/python{sys.version_info[0]}.{sys.version_info[1]} -m memcachepy "$@"
 END
 chmod 755 bin/memcachepy
