@@ -1,12 +1,16 @@
 """Where a cluster's list of nodes is kept: a file, DNS, ZooKeeper."""
 
-from memcachepy.membership.membership import Membership
+from typing import TYPE_CHECKING
+
 from memcachepy.membership.url import DnsPlace, FilePlace, Place, ZookeeperPlace, parse_url
 
-__all__ = ["Membership", "open_membership", "parse_url"]
+if TYPE_CHECKING:
+    from memcachepy.membership.membership import Membership
+
+__all__ = ["open_membership", "parse_url"]
 
 
-def open_membership(url: str | Place, setting: str = "provider") -> Membership:
+def open_membership(url: str | Place, setting: str = "provider") -> "Membership":
     """The provider that a URL names, not connected yet; the caller closes it.
 
     Raises:

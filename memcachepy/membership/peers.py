@@ -1,5 +1,6 @@
 """What the nodes of a list say the list is: `config get cluster`, asked of many at a time."""
 
+import ipaddress
 import selectors
 import socket
 import time
@@ -20,7 +21,7 @@ def ask_nodes(members: Iterable[Member], timeout_s: float) -> dict[Member, Topol
     with selectors.DefaultSelector() as selector:
         try:
             for member in members:
-                with suppress(OSError):
+                with suppress(OSError, ValueError):
                     _Question(member).open(selector)
             while selector.get_map() and (left_s := give_up_at_s - time.monotonic()) > 0:
                 for key, _ in selector.select(left_s):
@@ -36,13 +37,17 @@ def ask_nodes(members: Iterable[Member], timeout_s: float) -> dict[Member, Topol
 
 
 class _Question:
-    """A connection to one node."""
+    """A connection to one node.
+
+    Raises:
+        ValueError: the node has a name only: to look it up might take long.
+    """
 
     def __init__(self, member: Member) -> None:
         self.member = member
-        host = member.ip or member.host
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._where = (host, member.port)
+        address = ipaddress.ip_address(member.ip or member.host)
+        family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+        self._where = (str(address), member.port)
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         self._socket.setblocking(False)
         self._received = bytearray()

@@ -94,6 +94,8 @@ class ZookeeperMembership(Membership):
         self._client: Any = self._new_client()
         self._is_started = False
         self._cut_off_at_s = 0.0
+        self._give_up_at_s = 0.0
+        """When what is asked just now has taken too long, all of it together."""
         self._has_paths = False
         self._member: Member | None = None
         self._has_announced = False
@@ -191,6 +193,7 @@ class ZookeeperMembership(Membership):
 
     def connect(self) -> None:
         """Raises MembershipError: there is no connection; it is tried in the background."""
+        self._give_up_at_s = self._clock() + self.WAIT_S
         if not self._is_started:
             self._is_started = True
             self._cut_off_at_s = self._clock()
@@ -213,7 +216,8 @@ class ZookeeperMembership(Membership):
         self._has_joined = False
 
     def _call(self, ask: Callable[..., Any], *words: Any, **names: Any) -> Any:
-        return ask(*words, **names).get(timeout=self.WAIT_S)
+        left_s = max(0.001, self._give_up_at_s - self._clock())
+        return ask(*words, **names).get(timeout=left_s)
 
     # ---- the node's own znode ------------------------------------------------------------------
 
@@ -274,7 +278,6 @@ class ZookeeperMembership(Membership):
 
     def _change(self, revise: Callable[[Stored | None], Stored | None]) -> Stored | None:
         """Compare and set, again while others are faster; ends, for one of them always succeeds."""
-        give_up_at_s = self._clock() + self.WAIT_S
         while True:
             stored, version = self._read()
             revised = revise(stored)
@@ -288,7 +291,7 @@ class ZookeeperMembership(Membership):
                         self._client.set_async, self._topology_path, revised.encode(), version
                     )
                 return revised
-            if self._clock() >= give_up_at_s:
+            if self._clock() >= self._give_up_at_s:
                 raise MembershipError("the list is changed by others again and again")
 
     def _overdue(self, stored: Stored | None, present: set[str]) -> set[str]:

@@ -20,13 +20,13 @@ from typing import Protocol
 from memcachepy import _core
 from memcachepy.errors import MembershipError, MemcachepyError
 from memcachepy.log import fact
-from memcachepy.membership import Membership
 from memcachepy.membership.last_known import (
     LastKnown,
     known_of,
     read_last_known,
     write_last_known,
 )
+from memcachepy.membership.membership import Membership
 from memcachepy.membership.url import Place
 from memcachepy.topology import PAYLOAD_BYTES_ADVISED, Member, Topology
 

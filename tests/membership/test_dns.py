@@ -16,6 +16,7 @@ from zookeeper_server import free_port
 
 from memcachepy.errors import MembershipError
 from memcachepy.membership import open_membership
+from memcachepy.membership.peers import ask_nodes
 from memcachepy.membership.url import DnsPlace
 from memcachepy.topology import Member, Topology
 
@@ -305,6 +306,18 @@ def served(node: Node) -> Topology:
     return Topology.parse(found[1]) if found else Topology(0)
 
 
+def test_nodes_are_asked_for_their_lists(start: Start) -> None:
+    node, port = start("--advertise", "192.0.2.1:5"), free_port()
+    here = Member("127.0.0.1", int(node.address[1]), "127.0.0.1")
+    silent = socket.create_server(("127.0.0.1", 0))
+    with silent:
+        mute = Member("127.0.0.1", silent.getsockname()[1], "127.0.0.1")
+        gone = Member("127.0.0.1", port, "127.0.0.1")
+        unknown = Member("no.such.name.test", port)
+        answers = ask_nodes([here, mute, gone, unknown], 0.5)
+    assert answers == {here: served(node)}
+
+
 def is_connected(node: Node) -> bool:
     return node.client().stats("memcachepy")["discovery:state"] == "connected"
 
@@ -313,6 +326,7 @@ def listing(node: Node, *ips: str) -> Callable[[], bool]:
     return lambda: [member.ip for member in served(node).members] == list(ips)
 
 
+@pytest.mark.once
 def test_nodes_follow_dns_with_one_version(start: Start, dnsmasq: Dnsmasq, tmp_path: Path) -> None:
     ips, port = ["127.9.0.1", "127.9.0.2", "127.9.0.3"], str(free_port())
     dnsmasq.start(*(host("cache", ip) for ip in ips[:2]))
@@ -326,6 +340,7 @@ def test_nodes_follow_dns_with_one_version(start: Start, dnsmasq: Dnsmasq, tmp_p
     dnsmasq.start(*(host("cache", ip) for ip in ips))
     for node in nodes:
         wait_until(listing(node, *ips), "the new list", WAIT_S)
+    wait_until(lambda: len({served(node) for node in nodes}) == 1, "one version", WAIT_S)
     before = served(nodes[0])
     dnsmasq.kill()
     nodes[0].wait_for_log("no answer about the cluster", timeout_s=WAIT_S)

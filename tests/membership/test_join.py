@@ -322,6 +322,7 @@ def test_nodes_join_and_leave(start: Start, url: str, tmp_path: Path) -> None:
     wait_until(serves_nodes(one), "one alone", WAIT_S)
 
 
+@pytest.mark.once
 def test_a_draining_node_leaves_first_and_tells_the_new_list(
     start: Start, url: str, tmp_path: Path
 ) -> None:
@@ -341,6 +342,7 @@ def test_a_draining_node_leaves_first_and_tells_the_new_list(
     assert two.wait() == 0
 
 
+@pytest.mark.once
 def test_a_killed_node_is_out_after_the_grace_and_back_with_its_id(
     start: Start, url: str, tmp_path: Path
 ) -> None:
@@ -355,6 +357,7 @@ def test_a_killed_node_is_out_after_the_grace_and_back_with_its_id(
     assert ids_in(url) == ["one", "two"]
 
 
+@pytest.mark.once
 def test_a_node_starts_though_its_provider_is_away(
     start: Start, zookeeper: ZookeeperServer, tmp_path: Path
 ) -> None:
@@ -367,6 +370,7 @@ def test_a_node_starts_though_its_provider_is_away(
     assert zookeeper.pid
 
 
+@pytest.mark.once
 def test_all_goes_on_while_the_provider_is_dead(
     start: Start, zookeeper: ZookeeperServer, url: str, tmp_path: Path
 ) -> None:
@@ -387,6 +391,7 @@ def test_all_goes_on_while_the_provider_is_dead(
         assert served(node) == before
 
 
+@pytest.mark.once
 def test_a_node_that_is_cut_off_keeps_serving_the_list(
     start: Start, url: str, wire: Wire, zookeeper: ZookeeperServer, tmp_path: Path
 ) -> None:
@@ -403,6 +408,7 @@ def test_a_node_that_is_cut_off_keeps_serving_the_list(
     assert served(two) == served(one) == before
 
 
+@pytest.mark.once
 def test_the_version_does_not_fall_from_a_file_to_zookeeper(
     start: Start, url: str, file: Path, tmp_path: Path
 ) -> None:
