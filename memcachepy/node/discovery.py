@@ -161,6 +161,7 @@ class Discovery:
         """Ask the provider once, and tell what is new."""
         try:
             self._take(self._membership.poll(self._last))
+            self._repair()
         except MemcachepyError as error:
             self._on_failure(str(error))
         else:
@@ -192,6 +193,17 @@ class Discovery:
             write_last_known(self._plan.state_file, known)
         except MembershipError as error:
             log.warning(fact("the list will not be known after a restart", reason=error))
+
+    def _repair(self) -> None:
+        """The list of a node in a cluster is the cluster's, whatever `config set` made of it."""
+        with suppress(ValueError, _core.CoreError):
+            found = self._segment.get_config(CLUSTER_KEY)
+            payload = self._last.payload()
+            if found and (found[1] == payload or _version_of(found[1]) > self._last.version):
+                return  # A newer one comes from whoever is about to tell the provider, too.
+            if self._last.members:
+                publish(self._segment, self._last)
+                log.warning(fact("list repaired", version=self._last.version))
 
     def _log_change(self, old: Topology, new: Topology) -> None:
         before = {member.address for member in old.members}
@@ -268,6 +280,13 @@ def _lines(rows: dict[str, object]) -> bytes:
 
 def _version(topology: Topology) -> int:
     return topology.version
+
+
+def _version_of(payload: bytes) -> int:
+    """0 if it is no list."""
+    with suppress(ValueError):
+        return Topology.parse(payload).version
+    return 0
 
 
 def _wake(fd: int) -> None:

@@ -168,6 +168,26 @@ def test_what_cannot_be_served_is_tried_again() -> None:
     assert world.state["state"] == "connected"
 
 
+@pytest.mark.parametrize("other", [b"rubbish", Topology(4, ()).payload(), None])
+def test_what_else_was_put_in_the_lists_place_is_repaired(other: bytes | None) -> None:
+    world = World()
+    world.step(Topology(5, (OWN,)))
+    if other is None:
+        del world.segment.configs["cluster"]
+    else:
+        world.segment.configs["cluster"] = other
+    world.step(Topology(5, (OWN,)))
+    assert world.served == Topology(5, (OWN,)).payload()
+
+
+def test_a_newer_list_that_somebody_was_faster_with_stays() -> None:
+    world = World()
+    world.step(Topology(5, (OWN,)))
+    world.segment.configs["cluster"] = Topology(6, (OWN, TWO)).payload()
+    world.step(Topology(5, (OWN,)))
+    assert world.served == Topology(6, (OWN, TWO)).payload()
+
+
 def test_a_state_file_that_cannot_be_written_costs_only_itself(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -428,3 +428,30 @@ def test_the_version_does_not_fall_from_a_file_to_zookeeper(
     last = served(node)
     assert last is not None
     assert last.version > 2_000_000_000
+
+
+@pytest.mark.once
+def test_versions_do_not_fall_when_everything_is_restarted(
+    start: Start, zookeeper: ZookeeperServer, url: str, tmp_path: Path
+) -> None:
+    nodes = [start_with(start, url, tmp_path, name) for name in ("one", "two")]
+    ports = [str(node.address[1]) for node in nodes]
+    wait_until(serves_nodes(nodes[0], nodes[1]), "both", WAIT_S)
+    for node in nodes:
+        assert node.stop() == 0
+    with open_membership(url) as membership:
+        last = membership.topology()
+    assert last is not None
+    zookeeper.kill()
+    zookeeper.lose_everything()
+    zookeeper.start()
+    again = [
+        start_with(start, url, tmp_path, name, "-p", port)
+        for name, port in zip(("one", "two"), ports, strict=True)
+    ]
+    for node in again:
+        wait_until(serves_nodes(*again), "both", WAIT_S)
+        wait_until(lambda: served(again[0]) == served(again[1]), "one list", WAIT_S)
+        found = served(node)
+        assert found is not None
+        assert found.version > last.version

@@ -1,6 +1,7 @@
 """The list in ZooKeeper: one sequence of versions for all, whatever happens to the server."""
 
 import itertools
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -270,3 +271,34 @@ def test_what_is_no_list_is_an_error_that_says_so(
     finally:
         client.stop()
         client.close()
+
+
+def test_there_is_one_sequence_of_lists_whatever_happens(join: Join, rng: random.Random) -> None:
+    """Nodes come, leave, die and flap in any order; nobody ever sees two lists of one version."""
+    seen: dict[int, bytes] = {}
+    peers: dict[str, Peer] = {}
+    for _ in range(120):
+        node_id = str(rng.randrange(1, 6))
+        peer = peers.get(node_id)
+        match rng.choice(["start", "poll", "poll", "leave", "die", "flap"]):
+            case "start" if peer is None:
+                peers[node_id] = join(node_id, grace=rng.choice([0, 0.05, 3600]))
+            case "leave" if peer:
+                peer.membership.leave()
+                peer.poll()
+                peers.pop(node_id).membership.close()
+            case "die" if peer:
+                peers.pop(node_id).membership.close()
+            case "flap" if peer:
+                peer.membership.close()
+                peers[node_id] = join(node_id, peer.last)
+            case _:
+                for peer in peers.values():
+                    peer.poll()
+        for peer in peers.values():
+            assert seen.setdefault(peer.last.version, peer.last.payload()) == peer.last.payload()
+            assert peer.last.members
+    last = join("9")
+    here = sorted([*peers, "9"])
+    wait_for("those that are there", lambda: bool(last.poll()) and set(here) <= set(last.ids()))
+    wait_for("one list", *(lambda p=p: p.poll() == last.last for p in peers.values()))
