@@ -3,6 +3,7 @@
 #ifndef TESTS_CRASH_OPERATIONS_H
 #define TESTS_CRASH_OPERATIONS_H
 
+#include "operations_config.h"
 #include "operations_memory.h"
 #include "operations_meta.h"
 #include "operations_text.h"
@@ -54,6 +55,9 @@ static const struct operation operations[] = {
     {.name = "gat", prepare_set_over, run_gat},
     {.name = "get", prepare_set_over, run_get, .keeps = true},
     {.name = "get_expired", prepare_get_expired, run_get_expired, .did = reclaimed, .keeps = true},
+    {.name = "config_set", prepare_config, run_config_set, .keeps = true},
+    {.name = "config_over_none", prepare_nothing, run_config_set, .keeps = true},
+    {.name = "config_delete", prepare_config, run_config_delete, .keeps = true},
     {.name = "flush_all", prepare_set_over, run_flush_all},
     {.name = "flush_all_later", prepare_set_over, run_flush_all_later, .keeps = true},
     {.name = "flush_all_sweep", prepare_flush_all_sweep, run_flush_all, .did = reclaimed},

@@ -174,6 +174,25 @@ check_nothing_is_left(struct trial *trial)
     }
 }
 
+/* The configuration is what it was or what it was to be, and may be changed. */
+static void
+check_config(struct trial *trial, bool answered)
+{
+    bool (*run)(struct world *) = trial->operation->run;
+    if (run != run_config_set && run != run_config_delete) {
+        return;
+    }
+    int before = trial->operation->prepare == prepare_config ? CONFIG_OLD : 0;
+    int after = run == run_config_set ? CONFIG_NEW : 0;
+    int found = config_number(trial->world);
+    if (found != after && (answered || found != before)) {
+        problem(trial, "a configuration is %d and was %d", found, before);
+    }
+    if (!config_store(trial->world, CONFIG_LATER) || config_number(trial->world) != CONFIG_LATER) {
+        problem(trial, "no configuration can be set any more");
+    }
+}
+
 /* The cache works on: stores, with a newer cas than any, and loses nothing when all is deleted. */
 static void
 check_service(struct trial *trial)
@@ -226,6 +245,7 @@ judge(struct trial *trial, bool answered)
     }
     check_sound(trial, "after the repair");
     check_facts(trial, answered);
+    check_config(trial, answered);
     check_service(trial);
     snapshot_restore(&trial->start, world);
 }

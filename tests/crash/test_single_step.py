@@ -8,7 +8,10 @@ import pytest
 from support.programs import compile_program
 
 HERE = Path(__file__).parent
-QUICK = ("set_over", "delete", "incr", "upload_commit", "invalidate", "win")
+QUICK = (
+    *("set_over", "delete", "incr", "upload_commit", "invalidate", "win"),
+    *("config_set", "config_delete"),
+)
 """Operations whose every instruction takes a second."""
 
 pytestmark = [

@@ -2,12 +2,16 @@
 
 import base64
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from control import ControlClient
 from nodes import Start
+from support.waiting import wait_until
 
 from memcachepy import _core
 from memcachepy.node import control_config
@@ -54,6 +58,46 @@ def test_a_segment_that_is_closed_has_none() -> None:
         segment.get_config("k")
     with pytest.raises(ValueError, match="closed"):
         segment.delete_config("k")
+
+
+def test_a_writer_that_is_stopped_keeps_others_from_changing_and_nobody_from_reading(
+    segment: _core.Segment,
+) -> None:
+    old, new = b"o" * DATA_BYTES_MAX, b"n" * DATA_BYTES_MAX
+    segment.set_config("k", 0, old)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            segment.claim_slot(_core.SLOT_WORKER_FIRST)
+            while True:
+                segment.set_config("k", 0, old)
+                segment.set_config("k", 0, new)
+        finally:
+            os._exit(1)
+    try:
+        writer = psutil.Process(pid)
+        wait_until(lambda: stops_with_lock(segment, writer), "the writer to stop with the lock", 60)
+        with pytest.raises(_core.CoreError, match="a process that is stopped"):
+            segment.set_config("k", 0, b"")
+        found = segment.get_config("k")
+        assert found is not None
+        assert found[1] in (old, new)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert segment.get_config("k") == found
+    segment.set_config("k", 0, b"later")
+    assert segment.get_config("k") == (0, b"later")
+
+
+def stops_with_lock(segment: _core.Segment, writer: psutil.Process) -> bool:
+    """Stop it; unless it has the lock of configurations just then, it runs on."""
+    writer.suspend()
+    wait_until(lambda: writer.status() == psutil.STATUS_STOPPED, "the writer to stop", 30)
+    if any((pid, lock) == (writer.pid, -2) for _, pid, lock, _ in segment.lock_holders()):
+        return True
+    writer.resume()
+    return False
 
 
 # ---- over the control socket -------------------------------------------------------------------
