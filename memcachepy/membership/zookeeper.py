@@ -100,6 +100,7 @@ class ZookeeperMembership(Membership):
         self._member: Member | None = None
         self._has_announced = False
         self._has_joined = False
+        self._id_taken_by = ""
         self._absences = Absences(place.grace_s)
         self._members_path = f"{place.path}/members"
         self._topology_path = f"{place.path}/topology"
@@ -247,8 +248,9 @@ class ZookeeperMembership(Membership):
             return True
         other = _address_of(found)
         if other != member.address:
-            if self._has_announced or not self._has_joined:
+            if other != self._id_taken_by:
                 log.warning(fact("node id is taken", node_id=member.node_id, by=other))
+            self._id_taken_by = other
             return False
         # Whoever was at this very address before has ended: only one process can listen there.
         with suppress(NoNodeError):

@@ -69,9 +69,13 @@ def global_ipv4() -> str:
 
 
 def _interface_addresses() -> list[str]:
-    found = []
+    found: list[str] = []
+    try:
+        names = socket.if_nameindex()
+    except OSError:  # A sandbox without netlink sockets.
+        return found
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        for _, name in socket.if_nameindex():
+        for _, name in names:
             request = struct.pack(f"{_IFREQ_BYTES}s", name.encode()[:15])
             with suppress(OSError):  # It has none.
                 answer = fcntl.ioctl(asking, _SIOCGIFADDR, request)

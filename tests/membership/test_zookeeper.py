@@ -166,14 +166,21 @@ def test_a_replaced_node_keeps_its_id_and_the_list_its_length(join: Join) -> Non
     assert one.sees("1", "2")
 
 
-def test_an_id_that_another_node_has_is_not_taken_over(join: Join) -> None:
+def test_an_id_that_another_node_has_is_not_taken_over(
+    join: Join, caplog: pytest.LogCaptureFixture
+) -> None:
     one = join("1")
     other = join("2")
     other.membership.leave()
     other.membership.join(Member("127.0.0.1", 30001, "127.0.0.1", "1"))
     assert other.poll() == one.last or other.sees("1")
+    assert other.sees("1")
     assert not other.membership.has_joined
     assert other.last.member("1") == one.member
+    assert caplog.text.count("node id is taken") == 1
+    one.membership.leave()
+    wait_for("the id to be free", lambda: other.sees("1") and other.membership.has_joined)
+    assert other.last.members == (Member("127.0.0.1", 30001, "127.0.0.1", "1"),)
 
 
 def test_killed_server_costs_nothing(join: Join, zookeeper: ZookeeperServer) -> None:
