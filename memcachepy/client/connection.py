@@ -58,11 +58,10 @@ class Connection(Client):  # type: ignore[misc]
             sock.close()
             raise
         self.sock = sock
-        if self.tls_context is None:
-            # TLS says things of its own between the answers.
-            poll = select.poll()
-            poll.register(sock, select.POLLIN)
-            self._poll = poll.poll
+        poll = select.poll()
+        # TLS says things of its own between the answers: only an end counts there.
+        poll.register(sock, select.POLLIN if self.tls_context is None else select.POLLRDHUP)
+        self._poll = poll.poll
 
     def close(self) -> None:
         self._poll = None

@@ -1,5 +1,6 @@
 """Clients and nodes that are closed at the end of the test, whatever happened in it."""
 
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -28,8 +29,8 @@ def resources() -> Iterator[ExitStack]:
 def start_node(resources: ExitStack) -> Callable[..., ScriptedNode]:
     """Starts scripted nodes."""
 
-    def start(port: int = 0) -> ScriptedNode:
-        return resources.enter_context(ScriptedNode(port))
+    def start(port: int = 0, tls: ssl.SSLContext | None = None) -> ScriptedNode:
+        return resources.enter_context(ScriptedNode(port, tls))
 
     return start
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 
@@ -35,7 +36,8 @@ class ScriptedNode:
         lines: first words of the requests that came, one for each chunk received.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.answer: bytes | None = None
         self.legacy: bytes | None = None
         self.fragment_bytes = 0
@@ -115,6 +117,12 @@ class ScriptedNode:
     def _serve(self, sock: socket.socket) -> None:
         connection = _core.Connection(self._segment)
         try:
+            if self._tls is not None:
+                with self._lock:
+                    self._open.discard(sock)
+                sock = self._tls.wrap_socket(sock, server_side=True)
+                with self._lock:
+                    self._open.add(sock)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             while data := sock.recv(1 << 16):
                 self._answer(sock, connection, data)
