@@ -76,10 +76,10 @@ def folder_of(name: str | None, root: Path | None) -> StateFolder:
     return StateFolder(root or default_root(os.environ, os.geteuid()), name or NAME_DEFAULT)
 
 
-def connect(folder: StateFolder) -> ControlConnection:
+def connect(folder: StateFolder, timeout_s: float | None = None) -> ControlConnection:
     """Raises NoCluster, with the names of those that there are."""
     try:
-        return ControlConnection(folder.socket_path, folder.name)
+        return ControlConnection(folder.socket_path, folder.name, timeout_s)
     except NoCluster:
         names = [name for name in cluster_names(folder.path.parent) if name != folder.name]
         running = sorted(folder.running_nodes())

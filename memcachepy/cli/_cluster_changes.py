@@ -1,6 +1,5 @@
 """`memcachepy cluster scale`, `add`, `remove`, `replace`, `restart` and `down`."""
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -23,7 +22,7 @@ from memcachepy.cli._cluster import (
 from memcachepy.cli.serve import extended_option, given_settings, setting_option
 from memcachepy.cluster.process import STOP_TIMEOUT_S
 from memcachepy.cluster.spec import NODES_MAX, own_settings
-from memcachepy.cluster.state import StateFolder
+from memcachepy.cluster.state import StateFolder, send_to_node
 from memcachepy.config import SETTINGS
 from memcachepy.errors import ClusterError, NoCluster
 
@@ -241,22 +240,13 @@ def _end_orphans(folder: StateFolder) -> bool:
         had_spec = folder.read_spec() is not None
         running = folder.running_nodes()
         for number in (signal.SIGTERM, signal.SIGKILL):
-            for pid in folder.running_nodes().values():
-                _send(pid, number)
+            for node_id, pid in folder.running_nodes().items():
+                send_to_node(folder, node_id, pid, number)
             deadline_s = time.monotonic() + STOP_TIMEOUT_S
             while folder.running_nodes() and time.monotonic() < deadline_s:
                 time.sleep(_LOOK_S)
         folder.forget_spec()
     return had_spec or bool(running)
-
-
-def _send(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass
-    except OSError as error:
-        raise ClusterError(f"node with process {pid} cannot be ended: {error.strerror}") from None
 
 
 def _say(answer: dict[str, Any], as_json: bool, what: str) -> None:

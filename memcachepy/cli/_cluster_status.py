@@ -29,6 +29,7 @@ from memcachepy.membership.file import read_topology
 from memcachepy.topology import Member, Topology
 
 EXIT_NOT_ALL_SERVE = 1
+_SUPERVISOR_TIMEOUT_S = 5.0
 _HEADING = (
     "NODE",
     "ADDRESS",
@@ -98,16 +99,16 @@ def status(
 def of_folder(folder: StateFolder) -> dict[str, Any]:
     """As its supervisor tells it, or as far as it can be seen without one."""
     try:
-        connection = connect(folder)
-    except NoCluster:
-        found = _without_supervisor(folder)
-        if found is None:
-            raise
-    else:
+        connection = connect(folder, _SUPERVISOR_TIMEOUT_S)
         try:
             found = connection.ask("status")
         finally:
             connection.close()
+    except NoCluster:
+        seen = _without_supervisor(folder)
+        if seen is None:
+            raise
+        found = seen
     return with_answers(found)
 
 
@@ -138,14 +139,20 @@ def _without_supervisor(folder: StateFolder) -> dict[str, Any] | None:
         pid = running.get(node.node_id, 0)
         state = "serving" if pid else "down"
         nodes.append({"node_id": node.node_id, "address": address, "state": state, "pid": pid})
+    pid = folder.supervisor_pid()
+    trouble = (
+        f"its supervisor, process {pid}, does not answer"
+        if pid
+        else "its supervisor does not run: nobody restarts nodes; `memcachepy cluster up "
+        f"--name {spec.name}` takes them over"
+    )
     return {
         "name": spec.name,
-        "pid": 0,
+        "pid": pid,
         "is_ready": True,
         "change": "",
         "state_folder": str(folder.path),
-        "trouble": "its supervisor does not run: nobody restarts nodes; `memcachepy cluster up "
-        f"--name {spec.name}` takes them over",
+        "trouble": trouble,
         "hashing": spec.hashing,
         "topology": topology.as_dict(),
         "nodes": nodes,

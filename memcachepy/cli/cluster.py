@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def _up(
         def say_ready(status: dict[str, Any]) -> None:
             progress.close()
             if not is_detached:
-                _say_up(with_answers(status), as_json, "Ctrl-C ends it.")
+                with suppress(OSError):  # Nobody has to read it.
+                    _say_up(with_answers(status), as_json, "Ctrl-C ends it.")
 
         status = launch(
             folder, declaration, os.environ, progress, say_ready, is_detached, is_terse=has_bar

@@ -204,7 +204,7 @@ class Changes:
         cluster = self._cluster
 
         async def tell_clients() -> None:
-            cluster.publish(joining=joining, leaving=leaving)
+            cluster.list.change(joining=joining, leaving=leaving)
             for node in joining:
                 cluster.watch(node)
             await cluster.list_spread()
@@ -212,7 +212,7 @@ class Changes:
         if not request.get("warm"):
             await tell_clients()
             return {}
-        old = cluster.topology
+        old = cluster.list.topology
         stay = [member for member in old.members if member.node_id not in leaving]
         new = old.changed([*stay, *(node.member for node in joining)], time.time())
         settle_s = float(request.get("settle_s") or SETTLE_S)
@@ -272,12 +272,12 @@ class Changes:
         """
         cluster = self._cluster
         drain_s = self._drain_s(request)
-        others = [m for m in cluster.topology.members if m.node_id != node.node_id]
+        others = [m for m in cluster.list.topology.members if m.node_id != node.node_id]
         stays_listed = bool(request.get("keep_listed")) or not others
         cluster.leave_alone(node)
         if node.is_alive:
             if not stays_listed:
-                cluster.publish(leaving=[node.node_id])
+                cluster.list.change(leaving=[node.node_id])
                 await cluster.list_spread()
                 tell(Step(f"node {node.name} left the list; waiting {drain_s:g} s", done, count))
                 await asyncio.sleep(drain_s)
@@ -291,7 +291,7 @@ class Changes:
                 f"{failures[node.node_id]}; the other nodes are as they were, this one is tried "
                 "again and again"
             )
-        cluster.publish(joining=[node])
+        cluster.list.change(joining=[node])
         cluster.watch(node)
         await cluster.list_spread()
         tell(Step(f"node {node.name} serves again", done + 1, count))
@@ -338,7 +338,7 @@ class Changes:
 
     def _stranger_text(self, text: str) -> str:
         name = self._cluster.spec.name
-        members = self._cluster.topology.members
+        members = self._cluster.list.topology.members
         own = ", ".join(node.name for node in self._staying())
         is_listed = any(text in (member.address, member.node_id) for member in members)
         where = "is in the list, but " if is_listed else ""
@@ -349,7 +349,7 @@ class Changes:
         return self._cluster.spec.drain_s if given is None else max(0.0, float(given))
 
     def _summary(self) -> dict[str, object]:
-        topology = self._cluster.topology
+        topology = self._cluster.list.topology
         return {
             "nodes": len(self._cluster.spec.staying),
             "version": topology.version,

@@ -205,14 +205,16 @@ class ControlConnection:
     Args:
         path: of the socket.
         name: of the cluster, for messages.
+        timeout_s: how long it may say nothing; None: as long as it likes.
 
     Raises:
         NoCluster: nobody answers there.
     """
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, timeout_s: float | None = None) -> None:
         self._name = name
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout_s)
         try:
             with short_path(path) as text:
                 self._socket.connect(text)
@@ -247,6 +249,8 @@ class ControlConnection:
                     return {key: value for key, value in message.items() if key not in ("v", "ok")}
                 else:
                     raise ClusterError(str(message.get("error")))
+        except TimeoutError:
+            raise NoCluster(f"the supervisor of cluster {self._name} does not answer") from None
         except OSError as error:
             raise NoCluster(f"cluster {self._name} hung up: {error.strerror}") from None
         raise NoCluster(

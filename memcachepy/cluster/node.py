@@ -6,6 +6,7 @@ Lives in the loop of the cluster's supervisor, which decides what happens to it.
 import asyncio
 import os
 import pwd
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -15,11 +16,11 @@ from pathlib import Path
 
 from memcachepy.cluster.process import NodeProcess, node_environ, serve_words
 from memcachepy.cluster.spec import NodeSpec, toml_text
-from memcachepy.cluster.state import StateFolder, last_line, open_log, write_whole
+from memcachepy.cluster.state import StateFolder, log_end, open_log, write_whole
 from memcachepy.config import SETTINGS, NodeConfig
 from memcachepy.errors import ClusterError, ConfigError
 from memcachepy.node.advertise import own_member
-from memcachepy.topology import Member, Topology
+from memcachepy.topology import VERSION_MAX, Member, Topology
 
 START_TIMEOUT_S = 60.0
 """A loaded machine may take so long to start a Python process."""
@@ -190,14 +191,28 @@ class Node:
         while process.is_alive:
             await asyncio.wait([process.ended], timeout=pause_s)
             pause_s = _LOOK_S
-            stats = await self.stats()
-            if stats.get("pid") == str(process.pid):
+            if self._speaks_text:
+                stats = await self.stats()
+                if stats.get("pid") == str(process.pid):
+                    return
+            elif self._says_that_it_serves(process.pid):
                 return
         raise ClusterError(f"node {self.name} could not start: {self._last_words}")
 
     @property
+    def _speaks_text(self) -> bool:
+        return self.config.binding_protocol != "binary"
+
+    def _says_that_it_serves(self, pid: int) -> bool:
+        """In its log."""
+        said = re.compile(rf" node: serving .*\bpid={pid}$", re.MULTILINE)
+        text = log_end(self._folder.node_log_path(self.node_id))
+        return said.search(text) is not None
+
+    @property
     def _last_words(self) -> str:
-        line = last_line(self._folder.node_log_path(self.node_id))
+        text = log_end(self._folder.node_log_path(self.node_id)).strip()
+        line = text.rpartition("\n")[2]
         return line.removeprefix("memcachepy: ") or "it said nothing"
 
     async def stop(self, *, gently: bool) -> None:
@@ -243,7 +258,9 @@ class Node:
         return {row[1]: row[2] for row in rows if len(row) == 3 and row[0] == "STAT"}
 
     async def list_version(self) -> int:
-        """Of the list that it serves; -1 if it serves none."""
+        """Of the list that it serves; -1 if it serves none, `VERSION_MAX` if it cannot be asked."""
+        if not self._speaks_text:
+            return VERSION_MAX
         answer = await self._ask(b"config get cluster\r\n", b"END\r\n")
         with suppress(ValueError):
             return Topology.parse(answer.partition(b"\n")[2]).version

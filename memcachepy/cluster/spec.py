@@ -353,7 +353,7 @@ def own_settings(flags: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in flags.items():
         setting = SETTINGS[name]
         _check_ours(name, value, setting.short_flag)
-        found[name] = plain(setting.read(value, setting.short_flag), value)
+        found[name] = _own(name, setting.read(value, setting.short_flag), value)
     return found
 
 
@@ -397,14 +397,29 @@ def _node_table(file: Path | None, number: int, table: Mapping[str, Any]) -> dic
     found: dict[str, Any] = {}
     for name, value in table.items():
         if name == "id":
-            found["id"] = value if isinstance(value, str) else id_of(int(value))
+            found["id"] = _read_id(value, source)
             continue
         if name not in SETTINGS:
             must = "there is no such setting" + did_you_mean(name, SETTINGS)
             raise ConfigError(name, value, must, source)
         _check_ours(name, value, source)
-        found[name] = plain(SETTINGS[name].read(value, source), value)
+        found[name] = _own(name, SETTINGS[name].read(value, source), value)
     return found
+
+
+def _own(name: str, value: object, raw: object) -> Any:
+    """Paths count from here, not from where the node runs."""
+    if name in _EACH_ITS_OWN and value != CONTROL_OFF:
+        return str(Path(str(value)).absolute())
+    return plain(value, raw)
+
+
+def _read_id(value: object, source: str) -> str:
+    kind = SETTINGS["node_id"].kind
+    try:
+        return str(kind.read(id_of(value) if type(value) is int else value))
+    except ValueError:
+        raise ConfigError("id", value, kind.range, source) from None
 
 
 def _read_cluster_key(name: str, value: object, source: str) -> Any:

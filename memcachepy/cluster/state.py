@@ -17,6 +17,7 @@ settings.toml, and the kernel lets go of the lock when the supervisor ends in wh
 import fcntl
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -215,12 +216,35 @@ def open_log(path: Path) -> int:
         raise ClusterError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def last_line(path: Path, bytes_max: int = 4096) -> str:
-    """Of a log; empty if there is none."""
+def log_end(path: Path, bytes_max: int = 1 << 16) -> str:
+    """The last lines of a log; empty if there is none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - bytes_max))
-            lines = file.read().decode("utf-8", "backslashreplace").splitlines()
+            return file.read().decode("utf-8", "backslashreplace")
     except OSError:
         return ""
-    return next((line for line in reversed(lines) if line.strip()), "")
+
+
+def send_to_node(folder: StateFolder, node_id: str, pid: int, number: int) -> None:
+    """A signal to a node's process, or SIGKILL to all of the node.
+
+    Raises:
+        ClusterError: it may not be sent.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+        try:
+            # Only now the number means the same process for sure.
+            if folder.running_nodes().get(node_id) == pid:
+                if number == signal.SIGKILL:
+                    os.killpg(pid, number)
+                signal.pidfd_send_signal(pidfd, number)
+        finally:
+            os.close(pidfd)
+    except ProcessLookupError:
+        pass
+    except OSError as error:
+        raise ClusterError(
+            f"node {node_id}, process {pid}, cannot be ended: {error.strerror}"
+        ) from None

@@ -20,23 +20,23 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
+from typing import Any
 
 from memcachepy.admin.client import Address
 from memcachepy.cluster.changes import Changes
 from memcachepy.cluster.control import ControlServer, Step, Tell
 from memcachepy.cluster.events import EventLog, EventName
 from memcachepy.cluster.health import Health
+from memcachepy.cluster.list_file import ListFile
 from memcachepy.cluster.monitor import Action, Kind, Limits
 from memcachepy.cluster.node import START_TIMEOUT_S, Node
 from memcachepy.cluster.spec import ClusterSpec, NodeSpec
 from memcachepy.cluster.state import StateFolder
 from memcachepy.cluster.watcher import Watcher
-from memcachepy.errors import ClusterError, MembershipError
+from memcachepy.errors import ClusterError
 from memcachepy.log import fact
-from memcachepy.membership.file import change_topology, read_topology
-from memcachepy.topology import Member, Topology
 
 log = logging.getLogger("memcachepy.cluster")
 
@@ -44,9 +44,6 @@ STARTS_AT_ONCE = 8
 """Nodes that are being started; more would only share the cores."""
 TAKE_OVER_S = 5.0
 """How long to wait for a node that was found running to answer; then it is only watched."""
-SPREAD_S = 1.0
-"""Within this every node serves a changed list."""
-_LOOK_S = 0.05
 
 
 class ClusterSupervisor:
@@ -84,7 +81,10 @@ class ClusterSupervisor:
         self._ends_on_hangup = ends_on_hangup
         self._waits: dict[str, asyncio.Task[None]] = {}
         """By node: for one that has been started again to serve."""
+        self._replacing: set[str] = set()
+        """Nodes that died and have not served since, however often they were started."""
         self._events = EventLog(folder.events_path)
+        self.list = ListFile(folder.topology_path)
         self.is_stopping = False
         self._is_to_be_forgotten = False
         self._has_found_nodes = False
@@ -102,7 +102,6 @@ class ClusterSupervisor:
         async with AsyncExitStack() as opening:
             self._listen_to_signals()
             self.folder.note_pid()
-            opening.callback(self._let_go)
             self._control = ControlServer(
                 self.folder.socket_path, self.status, Changes(self).operations, self._on_down
             )
@@ -112,29 +111,19 @@ class ClusterSupervisor:
             limits = Limits(grace_s=self.spec.grace_s)
             self._watcher = Watcher(limits, self._is_stopped, self._on_health, self._act)
             self._watching = asyncio.create_task(self._watcher.run())
+            opening.callback(self._let_go)
             try:
-                coming_up = asyncio.create_task(self._bring_up())
-                stop_asked = asyncio.create_task(self._stop_asked.wait())
-                await asyncio.wait({coming_up, stop_asked}, return_when=asyncio.FIRST_COMPLETED)
-                if not coming_up.done():
-                    coming_up.cancel()
-                    await asyncio.wait({coming_up})
-                else:
-                    coming_up.result()
-                    self.is_ready = self._control.is_open_for_changes = True
-                    log.info(fact("cluster serves", name=self.spec.name, nodes=len(self.nodes)))
-                    if self._is_new:
-                        self.note(EventName.CLUSTER_PROVISIONED, message=f"{len(self.nodes)} nodes")
-                    self._on_ready(self.status())
-                    await stop_asked
+                await self._until(self._bring_up())
+                if not self.is_stopping:
+                    self._say_ready()
+                    await self._until(asyncio.Event().wait())
             except BaseException:
-                if not self._has_found_nodes:
+                # A cluster that never was leaves nothing; one that was goes on to serve.
+                if not self.is_ready and not self._has_found_nodes:
                     await self._stop_all()
-                if self._is_new:
+                if not self.is_ready and self._is_new:
                     self.folder.forget_spec()
                 raise
-            finally:
-                stop_asked.cancel()
             await self._control.finish_change()
             await self._stop_all()
             if self._is_to_be_forgotten:
@@ -142,7 +131,34 @@ class ClusterSupervisor:
                 self.note(EventName.CLUSTER_DELETED)
             log.info(fact("cluster stopped", name=self.spec.name))
 
+    async def _until(self, doing: Coroutine[Any, Any, object]) -> None:
+        """Do it until it is done, or until the cluster is to stop.
+
+        Raises:
+            Exception: what it raised, or what the watcher has, which must not end unnoticed.
+        """
+        task = asyncio.create_task(doing)
+        stop_asked = asyncio.create_task(self._stop_asked.wait())
+        try:
+            done, _ = await asyncio.wait(
+                {task, stop_asked, self._watching}, return_when=asyncio.FIRST_COMPLETED
+            )
+            for ended in done - {stop_asked}:
+                ended.result()
+        finally:
+            for unfinished in (task, stop_asked):
+                unfinished.cancel()
+            await asyncio.wait({task, stop_asked})
+
+    def _say_ready(self) -> None:
+        self.is_ready = self._control.is_open_for_changes = True
+        log.info(fact("cluster serves", name=self.spec.name, nodes=len(self.nodes)))
+        if self._is_new:
+            self.note(EventName.CLUSTER_PROVISIONED, message=f"{len(self.nodes)} nodes")
+        self._on_ready(self.status())
+
     def _let_go(self) -> None:
+        self._watching.cancel()
         for node in self.nodes.values():
             node.close()
 
@@ -199,7 +215,10 @@ class ClusterSupervisor:
             self.note(EventName.CLUSTER_NOT_PROVISIONED, message=str(error))
             raise error
         await asyncio.gather(*map(self._take_over, found))
-        self.publish(joining=(node for node in nodes if node.is_serving), is_anew=self._is_new)
+        # Who was found and is in no list may have items that were changed elsewhere since: the
+        # monitor lets it back with a new process only.
+        started = [node for node in nodes if node.is_serving and node not in found]
+        self.list.change(joining=started, is_anew=self._is_new)
         leaving = [spec.node_id for spec in self.spec.nodes if spec.is_leaving]
         if leaving:
             await self.dismiss(leaving, self.spec.drain_s, self._tell)
@@ -267,7 +286,7 @@ class ClusterSupervisor:
 
     def watch(self, node: Node) -> None:
         """From now on it is started when it dies, and so on, as the monitor decides."""
-        is_listed = self.topology.member(node.node_id) is not None
+        is_listed = self.list.topology.member(node.node_id) is not None
         host, port = node.probe_address
         with suppress(OSError):
             host = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
@@ -278,6 +297,7 @@ class ClusterSupervisor:
     def leave_alone(self, node: Node) -> None:
         """Somebody changes it: nothing is done about it until it is watched again."""
         self._watcher.forget(node.node_id)
+        self._replacing.discard(node.node_id)
         if task := self._waits.pop(node.node_id, None):
             task.cancel()
 
@@ -314,10 +334,10 @@ class ClusterSupervisor:
                 case Kind.KILL if node.process is not None:
                     node.process.kill()
                 case Kind.TAKE_OUT:
-                    self.publish(leaving=[node.node_id])
+                    self.list.change(leaving=[node.node_id])
                     self.note(EventName.NODE_REMOVED, node, f"from the list: {action.reason}")
                 case Kind.PUT_BACK:
-                    self.publish(joining=[node])
+                    self.list.change(joining=[node])
                     self.note(EventName.NODE_ADDED, node, f"to the list: {action.reason}")
         except ClusterError as error:
             log.error(fact("not done", node=node.node_id, reason=error))
@@ -326,7 +346,9 @@ class ClusterSupervisor:
 
     def _start_again(self, node: Node, reason: str) -> None:
         node.restarts += 1
-        self.note(EventName.REPLACING_NODE, node, reason)
+        if node.node_id not in self._replacing:
+            self._replacing.add(node.node_id)
+            self.note(EventName.REPLACING_NODE, node, reason)
         node.launch(self.environ)
         self._watcher.on_started(node.node_id)
 
@@ -334,6 +356,7 @@ class ClusterSupervisor:
             with suppress(ClusterError):  # Then the monitor has been told, or will see.
                 await node.served(START_TIMEOUT_S)
                 log.info(fact("node serves again", node=node.node_id, at=node.member.address))
+                self._replacing.discard(node.node_id)
                 self.note(EventName.NODE_REPLACED, node)
 
         self._waits[node.node_id] = asyncio.create_task(wait())
@@ -347,59 +370,9 @@ class ClusterSupervisor:
 
     # ---- the list ------------------------------------------------------------------------------
 
-    @property
-    def topology(self) -> Topology:
-        return read_topology(self.folder.topology_path) or Topology(0)
-
-    def publish(
-        self, joining: Iterable[Node] = (), leaving: Iterable[str] = (), is_anew: bool = False
-    ) -> Topology:
-        """Change the list, in one write.
-
-        Args:
-            joining: nodes that serve.
-            leaving: ids.
-            is_anew: nobody else stays in it.
-
-        Raises:
-            ClusterError: the file cannot be written, or nobody would be left in the list.
-        """
-        new = {node.node_id: node.member for node in joining}
-        gone = {*leaving, *new}
-
-        def change(old: Topology) -> Topology:
-            stay: list[Member] = []
-            if not is_anew:
-                places = {(member.host, member.port) for member in new.values()}
-                stay = [
-                    member
-                    for member in old.members
-                    if member.node_id not in gone and (member.host, member.port) not in places
-                ]
-            return old.changed([*stay, *new.values()], time.time())
-
-        try:
-            before = self.topology.version
-            after = change_topology(self.folder.topology_path, change)
-        except MembershipError as error:
-            raise ClusterError(str(error)) from None
-        if after.version != before:
-            log.info(fact("list changed", version=after.version, nodes=len(after.members)))
-        return after
-
     async def list_spread(self) -> None:
         """Wait until every node serves the list, or some cannot be waited for any longer."""
-        version = self.topology.version
-        waiting = [node for node in self.nodes.values() if node.is_serving]
-        deadline_s = time.monotonic() + 2 * SPREAD_S
-        while waiting and time.monotonic() < deadline_s:
-            versions = await asyncio.gather(*(node.list_version() for node in waiting))
-            pairs = zip(waiting, versions, strict=True)
-            waiting = [node for node, seen in pairs if seen < version and node.is_serving]
-            if waiting:
-                await asyncio.sleep(_LOOK_S)
-        for node in waiting:
-            log.warning(fact("list is not served yet", node=node.node_id, version=version))
+        await self.list.spread(self.nodes.values())
 
     async def dismiss(self, node_ids: Iterable[str], drain_s: float, tell: Tell) -> None:
         """Take nodes out of the list, give clients time to learn it, and end them.
@@ -409,12 +382,12 @@ class ClusterSupervisor:
         node_ids = list(node_ids)
         for node_id in node_ids:
             self.leave_alone(self.nodes[node_id])
-        self.publish(leaving=node_ids)
+        self.list.change(leaving=node_ids)
         await self.list_spread()
-        tell(
-            Step(f"{_nodes_text(node_ids)} left the list; waiting {drain_s:g} s", 0, len(node_ids))
-        )
-        await asyncio.sleep(drain_s)
+        if any(self.nodes[node_id].is_alive for node_id in node_ids):
+            text = f"{_nodes_text(node_ids)} left the list; waiting {drain_s:g} s"
+            tell(Step(text, 0, len(node_ids)))
+            await asyncio.sleep(drain_s)
         done = 0
 
         async def stop(node: Node) -> None:
@@ -436,7 +409,7 @@ class ClusterSupervisor:
 
     def status(self) -> dict[str, object]:
         """For `cluster status`: what the supervisor knows; nodes are asked by whoever asks."""
-        topology = self.topology
+        topology = self.list.topology
         return {
             "name": self.spec.name,
             "pid": os.getpid(),

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import pytest
 from clusters import PATIENCE_S, SMALL, Cluster, answers
 from support.client import RawClient
 from support.waiting import wait_until
+
+from memcachepy.cluster.state import StateFolder
+from memcachepy.membership.file import change_topology
 
 TOP = Path(__file__).parents[2]
 EXIT_NO_CLUSTER = os.EX_UNAVAILABLE
@@ -204,3 +208,61 @@ def test_script_is_setup_and_up() -> None:
     text = (TOP / "scripts" / "cluster").read_text()
     assert 'exec "$venv/bin/memcachepy" cluster up "$@"' in text
     subprocess.run(["sh", "-n", str(TOP / "scripts" / "cluster")], check=True)
+
+
+@pytest.mark.once
+def test_who_was_out_of_the_list_is_not_taken_over_with_its_items(cluster: Cluster) -> None:
+    """They may have been changed elsewhere meanwhile."""
+    cluster.up(*SMALL, "--nodes", "2")
+    place, pid = cluster.address("0002"), cluster.node_pids()["0002"]
+    with RawClient(place) as client:
+        client.ask(b"set old 0 0 1\r\nx\r\n", b"STORED\r\n")
+    cluster.kill_supervisor()
+    change_topology(
+        cluster.folder.topology_path,
+        lambda old: old.changed([m for m in old.members if m.node_id != "0002"], time.time()),
+    )
+    cluster.up()
+    wait_until(lambda: cluster.ids == ["0001", "0002"], "its return", PATIENCE_S)
+    assert cluster.node_pids()["0002"] != pid
+    with RawClient(place) as client:
+        client.ask(b"get old\r\n", b"END\r\n")
+
+
+@pytest.mark.once
+def test_nodes_that_speak_only_binary_come_up(cluster: Cluster) -> None:
+    cluster.up(*SMALL, "--nodes", "1", "-B", "binary")
+    assert cluster.ids == ["0001"]
+
+
+@pytest.mark.once
+def test_stopped_supervisor_is_told_from_a_dead_one(cluster: Cluster) -> None:
+    cluster.up(*SMALL, "--nodes", "1")
+    pid = cluster.supervisor_pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        done = cluster.run("status")
+        assert f"its supervisor, process {pid}, does not answer" in done.stdout
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.once
+def test_state_folder_with_a_long_name_is_no_matter(
+    make_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    """The control socket's address holds no more than 107 bytes."""
+    cluster = make_cluster()
+    cluster.root = tmp_path / ("x" * 120)
+    cluster.folder = StateFolder(cluster.root, cluster.name)
+    cluster.up(*SMALL, "--nodes", "1")
+    assert cluster.status()["is_ready"]
+
+
+def test_any_provider_can_be_looked_at(cluster: Cluster) -> None:
+    cluster.up(*SMALL, "--nodes", "2")
+    url = f"file:{cluster.folder.topology_path}"
+    found = cluster.do("status", "--provider", url)
+    assert [node["state"] for node in found["nodes"]] == ["serving", "serving"]
+    assert cluster.do("where", "k", "--provider", url)["version"] == cluster.topology.version
+    assert "provider is 'x:'" in cluster.refused("status", "--provider", "x:", status=os.EX_USAGE)
