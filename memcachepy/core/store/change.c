@@ -15,8 +15,8 @@ item_change(struct store *store, struct shard *shard, const struct table_place *
 {
     struct item *item = place->item;
     uint8_t bits = (uint8_t)((item->bits & ~change->clears) | change->sets);
-    if (!(change->clears & ITEM_COPIED)) {
-        track_item(store, item);
+    if (is_tracking(store) && !(change->clears & ITEM_COPIED)) {
+        track_set_item(store, item);
     }
     bucket_open(store, shard, place->primary);
     if (bits != item->bits) {

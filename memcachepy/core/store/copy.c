@@ -347,7 +347,7 @@ end_one(struct store *store, const struct dump_item *dumped, enum copy_end end, 
     }
     table_find(store, shard, key.bytes, key.len, key.hash, &place);
     if (place.bucket != NULL && place.item->bits & ITEM_COPIED) {
-        if (end == COPY_CONFIRM && !item_is_hidden(store, place.item)) {
+        if (end == COPY_CONFIRM && copy_if_shown(store, place.item) != NULL) {
             const struct item_change change = {.clears = ITEM_COPIED};
             item_change(store, shard, &place, &change);
             ++*kept;

@@ -15,6 +15,12 @@ track_set(const struct store *store, const uint8_t *key, uint32_t key_len)
     atomic_fetch_or(word, bit);
 }
 
+void
+track_set_item(const struct store *store, const struct item *item)
+{
+    track_set(store, item_key(item, item->bits), item->key_len);
+}
+
 bool
 track_is_set(const struct store *store, const struct key *key)
 {
@@ -61,6 +67,12 @@ copy_is_shown(const struct store *store, const uint8_t *key, uint32_t key_len)
         }
     }
     return true;
+}
+
+struct item *
+copy_if_shown(const struct store *store, struct item *item)
+{
+    return copy_is_shown(store, item_key(item, item->bits), item->key_len) ? item : NULL;
 }
 
 void

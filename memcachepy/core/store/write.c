@@ -85,20 +85,27 @@ state_of_new(const struct store *store, const struct item *chunk, const struct i
     uint32_t generation = chunk_state((void *)chunk) & STATE_GENERATION_MASK;
     uint32_t passed =
         STATE_COUNT_MASK | STATE_PROBATION | (publish == PUBLISH_CHANGED ? STATE_FETCHED : 0);
-    uint32_t kept = old == NULL ? 0 : chunk_state((void *)old) & passed;
-    if (UNLIKELY(publish == PUBLISH_COPIED)) {
-        kept |= chunk_state((void *)chunk) & (STATE_COUNT_MASK | STATE_FETCHED);
+    uint32_t kept = 0;
+    if (old != NULL) {
+        kept = chunk_state((void *)old) & passed;
+    } else if (UNLIKELY(publish == PUBLISH_COPIED)) {
+        kept = chunk_state((void *)chunk) & STATE_COUNT_MASK;
     }
     return state_touched(store, generation | kept | CHUNK_LIVE);
+}
+
+/* Hidden copies, too. */
+static inline struct item *
+place_alive(const struct store *store, const struct table_place *place)
+{
+    return place->bucket != NULL && !item_is_dead(store, place->item) ? place->item : NULL;
 }
 
 struct item *
 place_live(const struct store *store, const struct table_place *place)
 {
-    return place->bucket != NULL && !item_is_dead(store, place->item) &&
-                   !item_is_hidden(store, place->item)
-               ? place->item
-               : NULL;
+    struct item *item = place_alive(store, place);
+    return UNLIKELY(item != NULL && item->bits & ITEM_COPIED) ? copy_if_shown(store, item) : item;
 }
 
 /* The state of what is about to be linked: a new key goes into probation unless the ghost knows it.
@@ -107,7 +114,7 @@ static uint32_t
 admit(struct store *store, struct shard *shard, const struct table_place *place, uint64_t hash,
       uint32_t class_id, const struct item *item, enum publish publish)
 {
-    const struct item *old = place_live(store, place);
+    const struct item *old = place_alive(store, place);
     uint32_t state = state_of_new(store, item, old, publish);
     if (!has_probation(store)) {
         return state;
@@ -170,8 +177,8 @@ item_publish(struct store *store, struct shard *shard, const struct table_place 
     struct shard_sums *sums = &shard->sums;
     uint32_t class_id = class_of_ref(store, ref);
     bool frees_chunk = place->bucket != NULL && !(place->item->bits & ITEM_CHAINED);
-    if (publish != PUBLISH_COPIED) {
-        track_item(store, item);
+    if (is_tracking(store) && publish != PUBLISH_COPIED) {
+        track_set_item(store, item);
     }
     bucket_open(store, shard, place->primary);
     LOG(store, shard, shard->class_bytes[class_id]);
