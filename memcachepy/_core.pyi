@@ -79,6 +79,16 @@ class Segment:
         """Make this process the owner of a process slot (`SLOT_…`)."""
     def set_state(self, state: int) -> None:
         """RUNNING, DRAINING or STOPPING; write to each loop's wake descriptor afterwards."""
+    def change_settings(self, settings: Mapping[str, object], /) -> None:
+        """Have every process take other values, all of them or none, from its next command on.
+
+        Args:
+            settings: some of `requests_per_event`, `flush_enabled`, `shutdown_enabled`,
+                `dump_enabled`, `watch_enabled`.
+
+        Raises:
+            ValueError: a running node does not take this setting, or not this value.
+        """
     def run_worker(self, slot: int, channel_fd: int, wake_fd: int, liveness_fd: int) -> int:
         """Serve connections that arrive on `channel_fd` until stopped. Releases the GIL.
 

@@ -5,6 +5,7 @@ when one of its settings was changed while it runs. What it is to run with stand
 difference is what there is to do; it is the same for whoever looks, and outlives the supervisor.
 """
 
+import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -12,12 +13,15 @@ from enum import StrEnum
 from typing import Any
 
 from memcachepy.admin.client import Address, NodeConnection, text_of
+from memcachepy.cache.handshake import connect_to_node
 from memcachepy.cluster.groups import Group
 from memcachepy.cluster.parameters import Parameter, settings_of
 from memcachepy.cluster.spec import ClusterSpec, toml_text
 from memcachepy.cluster.state import StateFolder, write_whole
-from memcachepy.config import SETTINGS, NodeConfig, resolve
-from memcachepy.errors import ClusterError, ConfigError
+from memcachepy.config import CONTROL_OFF, SETTINGS, NodeConfig, resolve
+from memcachepy.errors import AttachError, ClusterError, ConfigError
+from memcachepy.node.control_settings import CHANGEABLE
+from memcachepy.node.rendezvous import LINE_BYTES_MAX, decode, encode
 
 TIMEOUT_S = 5.0
 _LAUNCHERS = frozenset({"join", "node_id", "discovery_state"})
@@ -68,11 +72,14 @@ ON_RUNNING: Mapping[str, Callable[[Any], str]] = {
     "slab_automove_freeratio": lambda value: f"slabs automove freeratio {value}",
     "slab_automove_window": lambda value: f"slabs automove window {value}",
 }
-"""Commands of memcached's with which a running node takes a value."""
+"""Commands of memcached's with which a running node takes a value; others go over its control
+socket."""
 
 
 def when_of(setting: str, before: NodeConfig, after: NodeConfig) -> When:
     """What a node needs to go from one config to another, as far as this setting is concerned."""
+    if setting in CHANGEABLE and before.control_socket != CONTROL_OFF:
+        return When.NOW
     if before.protocol != "binary" and setting in ON_RUNNING:
         # A tiny memory limit comes with other limits; a node without reassignment moves no pages.
         is_small = setting == "memory_limit" and after.memory_limit < _MEMLIMIT_MIN_MB
@@ -88,7 +95,8 @@ def applies(row: Parameter) -> str:
         return "fixed"
     if not row.has_effect:
         return str(When.NOTHING)
-    return str(When.NOW if row.setting in ON_RUNNING else When.RESTART)
+    is_live = row.setting in ON_RUNNING or row.setting in CHANGEABLE
+    return str(When.NOW if is_live else When.RESTART)
 
 
 def changes_between(pairs: Mapping[str, tuple[NodeConfig, NodeConfig]]) -> list[Change]:
@@ -157,23 +165,45 @@ def apply_running(
     """Have a running node take what it can take now; blocking, for seconds at most.
 
     Returns:
-        The settings that it did not take.
+        Why it did not take some of it, as sentences.
 
     Raises:
         MemcachepyError: it does not answer.
     """
-    refused, taken = [], {}
+    wanted = {change.setting: change.after for change in changes}
+    trouble: list[str] = []
+    taken: dict[str, object] = {}
     with NodeConnection(Address(*place), TIMEOUT_S) as connection:
-        for change in changes:
-            answer = connection.ask(ON_RUNNING[change.setting](change.after).encode())
-            if text_of(answer) == "OK":
-                taken[change.setting] = change.after
+        for setting in wanted.keys() & ON_RUNNING.keys():
+            answer = text_of(connection.ask(ON_RUNNING[setting](wanted[setting]).encode()))
+            if answer == "OK":
+                taken[setting] = wanted[setting]
             else:
-                refused.append(change.setting)
+                trouble.append(f"node {node_id} does not take {setting}: {answer}")
+    if asked := {name: wanted[name] for name in wanted.keys() & CHANGEABLE.keys()}:
+        try:
+            _change_over_control(running_config(folder, node_id), place, asked)
+            taken |= asked
+        except (AttachError, OSError, ValueError) as error:
+            trouble.append(f"node {node_id} does not take {', '.join(sorted(asked))}: {error}")
     if taken:
         settings = _running_settings(folder, node_id) | taken
         write_whole(folder.settings_path(node_id), toml_text(settings).encode())
-    return refused
+    return trouble
+
+
+def _change_over_control(
+    config: NodeConfig, place: tuple[str, int], settings: Mapping[str, object]
+) -> None:
+    """Raises AttachError, OSError or ValueError: it does not answer, or refuses."""
+    deadline_s = time.monotonic() + TIMEOUT_S
+    connection, _ = connect_to_node(config.control_socket or place[1], deadline_s)
+    with connection, connection.makefile("rb") as file:
+        connection.settimeout(TIMEOUT_S)
+        connection.sendall(encode({"op": "settings_change", "settings": settings}))
+        answer = decode(file.readline(LINE_BYTES_MAX))
+        if not answer.get("ok"):
+            raise ValueError(str(answer.get("error")))
 
 
 def _running_settings(folder: StateFolder, node_id: str) -> dict[str, Any]:

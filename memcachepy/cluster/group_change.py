@@ -74,20 +74,18 @@ async def _change_running(
     for change in changes:
         for node_id in change.node_ids if change.when is When.NOW else ():
             by_node.setdefault(node_id, []).append(change)
-    trouble = []
+    trouble: list[str] = []
     for done, (node_id, some) in enumerate(sorted(by_node.items()), 1):
         node = cluster.nodes[node_id]
         if not node.is_alive:
             continue  # It gets them when it starts.
         try:
-            refused = await asyncio.to_thread(
+            trouble += await asyncio.to_thread(
                 apply_running, cluster.folder, node_id, node.probe_address, some
             )
         except MemcachepyError as error:
             trouble.append(str(error))
             continue
-        for setting in refused:
-            trouble.append(f"node {node.name} does not take {setting} while it runs")
         tell(Step(f"node {node.name} changed", done, len(by_node)))
     return trouble
 

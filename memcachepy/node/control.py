@@ -28,6 +28,7 @@ from pathlib import Path
 from memcachepy import __version__, _core
 from memcachepy.log import fact
 from memcachepy.node.control_config import config_delete, config_get, config_set
+from memcachepy.node.control_settings import settings_change
 from memcachepy.node.discovery import read_state
 from memcachepy.node.listeners import Listener
 from memcachepy.node.rendezvous import LINE_BYTES_MAX, decode, encode
@@ -99,6 +100,7 @@ class Control:
             "config_get": partial(self._answer_from, config_get),
             "config_set": partial(self._answer_from, config_set),
             "config_delete": partial(self._answer_from, config_delete),
+            "settings_change": partial(self._answer_from, settings_change),
         }
 
     @property

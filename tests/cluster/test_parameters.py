@@ -152,6 +152,7 @@ def test_only_what_is_fixed_cannot_be_changed() -> None:
     assert {row.name for row in PARAMETERS.values() if not row.is_modifiable} == NOT_MODIFIABLE
     assert applies(PARAMETERS["config_max"]) == "fixed"
     assert applies(PARAMETERS["cache_memlimit"]) == "now"
+    assert applies(PARAMETERS["watch"]) == "now"
     assert applies(PARAMETERS["idle_timeout"]) == "restart"
     assert applies(PARAMETERS["hash_algorithm"]) == "no effect"
 
@@ -280,6 +281,9 @@ def test_what_can_be_changed_while_a_node_runs() -> None:
     assert when(hash_algorithm="jenkins") == {"hash_algorithm": When.NOTHING}
     binary = NodeConfig(protocol="binary")
     assert all(when_of(name, binary, binary) is not When.NOW for name in ON_RUNNING)
+    assert when(disable_watch=True) == {"disable_watch": When.NOW}
+    silent = NodeConfig(control_socket="off")
+    assert when_of("disable_watch", silent, silent) is When.RESTART
 
 
 def test_a_change_names_the_nodes_that_it_is_for() -> None:

@@ -32,6 +32,12 @@ def settings(cluster: Cluster, name: str) -> list[str]:
     return [setting(cluster, node_id, name) for node_id in cluster.ids]
 
 
+def watches(address: tuple[str, int]) -> bool:
+    with RawClient(address) as client:
+        client.send(b"watch\r\n")
+        return client.line() == b"OK"
+
+
 def test_a_group_is_applied_at_once_where_that_can_be_and_with_a_restart_else(
     cluster: Cluster,
 ) -> None:
@@ -39,16 +45,21 @@ def test_a_group_is_applied_at_once_where_that_can_be_and_with_a_restart_else(
     pids = cluster.node_pids()
     parameters(cluster, "create", "web", "--description", "for the shop")
     parameters(cluster, "set", "web", "cache_memlimit=12", "idle_timeout=600", "lru_crawler=0")
+    parameters(cluster, "set", "web", "watch=disabled", "lru_crawler_metadump=disabled")
 
     dry = parameters(cluster, "apply", "web", "--dry-run")
     whens = {change["setting"]: change["when"] for change in dry["changes"]}
-    assert whens == {"memory_limit": "now", "lru_crawler": "now", "idle_timeout": "restart"}
+    assert whens.pop("idle_timeout") == "restart"
+    now = {"memory_limit", "lru_crawler", "disable_watch", "disable_dumping"}
+    assert whens == dict.fromkeys(now, "now")
     assert settings(cluster, "maxbytes") == [str(8 << 20)] * 2
 
     done = parameters(cluster, "apply", "web")
     assert (done["waiting"], done["restarted"]) == (["0001", "0002"], [])
     assert settings(cluster, "maxbytes") == [str(MEMORY)] * 2
     assert settings(cluster, "lru_crawler") == ["no"] * 2
+    assert settings(cluster, "dump_enabled") == ["no"] * 2
+    assert [watches(cluster.address(node_id)) for node_id in cluster.ids] == [False] * 2
     assert settings(cluster, "idle_timeout") == ["0"] * 2
     assert cluster.node_pids() == pids
     shown = parameters(cluster, "show")

@@ -71,17 +71,17 @@ struct segment_settings {
     uint32_t item_size_min_bytes; /* Key, value and client flags of the smallest class. */
     uint32_t conn_limit;
     uint32_t worker_count;
-    uint32_t requests_per_event;
+    _Atomic uint32_t requests_per_event; /* [atomic] */
     uint32_t backlog;
     _Atomic uint32_t verbosity; /* [atomic] */
     uint32_t eviction_policy;   /* enum eviction_policy */
     bool cas_enabled;
-    bool flush_enabled;
-    bool shutdown_enabled;
-    bool large_pages;   /* huge pages are a must; else they are asked for */
+    _Atomic bool flush_enabled;    /* [atomic] */
+    _Atomic bool shutdown_enabled; /* [atomic] */
+    bool large_pages;              /* huge pages are a must; else they are asked for */
     bool maxconns_fast; /* who comes beyond conn_limit is answered; else nobody is accepted */
-    bool dump_enabled;  /* cachedump, metadump, mgdump and `stats detail` */
-    bool watch_enabled;
+    _Atomic bool dump_enabled;  /* [atomic] cachedump, metadump, mgdump and `stats detail` */
+    _Atomic bool watch_enabled; /* [atomic] */
     bool track_sizes;
     bool slab_reassign; /* pages may be moved by command and by the automover */
     bool drop_privileges;

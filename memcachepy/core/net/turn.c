@@ -69,7 +69,8 @@ turn_begin(const struct reactor *reactor)
 {
     const struct segment_settings *settings = &reactor->segment->superblock->settings;
     return (struct share){
-        .requests_end = protocol_requests(reactor->protocol) + settings->requests_per_event,
+        .requests_end = protocol_requests(reactor->protocol) +
+                        atomic_load_explicit(&settings->requests_per_event, memory_order_relaxed),
     };
 }
 

@@ -185,9 +185,9 @@ execute_dump(struct protocol *protocol, struct conn *conn, const struct request 
     uint64_t classes;
     if (!atomic_load_explicit(&settings->lru_crawler, memory_order_relaxed)) {
         OUTPUT_TEXT(output, "CLIENT_ERROR lru crawler disabled\r\n");
-    } else if (!settings->dump_enabled && keys_only) {
+    } else if (!atomic_load_explicit(&settings->dump_enabled, memory_order_relaxed) && keys_only) {
         OUTPUT_TEXT(output, "ERROR key dump not allowed\r\n");
-    } else if (!settings->dump_enabled) {
+    } else if (!atomic_load_explicit(&settings->dump_enabled, memory_order_relaxed)) {
         OUTPUT_TEXT(output, "ERROR metadump not allowed\r\n");
     } else if (!output_is_empty(output) && keys_only) {
         OUTPUT_TEXT(output, "ERROR cannot pipeline other commands before mgdump\r\n");

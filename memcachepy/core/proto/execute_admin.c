@@ -38,7 +38,8 @@ execute_flush_all(struct protocol *protocol, struct conn *conn, const struct req
     const struct line *line = request->line;
     int64_t exptime = 0;
     COUNT(protocol->counters, cmd_flush);
-    if (!store_superblock(protocol->store)->settings.flush_enabled) {
+    if (!atomic_load_explicit(&store_superblock(protocol->store)->settings.flush_enabled,
+                              memory_order_relaxed)) {
         REPLY(protocol, request->noreply, "CLIENT_ERROR flush_all not allowed\r\n");
         return;
     }
@@ -120,7 +121,8 @@ void
 execute_shutdown(struct protocol *protocol, struct conn *conn, const struct request *request)
 {
     const struct line *line = request->line;
-    if (!store_superblock(protocol->store)->settings.shutdown_enabled) {
+    if (!atomic_load_explicit(&store_superblock(protocol->store)->settings.shutdown_enabled,
+                              memory_order_relaxed)) {
         REPLY(protocol, request->noreply, "SERVER_ERROR: shutdown not enabled\r\n");
     } else if (line->count == 1) {
         signal_supervisor(protocol, conn, SIGINT);

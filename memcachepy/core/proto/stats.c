@@ -254,14 +254,14 @@ stats_general(struct stat_sink *sink, struct store *store)
     X(evictions, "%s", s->eviction_policy != POLICY_NOEVICTION ? "on" : "off")                     \
     X(domain_socket, "%s", TEXT_OR(s->unix_socket, "NULL"))                                        \
     X(umask, "%o", s->unix_mask)                                                                   \
-    X(shutdown_command, "%s", YES_NO(s->shutdown_enabled))                                         \
+    X(shutdown_command, "%s", YES_NO(atomic_load(&s->shutdown_enabled)))                           \
     X(growth_factor, "%.2f", s->growth_factor)                                                     \
     X(chunk_size, "%u", s->item_size_min_bytes)                                                    \
     X(num_threads, "%u", s->worker_count)                                                          \
     X(num_threads_per_udp, "0")                                                                    \
     X(stat_key_prefix, "%c", s->prefix_delimiter)                                                  \
     X(detail_enabled, "%s", YES_NO(atomic_load(&s->detail_enabled)))                               \
-    X(reqs_per_event, "%u", s->requests_per_event)                                                 \
+    X(reqs_per_event, "%u", atomic_load(&s->requests_per_event))                                   \
     X(cas_enabled, "%s", YES_NO(s->cas_enabled))                                                   \
     X(tcp_backlog, "%u", s->backlog)                                                               \
     X(binding_protocol, "%s", binding_names[s->binding_protocol])                                  \
@@ -279,8 +279,8 @@ stats_general(struct stat_sink *sink, struct store *store)
     X(lru_crawler_sleep, "%u", atomic_load(&s->lru_crawler_sleep_us))                              \
     X(lru_crawler_tocrawl, "%u", atomic_load(&s->lru_crawler_tocrawl))                             \
     X(tail_repair_time, "%u", s->tail_repair_time_s)                                               \
-    X(flush_enabled, "%s", YES_NO(s->flush_enabled))                                               \
-    X(dump_enabled, "%s", YES_NO(s->dump_enabled))                                                 \
+    X(flush_enabled, "%s", YES_NO(atomic_load(&s->flush_enabled)))                                 \
+    X(dump_enabled, "%s", YES_NO(atomic_load(&s->dump_enabled)))                                   \
     X(hash_algorithm, "%s", s->hash_algorithm)                                                     \
     X(lru_maintainer_thread, "%s", YES_NO(s->lru_maintainer))                                      \
     X(lru_segmented, "%s", YES_NO(atomic_load(&s->lru_segmented)))                                 \

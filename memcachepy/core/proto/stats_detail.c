@@ -109,7 +109,8 @@ stats_detail_packet(struct stat_sink *sink, struct store *store, struct slice pa
     static const char name[] = "detail ";
     struct output lines;
     if (part.len < sizeof(name) - 1 || memcmp(part.bytes, name, sizeof(name) - 1) != 0 ||
-        !store_superblock(store)->settings.dump_enabled) {
+        !atomic_load_explicit(&store_superblock(store)->settings.dump_enabled,
+                              memory_order_relaxed)) {
         return false;
     }
     part.bytes += sizeof(name) - 1;
@@ -133,7 +134,7 @@ stats_detail(struct protocol *protocol, const struct line *line)
 {
     struct output *output = &protocol->output;
     struct slice word = line->count > 2 ? line->tokens[2] : (struct slice){0};
-    if (!protocol->superblock->settings.dump_enabled) {
+    if (!atomic_load_explicit(&protocol->superblock->settings.dump_enabled, memory_order_relaxed)) {
         OUTPUT_TEXT(output, "CLIENT_ERROR stats detail not allowed\r\n");
     } else if (slice_is(word, "dump")) {
         if (!stats_detail_dump(output, protocol->store)) {

@@ -144,7 +144,8 @@ stats_cachedump_begin(struct protocol *protocol, struct conn *conn, const struct
 {
     struct output *output = &protocol->output;
     uint64_t class_id, limit;
-    if (!store_superblock(protocol->store)->settings.dump_enabled) {
+    if (!atomic_load_explicit(&store_superblock(protocol->store)->settings.dump_enabled,
+                              memory_order_relaxed)) {
         OUTPUT_TEXT(output, "CLIENT_ERROR stats cachedump not allowed\r\n");
         return;
     }

@@ -358,7 +358,8 @@ execute_watch(struct protocol *protocol, struct conn *conn, const struct request
     const struct line *line = request->line;
     struct output *output = &protocol->output;
     uint32_t classes = line->count > 1 ? 0 : LOG_FETCHERS;
-    if (!protocol->superblock->settings.watch_enabled) {
+    if (!atomic_load_explicit(&protocol->superblock->settings.watch_enabled,
+                              memory_order_relaxed)) {
         OUTPUT_TEXT(output, "CLIENT_ERROR watch commands not allowed\r\n");
         return;
     }

@@ -72,5 +72,7 @@ PyObject *settings_to_dict(const struct segment_settings *settings);
 
 /* Overrides from a mapping. False with ValueError, naming setting, value and range. */
 bool settings_from_mapping(PyObject *mapping, struct segment_settings *settings);
+/* Of a running node, all of the mapping or, with an exception set, nothing. */
+bool settings_change(PyObject *mapping, struct segment_settings *settings);
 
 #endif

@@ -184,6 +184,16 @@ segment_set_state(struct segment_object *self, PyObject *args)
 }
 
 static PyObject *
+segment_change_settings(struct segment_object *self, PyObject *mapping)
+{
+    if (segment_opened(self) == NULL ||
+        !settings_change(mapping, &self->segment->superblock->settings)) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 segment_run_worker(struct segment_object *self, PyObject *args)
 {
     unsigned slot;
@@ -481,6 +491,7 @@ static PyMethodDef segment_methods[] = {
     METHOD("attach", segment_attach_method, METH_VARARGS | METH_CLASS),
     METHOD("claim_slot", segment_claim_slot_method, METH_VARARGS),
     METHOD("set_state", segment_set_state, METH_VARARGS),
+    METHOD("change_settings", segment_change_settings, METH_O),
     METHOD("run_worker", segment_run_worker, METH_VARARGS),
     METHOD("run_acceptor", segment_run_acceptor, METH_VARARGS),
     METHOD("run_maintainer", segment_run_maintainer, METH_VARARGS),

@@ -331,3 +331,56 @@ settings_from_mapping(PyObject *mapping, struct segment_settings *settings)
     }
     return good;
 }
+
+/* What `settings_change` takes: [atomic], a word, and looked at whenever it matters. */
+static const char *const changeable[] = {"requests_per_event", "flush_enabled", "shutdown_enabled",
+                                         "dump_enabled", "watch_enabled"};
+
+static const struct setting *
+changeable_named(PyObject *name)
+{
+    const char *text = PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
+    for (size_t i = 0; text != NULL && i < sizeof(changeable) / sizeof(changeable[0]); i++) {
+        if (strcmp(changeable[i], text) == 0) {
+            return setting_named(text);
+        }
+    }
+    PyErr_Clear();
+    PyErr_Format(PyExc_ValueError, "%R is not a setting that a running node takes", name);
+    return NULL;
+}
+
+bool
+settings_change(PyObject *mapping, struct segment_settings *settings)
+{
+    PyObject *items = PyMapping_Items(mapping);
+    if (items == NULL) {
+        return false;
+    }
+    bool good = true;
+    /* All of them are looked at before the first is changed. */
+    for (int pass = 0; good && pass < 2; pass++) {
+        for (Py_ssize_t i = 0; good && i < PyList_GET_SIZE(items); i++) {
+            PyObject *value = PyTuple_GET_ITEM(PyList_GET_ITEM(items, i), 1);
+            const struct setting *setting =
+                changeable_named(PyTuple_GET_ITEM(PyList_GET_ITEM(items, i), 0));
+            union {
+                uint8_t bytes[8];
+                uint32_t number;
+                bool is_on;
+            } wanted;
+            good = setting != NULL && set_number(setting, value, wanted.bytes);
+            if (good && pass == 1) {
+                uint8_t *at = (uint8_t *)settings + setting->offset;
+                if (setting->kind == SETTING_BOOL) {
+                    atomic_store_explicit((_Atomic bool *)at, wanted.is_on, memory_order_relaxed);
+                } else {
+                    atomic_store_explicit((_Atomic uint32_t *)at, wanted.number,
+                                          memory_order_relaxed);
+                }
+            }
+        }
+    }
+    Py_DECREF(items);
+    return good;
+}
