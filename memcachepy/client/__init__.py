@@ -18,8 +18,13 @@ def __getattr__(name: str) -> object:
     try:
         from memcachepy.client.blocking import DiscoveryClient
     except ModuleNotFoundError as error:
-        if error.name != "pymemcache":
-            raise
-        message = "DiscoveryClient needs pymemcache: pip install 'memcachepy[client]'"
-        raise ModuleNotFoundError(message, name="pymemcache") from None
+        raise missing(error) from None
     return DiscoveryClient
+
+
+def missing(error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """The same error, with what to install if that is known."""
+    if (error.name or "").partition(".")[0] != "pymemcache":
+        return error
+    message = "DiscoveryClient needs pymemcache: pip install 'memcachepy[client]'"
+    return ModuleNotFoundError(message, name=error.name)

@@ -137,8 +137,8 @@ class AioConnection(asyncio.Protocol):
             self._waiter = None
 
 
-async def ask(address: Endpoint, options: Options) -> tuple[Topology | None, str]:
-    """The list that a server knows, None if it is a plain memcached; and the server's address.
+async def ask(address: Endpoint, options: Options) -> Topology | None:
+    """The list that a server knows; None: it is a plain memcached.
 
     Raises:
         OSError: it cannot be reached; TimeoutError: it took too long.
@@ -156,7 +156,8 @@ async def ask(address: Endpoint, options: Options) -> tuple[Topology | None, str
                 try:
                     to_send = exchange.send(received)
                 except StopIteration as done:
-                    return done.value, connection.info("peername")[0]
+                    topology: Topology | None = done.value
+                    return topology
     finally:
         connection.close()
 

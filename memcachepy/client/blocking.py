@@ -53,7 +53,7 @@ class DiscoveryClient:
         retry_attempts: how many failures in a row may follow the first before the node is left
             alone.
         retry_timeout: seconds for which it then is; twice as long each time that it fails again.
-        dead_timeout: the longest of these pauses.
+        dead_timeout: the longest of these pauses. A change of the list ends them all.
         max_pool_size: connections to each node; who finds none waits for `timeout` seconds. None:
             as many as there are threads.
         serde: turns values into bytes and back; by default str and bytes are taken, and bytes come
@@ -83,7 +83,7 @@ class DiscoveryClient:
         timeout: float = 1.0,
         retry_attempts: int = 2,
         retry_timeout: float = 1.0,
-        dead_timeout: float = 60.0,
+        dead_timeout: float = 15.0,
         max_pool_size: int | None = None,
         serde: Any = None,
         key_prefix: str | bytes = b"",

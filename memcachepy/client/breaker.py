@@ -47,7 +47,7 @@ class Breaker:
         self,
         failures_max: int = 3,
         pause_s: float = 1.0,
-        pause_max_s: float = 60.0,
+        pause_max_s: float = 15.0,
         clock: Clock = time.monotonic,
     ) -> None:
         self._failures_max = failures_max
@@ -112,6 +112,12 @@ class Breaker:
         """The request was given up before it could show anything."""
         with self._lock:
             self._probing = False
+
+    def try_now(self) -> None:
+        """The list has changed: the node may be another one, so the pause is over."""
+        with self._lock:
+            self._open_until_s = 0.0
+            self._pause_s = self._pause_first_s
 
     def after_fork(self) -> None:
         """In the child: the thread that held the lock, or was probing, is not here."""

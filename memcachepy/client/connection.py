@@ -93,8 +93,8 @@ class Connection(Client):  # type: ignore[misc]
         return name + b" " + self._check_integer(expire, "expire"), [key]
 
 
-def ask(address: Endpoint, options: Options) -> tuple[Topology | None, str]:
-    """The list that a server knows, None if it is a plain memcached; and the server's address.
+def ask(address: Endpoint, options: Options) -> Topology | None:
+    """The list that a server knows; None: it is a plain memcached.
 
     Takes at most `connect_timeout` for each address that the name has, and `timeout`; but
     resolving the name takes what the system's resolver takes.
@@ -122,6 +122,7 @@ def ask(address: Endpoint, options: Options) -> tuple[Topology | None, str]:
             try:
                 to_send = exchange.send(sock.recv(_RECEIVE_BYTES))
             except StopIteration as done:
-                return done.value, sock.getpeername()[0]
+                topology: Topology | None = done.value
+                return topology
     finally:
         sock.close()

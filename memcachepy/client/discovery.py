@@ -101,19 +101,12 @@ def is_newer(answer: Topology, known: Topology | None) -> bool:
     return known is None or answer.version > known.version
 
 
-def plain_list(endpoints: Sequence[Endpoint], answered: Endpoint, ip: str) -> Topology:
+def plain_list(endpoints: Iterable[Endpoint]) -> Topology:
     """The list for servers without discovery: those that were named; older than any real one.
 
-    Args:
-        endpoints: those that were named.
-        answered: the one that was asked.
-        ip: its address, so that the name need not be resolved again.
-
-    Raises:
-        ConfigError: a name cannot be a node's.
+    Without addresses, which a name may change: nobody would tell.
     """
-    members = (Member(*endpoint, ip if endpoint == answered else "") for endpoint in endpoints)
-    return Topology(0, tuple(members))
+    return Topology(0, tuple(Member(*endpoint) for endpoint in endpoints))
 
 
 def whom_to_ask(
@@ -130,21 +123,21 @@ def survey(
     nodes: Iterable[Endpoint],
     known: Topology | None,
     rng: random.Random,
-) -> Generator[Endpoint, tuple[Topology | None, str] | Exception, Topology | None]:
+) -> Generator[Endpoint, Topology | None | Exception, Topology | None]:
     """Ask around until somebody knows a list that is no older than ours.
 
-    Yields whom to ask, and takes what came of it: what `inquiry` returned with the address of the
-    server, or an error. Returns the list; None: nobody knows one.
+    Yields whom to ask, and takes what came of it: what `inquiry` returned, or an error. Returns
+    the list; None: nobody knows one.
     """
     for endpoint in whom_to_ask(endpoints, nodes, rng):
         answer = yield endpoint
         if isinstance(answer, Exception):
             continue
-        topology, ip = answer
+        topology = answer
         if topology is None:
             if known is not None and known.version > 0:
                 continue  # It has forgotten its cluster: others have not.
-            topology = plain_list(endpoints, endpoint, ip)
+            topology = plain_list(endpoints)
         if known is None or topology.version >= known.version:
             return topology
     return None

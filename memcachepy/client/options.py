@@ -54,7 +54,7 @@ class Options:
     timeout: float = 1.0
     retry_attempts: int = 2
     retry_timeout: float = 1.0
-    dead_timeout: float = 60.0
+    dead_timeout: float = 15.0
     max_pool_size: int | None = None
     serde: Any = None
     key_prefix: bytes = b""

@@ -99,6 +99,8 @@ class View(Generic[Pool]):
         """The view of a newer list, in which nodes that stay are kept; and those that have gone."""
         chosen = ring(topology.members, self._options.hashing)
         old = dict(zip(self.members, self.pools, strict=False))
+        for pool in old.values():
+            pool.breaker.try_now()
         pools = tuple(old.pop(member, None) or make(member) for member in chosen.members)
         return View(topology, chosen, pools, self._options), list(old.values())
 

@@ -1,18 +1,21 @@
 """The asyncio client over scripted nodes: as the blocking one, with tasks instead of threads."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import pytest
+from pymemcache.client.base import KeepaliveOpts
 from pymemcache.exceptions import MemcacheError, MemcacheIllegalInputError
 from pymemcache.serde import pickle_serde
 from scripted import ScriptedNode, tell
 
 from memcachepy.client import DiscoveryClient as BlockingClient
+from memcachepy.client import aio_client
 from memcachepy.client.aio import DiscoveryClient
-from memcachepy.client.errors import NodeDown, NoNodes
+from memcachepy.client.errors import NodeDown, NoNodes, PoolExhausted
 from memcachepy.client.hashing import HASHINGS, Hashing
 from memcachepy.errors import ConfigError
 from memcachepy.topology import Topology
@@ -152,11 +155,19 @@ def test_answers_come_in_any_fragmentation(start_cluster: StartCluster) -> None:
 
 def test_large_values_pass_both_ways(start_cluster: StartCluster) -> None:
     nodes = start_cluster(1)
+    go_on = threading.Event()
 
     async def test() -> None:
         async with connect(nodes[0].endpoint) as client:
-            assert await client.set_many({f"k{i}": "x" * 500_000 for i in range(6)}) == []
-            found = await client.get_many([f"k{i}" for i in range(6)])
+            assert await client.set("key", "x")
+            # The node reads nothing until the client has filled what lies between them.
+            nodes[0].inject = lambda _: go_on.wait(WAIT_S) and None
+            values = {f"k{i}": "x" * 500_000 for i in range(12)}
+            storing = asyncio.create_task(client.set_many(values))
+            await until(lambda: b"set k0 0 0 500000" in nodes[0].lines, "the request")
+            go_on.set()
+            assert await storing == []
+            found = await client.get_many(values)
             assert all(value == b"x" * 500_000 for value in found.values())
             assert await client.get("k5") == b"x" * 500_000
 
@@ -567,6 +578,59 @@ def test_a_pool_has_its_limit(start_cluster: StartCluster) -> None:
             assert await client.get("key") == b"x"
 
     run(test())
+
+
+def test_who_finds_no_room_in_a_pool_gives_up(start_cluster: StartCluster) -> None:
+    nodes = start_cluster(1)
+
+    async def test() -> None:
+        options = {"max_pool_size": 1, "timeout": 1.0, "ignore_exc": False}
+        async with connect(nodes[0].endpoint, **options) as client:
+            assert await client.set("key", "x")
+            async with client._known.pools[0]._room:
+                with pytest.raises(PoolExhausted, match=nodes[0].endpoint):
+                    await client.get("key")
+            assert await client.get("key") == b"x"
+
+    run(test())
+
+
+def test_sockets_are_kept_alive(start_cluster: StartCluster) -> None:
+    nodes = start_cluster(1)
+
+    async def test() -> None:
+        keep = KeepaliveOpts(idle=7)
+        async with connect(nodes[0].endpoint, socket_keepalive=keep) as client:
+            assert await client.set("key", "x")
+            sock = client._known.pools[0]._idle[0].info("socket")
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 7
+
+    run(test())
+
+
+def test_what_goes_wrong_in_a_poll_does_not_end_the_polling(
+    start_cluster: StartCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    nodes = start_cluster(1)
+    failures = iter(range(2))
+    survey = aio_client.survey
+
+    def failing(*args: Any) -> Any:
+        if next(failures, None) is not None:
+            raise LookupError("nobody thought of this")
+        return survey(*args)
+
+    monkeypatch.setattr(aio_client, "survey", failing)
+
+    async def test() -> None:
+        async with connect(nodes[0].endpoint, poll_s=0.02) as client:
+            await until(lambda: client.polls.answered_count > 2, "polls that go on")
+            assert await client.set("key", "x")
+
+    run(test())
+    assert "nobody thought of this" in caplog.text
 
 
 def test_wrong_options_are_refused_by_name() -> None:

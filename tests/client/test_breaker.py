@@ -99,6 +99,21 @@ def test_a_probe_that_is_given_up_leaves_room_for_another(breaker: Breaker, cloc
     assert breaker.allows()
 
 
+def test_a_change_of_the_list_ends_the_pause(breaker: Breaker, clock: Clock) -> None:
+    open_it(breaker)
+    for _ in range(3):
+        clock.now_s += 100
+        assert breaker.allows()
+        breaker.failed()
+    assert not breaker.allows()
+    breaker.try_now()
+    assert breaker.allows()
+    assert not breaker.allows()
+    breaker.failed()
+    clock.now_s += 2.3
+    assert breaker.allows()
+
+
 def test_of_many_threads_one_probes(breaker: Breaker, clock: Clock) -> None:
     open_it(breaker)
     clock.now_s += 1.2

@@ -1,19 +1,24 @@
 """The blocking client over scripted nodes: its methods, changes of the list, nodes that fail."""
 
 import gc
+import socket
+import subprocess
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from pymemcache.client.base import KeepaliveOpts
 from pymemcache.client.hash import HashClient
 from pymemcache.exceptions import MemcacheError, MemcacheIllegalInputError
 from pymemcache.serde import pickle_serde
 from scripted import Connect, ScriptedNode, tell
 from support.waiting import wait_until
 
-from memcachepy.client import DiscoveryClient
+from memcachepy.client import DiscoveryClient, blocking
 from memcachepy.client.errors import NodeDown, NoNodes, PoolExhausted
 from memcachepy.client.hashing import HASHINGS, Hashing
 from memcachepy.errors import ConfigError
@@ -136,7 +141,7 @@ def test_plain_servers_are_a_cluster_of_those_that_are_named(
 ) -> None:
     first, second = start_node(), start_node()
     alone = connect(first.endpoint)
-    assert alone.nodes == (first.member,)
+    assert [member.address for member in alone.nodes] == [first.endpoint]
     both = connect([first.endpoint, second.endpoint])
     assert {member.address for member in both.nodes} == {first.endpoint, second.endpoint}
     assert both.set_many({key: "x" for key in KEYS}) == []
@@ -692,6 +697,67 @@ def test_a_cut_off_request_leaves_no_answer_behind(
 def test_wrong_options_are_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=name):
         DiscoveryClient("127.0.0.1:1", **{name: value})  # type: ignore[arg-type]
+
+
+def test_a_node_that_stays_is_tried_at_once_when_the_list_changes(
+    start_cluster: StartCluster, start_node: StartNode, connect: Connect
+) -> None:
+    nodes = start_cluster(3)
+    client = connect(nodes[0].endpoint, poll_s=3600, retry_timeout=3600, dead_timeout=3600)
+    (key, *_) = keys_of(client, nodes[1])
+    nodes[1].close()
+    for _ in range(5):
+        assert client.set(key, "x") is False
+    nodes[1] = start_node(nodes[1].port)
+    assert client.set(key, "x") is False
+    tell(2, nodes[:2])
+    client.refresh()
+    assert client.set(key, "x")
+
+
+def test_sockets_are_kept_alive_and_not_delayed(
+    start_cluster: StartCluster, connect: Connect
+) -> None:
+    client = connect(start_cluster(1)[0].endpoint, socket_keepalive=KeepaliveOpts(idle=7))
+    assert client.set("key", "x")
+    sock = client._known.pools[0]._idle[0].sock
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 7
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
+def test_what_goes_wrong_in_a_poll_does_not_end_the_polling(
+    start_cluster: StartCluster,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    nodes = start_cluster(1)
+    client = connect(nodes[0].endpoint, poll_s=0.02)
+    failures = iter(range(2))
+    survey = blocking.survey
+
+    def failing(*args: Any) -> Any:
+        if next(failures, None) is not None:
+            raise LookupError("nobody thought of this")
+        return survey(*args)
+
+    monkeypatch.setattr(blocking, "survey", failing)
+    client.get("key")
+    wait_until(lambda: client.polls.answered_count > 2, "polls that go on", WAIT_S)
+    assert "nobody thought of this" in caplog.text
+
+
+@pytest.mark.parametrize("module", ["memcachepy.client", "memcachepy.client.aio"])
+def test_the_extra_is_named_where_pymemcache_is_missing(module: str) -> None:
+    program = (
+        "import sys; sys.modules['pymemcache'] = None\n"
+        "import memcachepy.client.hashing\n"
+        f"from {module} import DiscoveryClient"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "pip install 'memcachepy[client]'" in done.stderr
 
 
 def test_noreply_does_not_wait(start_cluster: StartCluster, connect: Connect) -> None:
