@@ -337,7 +337,7 @@ class CopyNode:
     def show_from(self, now_ns: int, /) -> None:
         """Let copies be shown for a fifth of a second from this moment of `time.monotonic_ns()`.
 
-        At it, or later, all nodes of the change must have been looked at.
+        At it, or later, all nodes of the change must have been looked at. 0 hides them at once.
         """
     def read(self) -> list[bytes] | None:
         """The keys of the next piece of the walk over all items, which are kept; None: no more.

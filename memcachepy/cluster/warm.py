@@ -313,6 +313,7 @@ class WarmChange:
             WarmError: a node has ended, or does not let go of a lock; its copies are hidden.
         """
         try:
+            self._hide()
             for node in self._targets():
                 self._end(node, confirm=False)
         except BaseException:
@@ -346,12 +347,18 @@ class WarmChange:
             return
         for node in self._nodes:
             if not node.core.look():
+                self._hide()
                 raise WarmError(
-                    f"{node.member.address} has ended or was flushed while its items were copied"
+                    f"{node.member.address} has ended or was flushed while items were copied"
                 )
         self._looked_at_s = now_ns / 1e9
         for node in self._targets():
             node.core.show_from(now_ns)
+
+    def _hide(self) -> None:
+        """At once: a walk may take longer than a source to come back without its bits."""
+        for node in self._targets():
+            node.core.show_from(0)
 
 
 def _name(member: Member) -> str:

@@ -8,9 +8,11 @@ import pytest
 from support.waiting import wait_until
 from warm_cluster import Cluster
 
-from memcachepy.client.hashing import ring
+from memcachepy.client.hashing import HASHINGS, Hashing, ring
+from memcachepy.cluster.warm import WarmChange
 from memcachepy.cluster.warm_process import WarmProcess
-from memcachepy.errors import WarmError
+from memcachepy.errors import ConfigError, WarmError
+from memcachepy.topology import Member, Topology
 
 KEYS = [f"key:{number}" for number in range(3000)]
 
@@ -134,3 +136,107 @@ def test_copies_of_a_killed_process_are_hidden_and_then_replaced(cluster: Cluste
         again.finish()
     assert cache.get(next(iter(moved))) == b"newer"
     assert again.report.confirmed == len(moved)
+
+
+def test_copies_of_a_stopped_process_are_hidden_until_it_goes_on(cluster: Cluster) -> None:
+    cluster.add()
+    cluster.add()
+    fill(cluster, [0])
+    old, new = cluster.topology(0), cluster.topology(0, 1)
+    key = next(iter(moving(cluster, [0], [0, 1])))
+    cache = cluster.cache(1)
+
+    async def change() -> None:
+        async with WarmProcess(old, new, sockets=sockets(cluster)) as warm:
+            await warm.copy()
+            wait_until(lambda: cache.get(key), "the copy to be shown", 20)
+            os.kill(warm.pid, signal.SIGSTOP)
+            wait_until(lambda: cache.get(key) is None, "the copy to be hidden", 20)
+            os.kill(warm.pid, signal.SIGCONT)
+            wait_until(lambda: cache.get(key), "the copy to be shown again", 20)
+
+    asyncio.run(change())
+
+
+def test_copies_of_a_source_that_ends_are_taken_back(cluster: Cluster) -> None:
+    cluster.add()
+    cluster.add()
+    fill(cluster, [0])
+    client = cluster.placed[1].node.client()
+    with cluster.change(cluster.topology(0), cluster.topology(0, 1)) as change:
+        change.copy()
+        assert client.stats()["curr_items"] != "0"
+        cluster.placed[0].node.end()
+        with pytest.raises(WarmError, match="has ended or was flushed"):
+            change.wait_for(lambda: False)
+    assert client.stats()["curr_items"] == "0"
+
+
+def test_a_flush_ends_a_change(cluster: Cluster) -> None:
+    cluster.add()
+    cluster.add()
+    fill(cluster, [0])
+    moved = moving(cluster, [0], [0, 1])
+    new = cluster.cache(1)
+    with cluster.change(cluster.topology(0), cluster.topology(0, 1)) as change:
+        change.copy()
+        cluster.placed[0].node.client().ask(b"flush_all\r\n", b"OK\r\n")
+        assert not any(new.get(key) for key in moved)
+        with pytest.raises(WarmError, match="has ended or was flushed"):
+            change.wait_for(lambda: False)
+
+
+@pytest.mark.parametrize("hashing", HASHINGS)
+def test_every_hashing_finds_what_its_clients_stored(cluster: Cluster, hashing: Hashing) -> None:
+    """Though they put a prefix in front of keys."""
+    for _ in range(3):
+        cluster.add()
+    old, new = cluster.topology(0, 1), cluster.topology(0, 1, 2)
+    before, after = ring(old.members, hashing), ring(new.members, hashing)
+    caches = {placed.member: cluster.cache(i) for i, placed in enumerate(cluster.placed)}
+    for key in KEYS:
+        caches[before.node_of(key)].set(f"app:{key}", key.encode())
+    with cluster.change(old, new, hashing=hashing, key_prefix=b"app:") as change:
+        change.copy()
+        change.finish()
+    moved = [key for key in KEYS if after.node_of(key) == cluster.placed[2].member]
+    assert 500 < len(moved) == change.report.confirmed
+    for key in moved:
+        assert caches[after.node_of(key)].get(f"app:{key}") == key.encode()
+
+
+def test_flags_and_expiry_are_kept_and_what_is_too_large_is_left_out(cluster: Cluster) -> None:
+    cluster.add("-I", "2m")
+    cluster.add("-I", "64k")
+    old, new = cluster.topology(0), cluster.topology(1)
+    first, second = (placed.node.client() for placed in cluster.placed)
+    for key, length in ((b"short", 5), (b"long", 60_000), (b"too_long", 100_000)):
+        command = b"set %b 4711 1000 %d\r\n%b\r\n" % (key, length, b"v" * length)
+        first.ask(command, b"STORED\r\n")
+    with cluster.change(old, new) as change:
+        change.copy()
+        change.finish()
+    assert change.report.left_out == 1
+    assert change.report.confirmed == 2
+    for key, length in ((b"short", 5), (b"long", 60_000)):
+        second.send(b"mg %b f t s\r\n" % key)
+        answer = second.line().split()
+        assert answer[:2] == [b"HD", b"f4711"]
+        assert 900 < int(answer[2][1:]) <= 1000
+        assert answer[3] == b"s%d" % length
+    second.ask(b"mg too_long s\r\n", b"EN\r\n")
+    stats = second.stats()
+    assert (stats["cmd_set"], stats["total_items"]) == ("0", "0")
+
+
+def test_a_change_needs_its_nodes(cluster: Cluster) -> None:
+    cluster.add()
+    old, new = cluster.topology(0), cluster.topology(0)
+    stranger = Topology(2, (*old.members, Member("127.0.0.1", 1)))
+    with pytest.raises(WarmError, match="cannot copy from or to 127.0.0.1:1: no node answers"):
+        WarmChange(old, stranger, address=lambda _: "/nowhere").__enter__()
+    with cluster.change(old, new) as nothing:
+        assert nothing.copy().copied == 0
+        nothing.finish()
+    with pytest.raises(ConfigError, match="must not be empty"):
+        WarmChange(old, Topology(1))
