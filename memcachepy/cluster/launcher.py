@@ -42,7 +42,7 @@ def launch(
         ClusterError: the cluster runs already, or a node of it could not start.
     """
     with folder.held():
-        spec, is_new = plan(folder, declaration)
+        spec = plan(folder, declaration)
 
         def run(say_serving: Callable[[], None] = lambda: None) -> int:
             if is_detached:
@@ -59,7 +59,7 @@ def launch(
                 say_serving()
 
             supervisor = ClusterSupervisor(
-                folder, spec, is_new, environ, tell, say_ready, ends_on_hangup=not is_detached
+                folder, spec, environ, tell, say_ready, ends_on_hangup=not is_detached
             )
             supervisor.run()
             return 0
@@ -69,8 +69,8 @@ def launch(
         return run()
 
 
-def plan(folder: StateFolder, declaration: Declaration) -> tuple[ClusterSpec, bool]:
-    """What the cluster is to be, and whether it begins anew.
+def plan(folder: StateFolder, declaration: Declaration) -> ClusterSpec:
+    """What the cluster is to be.
 
     The command that made a cluster goes on with it, as changes have made it since, and so does one
     that says nothing; another command makes another cluster.
@@ -81,11 +81,11 @@ def plan(folder: StateFolder, declaration: Declaration) -> tuple[ClusterSpec, bo
     """
     old = folder.read_spec()
     if old is not None and (declaration.says_nothing or declaration.declared == old.declared):
-        return old.checked(), False
+        return old.checked()
     if running := folder.running_nodes():
         raise ClusterError(
             f"cluster {folder.name} runs already, without its supervisor, and not as asked for: "
             f"nodes {', '.join(sorted(running))}. `memcachepy cluster up --name {folder.name}` "
             f"goes on with them, `memcachepy cluster down --name {folder.name}` ends them"
         )
-    return with_free_ports(declaration.spec()).checked(), True
+    return with_free_ports(declaration.spec()).checked()

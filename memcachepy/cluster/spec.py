@@ -24,7 +24,7 @@ from memcachepy.config import (
     resolve,
 )
 from memcachepy.errors import ConfigError
-from memcachepy.kinds import Choice, Kind, Text, Whole
+from memcachepy.kinds import Address, Choice, Kind, Text, Whole
 
 NODES_DEFAULT = 3
 NODES_MAX = 300
@@ -121,6 +121,8 @@ class ClusterSpec:
     parameter_group: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """The group's, by the names of settings, as they were when it was applied."""
+    is_told: bool = False
+    """Clients have been told its list: what is in the file is its own, no earlier cluster's."""
     declared: str = ""
     """What the command said that made the cluster: the same one again goes on with it."""
 
@@ -202,6 +204,7 @@ class ClusterSpec:
             "grace_s": self.grace_s,
             "parameter_group": self.parameter_group,
             "parameters": dict(self.parameters),
+            "is_told": self.is_told,
             "declared": self.declared,
         }
 
@@ -390,6 +393,10 @@ def _check_common(name: str, value: object, source: str) -> None:
     if name in _EACH_ITS_OWN and not (name == "control_socket" and value == CONTROL_OFF):
         must = "must differ from node to node: write it into each [[node]] of a file"
         raise ConfigError(name, value, must, source)
+    if name == "advertise":
+        address = SETTINGS[name].read(value, source)
+        if isinstance(address, Address) and address.port is not None:
+            raise ConfigError(name, value, "must have no port here: each node has its own", source)
 
 
 def _node_table(file: Path | None, number: int, table: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from typing import Any
 
 from memcachepy.admin.client import Address
@@ -52,7 +53,6 @@ class ClusterSupervisor:
     Args:
         folder: whose lock the caller holds.
         spec: what the cluster is to be; written down by `run`.
-        is_new: there is no cluster to go on with: whatever the list has, it begins anew.
         environ: of the nodes.
         tell: called while the cluster comes up.
         on_ready: called once, when all nodes serve, with the status.
@@ -63,7 +63,6 @@ class ClusterSupervisor:
         self,
         folder: StateFolder,
         spec: ClusterSpec,
-        is_new: bool,
         environ: Mapping[str, str],
         tell: Tell = lambda _: None,
         on_ready: Callable[[dict[str, object]], None] = lambda _: None,
@@ -75,7 +74,7 @@ class ClusterSupervisor:
         self.nodes: dict[str, Node] = {}
         self.started_at_s = time.time()
         self.is_ready = False
-        self._is_new = is_new
+        self._is_new = not spec.is_told
         self._tell = tell
         self._on_ready = on_ready
         self._ends_on_hangup = ends_on_hangup
@@ -119,7 +118,7 @@ class ClusterSupervisor:
                     await self._until(asyncio.Event().wait())
             except BaseException:
                 # A cluster that never was leaves nothing; one that was goes on to serve.
-                if not self.is_ready and not self._has_found_nodes:
+                if not self.is_ready and (self._is_new or not self._has_found_nodes):
                     await self._stop_all()
                 if not self.is_ready and self._is_new:
                     self.folder.forget_spec()
@@ -217,8 +216,11 @@ class ClusterSupervisor:
         await asyncio.gather(*map(self._take_over, found))
         # Who was found and is in no list may have items that were changed elsewhere since: the
         # monitor lets it back with a new process only.
-        started = [node for node in nodes if node.is_serving and node not in found]
-        self.list.change(joining=started, is_anew=self._is_new)
+        joining = [node for node in nodes if node.is_serving]
+        if not self._is_new:
+            joining = [node for node in joining if node not in found]
+        self.list.change(joining=joining, is_anew=self._is_new)
+        self.commit(replace(self.spec, is_told=True))
         leaving = [spec.node_id for spec in self.spec.nodes if spec.is_leaving]
         if leaving:
             await self.dismiss(leaving, self.spec.drain_s, self._tell)

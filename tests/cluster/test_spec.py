@@ -72,6 +72,7 @@ def test_parameters_stand_between_flags_and_a_nodes_own() -> None:
         ("[[node]]\n[[node]]\nthreads = 0\n", "threads is 0 ({f}, [[node]] 2): must be a whole"),
         ("[[node]]\ndaemon = true\n", "({f}, [[node]] 1): must not be given"),
         ("[settings]\nunix_socket = '/s'\n", "({f}, [settings]): must differ from node to node"),
+        ("[settings]\nadvertise = 'a:1'\n", "({f}, [settings]): must have no port here"),
         ("[settings]\nthread = 1\n", "thread is 1 ({f}, [settings]): there is no such setting"),
         ("[cluster]\nnode = 1\n", "node is 1 ({f}, [cluster]): there is no such key; did you mean"),
         ("[cluster]\ndrain = -1\n", "drain is -1 ({f}, [cluster]): must be a number of seconds"),
