@@ -258,7 +258,7 @@ class Changes:
             if node.config.control_socket == CONTROL_OFF:
                 must = "its control socket is off: copying is not possible"
                 raise ClusterError(f"node {node.name}: {must}")
-            found[member.address] = node.config.control_socket or node.probe_address[1]
+            found[member.address] = node.control_socket
         return found
 
     async def _cycle(

@@ -20,6 +20,7 @@ from memcachepy.cluster.state import StateFolder, log_end, open_log, write_whole
 from memcachepy.config import SETTINGS, NodeConfig
 from memcachepy.errors import ClusterError, ConfigError
 from memcachepy.node.advertise import own_member
+from memcachepy.node.rendezvous import is_private, socket_directories, socket_name
 from memcachepy.topology import VERSION_MAX, Member, Topology
 
 START_TIMEOUT_S = 60.0
@@ -100,6 +101,20 @@ class Node:
             address.host, address.host
         )
         return host, address.port or self.config.port
+
+    @property
+    def control_socket(self) -> str | int:
+        """Where a process of this user or root attaches to it; its port if that says it."""
+        if self.config.control_socket:
+            return self.config.control_socket
+        port = self.probe_address[1]
+        if self.config.user is not None and os.geteuid() == 0:
+            with suppress(KeyError):
+                uid = pwd.getpwnam(self.config.user).pw_uid
+                for directory in socket_directories(uid, {}):
+                    if (directory / socket_name(port)).exists() and is_private(directory, uid):
+                        return str(directory / socket_name(port))
+        return port
 
     def adopt(self, pid: int) -> bool:
         """Take a process for this node's; false if it is gone."""
