@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from memcachepy.admin.client import key_of_argument
-from memcachepy.cli._admin import json_option, numbers
+from memcachepy.admin.client import Address, key_of_argument
+from memcachepy.cli._admin import address_of, json_option, numbers
 from memcachepy.cli._cluster import (
     SETTINGS_OF_CONTEXT,
     cluster_options,
@@ -21,7 +21,7 @@ from memcachepy.cli._cluster import (
     table_text,
 )
 from memcachepy.client.hashing import HASHINGS, Key, ring
-from memcachepy.cluster.asking import Asked, ask_members
+from memcachepy.cluster.asking import Asked, ask_for_list, ask_members
 from memcachepy.cluster.state import StateFolder
 from memcachepy.errors import ClusterError, MembershipError, NoCluster
 from memcachepy.membership import open_membership
@@ -50,11 +50,18 @@ provider_option = click.option(
     help="Any cluster by where its list is kept, from any host: file:PATH, dns+NAME:PORT, "
     "dnssrv+NAME or zk://HOST:PORT,.../PATH.",
 )
+endpoint_option = click.option(
+    "--endpoint",
+    metavar="<host:port>",
+    callback=lambda ctx, param, text: text and address_of(ctx, param, text),
+    help="Any cluster by one of its nodes, from any host: by what that one tells clients.",
+)
 
 
 @click.command(context_settings=SETTINGS_OF_CONTEXT)
 @cluster_options
 @provider_option
+@endpoint_option
 @click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C.")
 @click.option(
     "--interval",
@@ -70,6 +77,7 @@ def status(
     name: str | None,
     root: Path | None,
     provider: str | None,
+    endpoint: Address | None,
     watch: bool,
     interval_s: float,
     as_json: bool,
@@ -80,7 +88,10 @@ def status(
     --watch and --json there is an object on each line.
     """
     while True:
-        found = _of_provider(provider) if provider else of_folder(folder_of(name, root))
+        if provider or endpoint:
+            found = _of_list(provider, endpoint)
+        else:
+            found = of_folder(folder_of(name, root))
         if watch and as_json:
             click.echo(json.dumps(found))
         elif as_json:
@@ -159,28 +170,37 @@ def _without_supervisor(folder: StateFolder) -> dict[str, Any] | None:
     }
 
 
-def _of_provider(url: str) -> dict[str, Any]:
-    topology = _list_of(url)
+def _of_list(provider: str | None, endpoint: Address | None) -> dict[str, Any]:
+    topology = _told_list(provider, endpoint)
     asked = ask_members(topology.members)
     nodes = [
         {
-            "node_id": answer.member.node_id,
+            "node_id": answer.member.node_id or answer.discovery.get("node_id", ""),
             "address": answer.member.address,
             "state": "silent" if answer.error else "serving",
             "trouble": answer.error,
         }
         for answer in asked
     ]
-    found = {"provider": url, "topology": topology.as_dict(), "nodes": nodes}
+    found = {
+        "provider": provider or str(endpoint),
+        "topology": topology.as_dict(),
+        "nodes": nodes,
+    }
     _add_answers(found, asked, topology)
     return found
 
 
-def _list_of(url: str) -> Topology:
-    with open_membership(url) as membership:
+def _told_list(provider: str | None, endpoint: Address | None) -> Topology:
+    if provider and endpoint:
+        raise click.UsageError("--provider and --endpoint both say which cluster: give one")
+    if endpoint:
+        return ask_for_list(endpoint)
+    assert provider
+    with open_membership(provider) as membership:
         topology = membership.topology()
     if topology is None:
-        raise MembershipError(f"{url} has no list of nodes")
+        raise MembershipError(f"{provider} has no list of nodes")
     return topology
 
 
@@ -194,6 +214,22 @@ def _add_answers(found: dict[str, Any], asked: Sequence[Asked], topology: Topolo
             node["state"] = "silent"
             node["trouble"] = answer.error
         node["hit_ratio"] = answer.hit_ratio
+        node["discovery"] = answer.discovery
+        if not node.get("trouble"):
+            node["trouble"] = _trouble_with_list(answer, topology)
+
+
+def _trouble_with_list(answer: Asked, topology: Topology) -> str:
+    """Why its clients may not know what the list says."""
+    discovery = answer.discovery
+    if discovery.get("state") == "last_known":
+        return (
+            f"serves the last list it knows, of version {discovery.get('version')}: "
+            f"{discovery.get('provider')} does not answer"
+        )
+    if discovery and discovery.get("version") != str(topology.version):
+        return f"serves a list of version {discovery.get('version')}"
+    return ""
 
 
 def _member_of(node: Mapping[str, Any]) -> Member:
@@ -257,14 +293,20 @@ def _row(node: Mapping[str, Any]) -> tuple[str, ...]:
 @click.argument("key", metavar="KEY")
 @cluster_options
 @provider_option
+@endpoint_option
 @json_option
 def where(
-    key: str, name: str | None, root: Path | None, provider: str | None, as_json: bool
+    key: str,
+    name: str | None,
+    root: Path | None,
+    provider: str | None,
+    endpoint: Address | None,
+    as_json: bool,
 ) -> None:
     """Say which node has KEY, under each way in which clients spread keys."""
     used = ""
-    if provider:
-        topology = _list_of(provider)
+    if provider or endpoint:
+        topology = _told_list(provider, endpoint)
     else:
         folder = folder_of(name, root)
         spec = folder.read_spec()

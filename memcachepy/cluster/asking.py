@@ -2,14 +2,17 @@
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from memcachepy.admin.client import Address, NodeConnection
-from memcachepy.errors import MemcachepyError
-from memcachepy.topology import Member
+from memcachepy.errors import MemcachepyError, NodeRefuses
+from memcachepy.topology import Member, Topology
 
 TIMEOUT_S = 2.0
 _AT_ONCE = 32
+_LIST_BYTES_MAX = 1 << 16
+"""As much as a node keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,8 @@ class Asked:
     member: Member
     stats: dict[str, str] = field(default_factory=dict)
     """Of `stats`; empty if it did not answer."""
+    discovery: dict[str, str] = field(default_factory=dict)
+    """What a node of memcachepy says of its list and of where it comes from."""
     error: str = ""
 
     def number(self, name: str) -> int:
@@ -42,6 +47,32 @@ def ask_members(members: Iterable[Member], timeout_s: float = TIMEOUT_S) -> list
 def ask_member(member: Member, timeout_s: float = TIMEOUT_S) -> Asked:
     try:
         with NodeConnection(Address(member.host, member.port), timeout_s) as connection:
-            return Asked(member, connection.stats())
+            stats, more = connection.stats(), {}
+            with suppress(NodeRefuses):  # It is another server.
+                more = connection.stats("memcachepy")
     except MemcachepyError as error:
         return Asked(member, error=str(error))
+    prefix = "discovery:"
+    discovery = {
+        name.removeprefix(prefix): value for name, value in more.items() if name.startswith(prefix)
+    }
+    return Asked(member, stats, discovery)
+
+
+def ask_for_list(address: Address, timeout_s: float = TIMEOUT_S) -> Topology:
+    """The list that a node serves, which knows no ids.
+
+    Raises:
+        NodeUnreachable: it does not answer.
+        NodeRefuses: it has no list.
+    """
+    with NodeConnection(address, timeout_s) as connection:
+        match connection.ask(b"config get cluster").split():
+            case [b"CONFIG", _, _, length] if length.isdigit() and int(length) <= _LIST_BYTES_MAX:
+                payload = connection.exactly(int(length))
+            case _:
+                raise NodeRefuses(f"{address} has no list of nodes")
+    try:
+        return Topology.parse(payload)
+    except ValueError as error:
+        raise NodeRefuses(f"{address}: {error}") from None

@@ -259,10 +259,16 @@ def test_state_folder_with_a_long_name_is_no_matter(
     assert cluster.status()["is_ready"]
 
 
-def test_any_provider_can_be_looked_at(cluster: Cluster) -> None:
+def test_any_cluster_can_be_looked_at_by_provider_or_node(cluster: Cluster) -> None:
     cluster.up(*SMALL, "--nodes", "2")
     url = f"file:{cluster.folder.topology_path}"
     found = cluster.do("status", "--provider", url)
     assert [node["state"] for node in found["nodes"]] == ["serving", "serving"]
+    host, port = cluster.address("0001")
+    found = cluster.do("status", "--endpoint", f"{host}:{port}")
+    assert [node["node_id"] for node in found["nodes"]] == ["0001", "0002"]
+    assert "both say which" in cluster.refused(
+        "status", "--provider", url, "--endpoint", "x", status=os.EX_USAGE
+    )
     assert cluster.do("where", "k", "--provider", url)["version"] == cluster.topology.version
     assert "provider is 'x:'" in cluster.refused("status", "--provider", "x:", status=os.EX_USAGE)
