@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import warnings
 import weakref
 from collections.abc import Coroutine, Iterable, Mapping
 from types import TracebackType
@@ -25,8 +26,9 @@ class DiscoveryClient:
     """`memcachepy.client.DiscoveryClient` with coroutines for methods.
 
     It learns who the nodes are when it is first used, or entered as a context. It belongs to the
-    event loop in which that happens; used in another one it begins anew. A request whose task is
-    cancelled is given up, and its connection closed. Calls for many keys ask all nodes at once.
+    event loop in which that happens and is to be closed there; used in another one it begins anew.
+    A request whose task is cancelled is given up, and its connection closed. Calls for many keys
+    ask all nodes at once.
 
     Args:
         servers: the configuration endpoint or several, see the blocking client.
@@ -171,6 +173,11 @@ class DiscoveryClient:
             node.close()
         # So that the loop has closed the sockets when this returns.
         await asyncio.sleep(0)
+
+    def __del__(self) -> None:
+        # Nothing can be closed from here: this may be any thread, and the loop may be gone.
+        if getattr(self, "_loop", None) is not None:
+            warnings.warn(f"{self!r} was not closed", ResourceWarning, source=self, stacklevel=2)
 
     close = aclose
     disconnect_all = aclose

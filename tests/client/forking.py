@@ -13,7 +13,7 @@ from collections.abc import Callable
 from memcachepy.client import DiscoveryClient
 
 KEYS = [f"key:{number}" for number in range(40)]
-ROUNDS = 40
+ROUNDS = 15
 
 
 def check(client: DiscoveryClient) -> None:
@@ -42,7 +42,14 @@ def fork(work: Callable[[], None]) -> int:
 
 
 def main() -> None:
-    client = DiscoveryClient(sys.argv[1], poll_s=0.02, default_noreply=False, ignore_exc=False)
+    client = DiscoveryClient(
+        sys.argv[1],
+        poll_s=0.02,
+        default_noreply=False,
+        ignore_exc=False,
+        connect_timeout=30.0,
+        timeout=30.0,
+    )
     assert threading.active_count() == 1  # A master that loads the application can fork in peace.
     client.set_many({key: key for key in KEYS})
 

@@ -1,6 +1,7 @@
 """The asyncio client over scripted nodes: as the blocking one, with tasks instead of threads."""
 
 import asyncio
+import gc
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
@@ -325,6 +326,7 @@ def test_a_silent_node_costs_its_timeout_and_then_nothing(start_cluster: StartCl
 
     async def test() -> None:
         async with connect(nodes[0].endpoint, **{**LONG, "timeout": 0.1}) as client:
+            await until_true(client.refresh)  # Not within the timeout, perhaps.
             (key, *_) = keys_of(client, nodes[1])
             nodes[1].silent = True
             for _ in range(20):
@@ -543,6 +545,21 @@ def test_first_requests_wait_for_one_list(start_cluster: StartCluster) -> None:
         # Used again, it begins anew.
         assert await client.get(KEYS[1]) == b"x"
         await client.close()
+
+    run(test())
+
+
+def test_who_forgets_to_close_is_told(start_node: StartNode) -> None:
+    node = start_node()
+    node.close()
+
+    async def test() -> None:
+        client = connect(node.endpoint)
+        await client.get("key")
+        with pytest.warns(ResourceWarning, match="not closed"):
+            del client
+            await asyncio.sleep(0)
+            gc.collect()
 
     run(test())
 

@@ -339,6 +339,7 @@ def test_a_silent_node_costs_its_timeout_and_then_nothing(
     client = connect(
         nodes[0].endpoint, timeout=0.1, poll_s=3600, retry_timeout=3600, dead_timeout=3600
     )
+    wait_until(client.refresh, "the list", WAIT_S)  # Not within the timeout, perhaps.
     (key, *_) = keys_of(client, nodes[1])
     nodes[1].silent = True
     for _ in range(20):
@@ -353,6 +354,7 @@ def test_many_keys_lose_little_time_on_many_silent_nodes(
 ) -> None:
     nodes = start_cluster(3)
     client = connect(nodes[0].endpoint, timeout=1.0, poll_s=3600, retry_attempts=9)
+    wait_until(client.refresh, "the list", WAIT_S)
     assert client.set_many({key: "x" for key in KEYS}) == []
     for node in nodes[1:]:
         node.silent = True

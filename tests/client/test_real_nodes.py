@@ -111,11 +111,12 @@ def test_a_stopped_node_costs_timeouts_and_then_nothing(
 ) -> None:
     nodes = [start("-t", "1") for _ in range(2)]
     tell(2_000_000_000, nodes)
-    options = {"timeout": 0.3, "connect_timeout": 0.3, "poll_s": 3600.0}
+    options = {"timeout": 0.5, "connect_timeout": 0.5, "poll_s": 3600.0}
     stop_all(nodes[1], signal.SIGSTOP)
     try:
         if kind == "blocking":
             client = connect(endpoint(nodes[0]), **options, dead_timeout=3600, retry_timeout=3600)
+            wait_until(client.refresh, "the list", WAIT_S)
             key = next(key for key in KEYS if client.node_of(key) == member(nodes[1]))
             began_s = time.monotonic()
             assert [client.get(key) for _ in range(1000)] == [None] * 1000
@@ -126,6 +127,8 @@ def test_a_stopped_node_costs_timeouts_and_then_nothing(
                 nonlocal began_s, states
                 long = {"dead_timeout": 3600.0, "retry_timeout": 3600.0}
                 async with AioClient(endpoint(nodes[0]), **options, **long) as client:
+                    while await client.refresh() is None:
+                        pass
                     key = next(key for key in KEYS if client.node_of(key) == member(nodes[1]))
                     began_s = time.monotonic()
                     assert [await client.get(key) for _ in range(1000)] == [None] * 1000
