@@ -10,6 +10,7 @@ A node adds and removes itself; one whose session is gone is removed by the othe
 
 import json
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -37,6 +38,10 @@ LOOK_S = 5.0
 LOOK_CLOSELY_S = 1.0
 """The same while somebody is away, or the connection is."""
 RECONNECT_S_MAX = 3.0
+LEAVE_UNSEEN_S = 1.0
+"""How long to wait for an answer when leaving, if there was none to the last question."""
+AGAIN_S_MAX = 0.05
+"""Who was not the fastest to change the list tries again after so long at most, by chance."""
 RENEW_AFTER_SESSIONS = 3
 """After so many sessions' time without a connection the session is given up for a new one."""
 
@@ -101,6 +106,8 @@ class ZookeeperMembership(Membership):
         self._has_announced = False
         self._has_joined = False
         self._id_taken_by = ""
+        self._is_in_sight = False
+        """ZooKeeper has answered the last question."""
         self._absences = Absences(place.grace_s)
         self._members_path = f"{place.path}/members"
         self._topology_path = f"{place.path}/topology"
@@ -151,7 +158,7 @@ class ZookeeperMembership(Membership):
         member, self._member, self._has_joined = self._member, None, False
         if member is None:
             return
-        with self._asking():
+        with self._asking(self.WAIT_S if self._is_in_sight else LEAVE_UNSEEN_S):
             self._change(partial(self._without, member))
             if self._has_announced:
                 self._has_announced = False
@@ -160,7 +167,7 @@ class ZookeeperMembership(Membership):
 
     def close(self) -> None:
         """The session is given back if ZooKeeper takes it at once, else left to expire."""
-        self._stop_client(self.WAIT_S if self._client.connected else 0.1)
+        self._stop_client(self.WAIT_S if self._is_in_sight else 0.1)
 
     def _new_client(self) -> Any:
         client = self._make_client(self.place)
@@ -189,16 +196,20 @@ class ZookeeperMembership(Membership):
     def _on_event(self, _event: object) -> None:
         self.wake()
 
-    def _asking(self) -> "_Asking":
-        return _Asking(self)
+    def _asking(self, wait_s: float = Membership.WAIT_S) -> "_Asking":
+        return _Asking(self, wait_s)
 
-    def connect(self) -> None:
-        """Raises MembershipError: there is no connection; it is tried in the background."""
-        self._give_up_at_s = self._clock() + self.WAIT_S
+    def connect(self, wait_s: float) -> None:
+        """Before questions that may take so long, all of them together.
+
+        Raises:
+            MembershipError: there is no connection; it is tried in the background.
+        """
+        self._give_up_at_s = self._clock() + wait_s
         if not self._is_started:
             self._is_started = True
             self._cut_off_at_s = self._clock()
-            self._client.start_async().wait(self.WAIT_S)
+            self._client.start_async().wait(wait_s)
         if self._client.connected:
             self._cut_off_at_s = self._clock()
             return
@@ -215,6 +226,10 @@ class ZookeeperMembership(Membership):
         """Nothing is known of the others from now on, nor of the own znode."""
         self._absences.lose_sight()
         self._has_joined = False
+        self._is_in_sight = False
+
+    def answered(self) -> None:
+        self._is_in_sight = True
 
     def _call(self, ask: Callable[..., Any], *words: Any, **names: Any) -> Any:
         left_s = max(0.001, self._give_up_at_s - self._clock())
@@ -295,6 +310,7 @@ class ZookeeperMembership(Membership):
                 return revised
             if self._clock() >= self._give_up_at_s:
                 raise MembershipError("the list is changed by others again and again")
+            time.sleep(random.uniform(0, AGAIN_S_MAX))
 
     def _overdue(self, stored: Stored | None, present: set[str]) -> set[str]:
         """Addresses of nodes that have been away for too long."""
@@ -344,17 +360,20 @@ class ZookeeperMembership(Membership):
 class _Asking:
     """Around what is asked of ZooKeeper: connects first, and makes its errors ours."""
 
-    def __init__(self, membership: ZookeeperMembership) -> None:
+    def __init__(self, membership: ZookeeperMembership, wait_s: float) -> None:
         self._membership = membership
+        self._wait_s = wait_s
 
     def __enter__(self) -> None:
-        self._membership.connect()
+        self._membership.connect(self._wait_s)
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, KazooException | KazooTimeoutError):
             self._membership.lose_sight()
             reason = str(error) or type(error).__name__
             raise MembershipError(f"ZooKeeper does not answer: {reason}") from error
+        if error is None:
+            self._membership.answered()
 
 
 def _make_client(place: ZookeeperPlace) -> Any:

@@ -50,8 +50,8 @@ ENTER_LOOP_S = 0.001
 """At the start only: how long to sleep while the last child enters its loop."""
 STOP_TIMEOUT_S = 5.0
 DRAIN_TIMEOUT_S = 30.0
-LEAVE_TIMEOUT_S = 4.0
-"""To leave the cluster before the node stops: what the provider may be waited for, and a bit."""
+LEAVE_TIMEOUT_S = 5.0
+"""To leave the cluster before the node stops: a question that is under way, and another one."""
 DEATHS_MAX = 5
 """So many deaths within `DEATHS_WINDOW_S` make the next respawn wait for `BACKOFF_S`."""
 DEATHS_WINDOW_S = 10.0

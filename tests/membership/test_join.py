@@ -371,6 +371,23 @@ def test_a_node_starts_though_its_provider_is_away(
 
 
 @pytest.mark.once
+def test_who_started_the_node_is_told_when_it_knows_its_cluster(
+    start: Start, url: str, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.settimeout(WAIT_S)
+        told.bind(str(tmp_path / "notify"))
+        env = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        node = start("-t", "1", "--join", url, "--discovery-state", "off", env=env)
+        assert told.recv(4096).startswith(b"READY=1")
+        assert discovery_rows(node)["state"] == "connected"
+        assert serves_nodes(node)()
+        away = start("-t", "1", "--join", "zk://127.0.0.1:1/cache", env=env)
+        assert told.recv(4096).startswith(b"READY=1")
+        assert "no answer about the cluster" in away.log()
+
+
+@pytest.mark.once
 def test_all_goes_on_while_the_provider_is_dead(
     start: Start, zookeeper: ZookeeperServer, url: str, tmp_path: Path
 ) -> None:
@@ -389,6 +406,17 @@ def test_all_goes_on_while_the_provider_is_dead(
         wait_until(has_state(node, "connected"), "the way back", WAIT_S)
         wait_until(lambda n=node: discovery_rows(n)["joined"] == "yes", "membership", WAIT_S)
         assert served(node) == before
+
+
+@pytest.mark.once
+def test_a_node_stops_though_its_provider_hangs(
+    start: Start, zookeeper: ZookeeperServer, url: str, tmp_path: Path
+) -> None:
+    node = start_with(start, url.replace("session=1", "session=60"), tmp_path, "one")
+    wait_until(serves_nodes(node), "the list", WAIT_S)
+    zookeeper.pause()
+    assert node.stop() == 0
+    assert node.wait_for_log("cannot leave the cluster|leave timeout")
 
 
 @pytest.mark.once
