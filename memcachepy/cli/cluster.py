@@ -62,9 +62,11 @@ def _up(
     hashing: str | None,
     drain: float | None,
     grace: float | None,
+    parameter_group: str | None,
     **flags: Any,
 ) -> int:
     keys = {"name": name, "nodes": nodes, "hashing": hashing, "drain": drain, "grace": grace}
+    keys["parameter_group"] = parameter_group
     given = {key: value for key, value in keys.items() if value is not None}
     declaration = declare(given_settings(extended, flags), given, os.environ, file)
     folder = folder_of(declaration.cluster.get("name"), root)
@@ -146,6 +148,11 @@ up = click.Command(
             type=click.FloatRange(0, GRACE_MAX_S),
             help="Seconds that a node which does not come back stays in the list "
             f"[{GRACE_DEFAULT_S:g}].",
+        ),
+        click.Option(
+            ["--parameter-group"],
+            metavar="<group>",
+            help="A group of `cluster parameters`, whose values beat the flags for all nodes.",
         ),
         *setting_options(),
     ],

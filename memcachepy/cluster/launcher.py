@@ -4,8 +4,10 @@ import os
 from collections.abc import Callable, Mapping
 
 from memcachepy import log
+from memcachepy.cluster.applying import with_group
 from memcachepy.cluster.changes import with_free_ports
 from memcachepy.cluster.control import Tell
+from memcachepy.cluster.groups import Groups
 from memcachepy.cluster.spec import ClusterSpec, Declaration
 from memcachepy.cluster.state import StateFolder, open_log
 from memcachepy.cluster.supervisor import ClusterSupervisor
@@ -77,7 +79,7 @@ def plan(folder: StateFolder, declaration: Declaration) -> ClusterSpec:
 
     Raises:
         ConfigError: what is asked for cannot be.
-        ClusterError: nodes of another one still run.
+        ClusterError: nodes of another one still run, or there is no such parameter group.
     """
     old = folder.read_spec()
     if old is not None and (declaration.says_nothing or declaration.declared == old.declared):
@@ -88,4 +90,7 @@ def plan(folder: StateFolder, declaration: Declaration) -> ClusterSpec:
             f"nodes {', '.join(sorted(running))}. `memcachepy cluster up --name {folder.name}` "
             f"goes on with them, `memcachepy cluster down --name {folder.name}` ends them"
         )
-    return with_free_ports(declaration.spec()).checked()
+    spec = declaration.spec()
+    if group := declaration.cluster.get("parameter_group"):
+        spec = with_group(spec, Groups(folder.path.parent).read(group))
+    return with_free_ports(spec).checked()

@@ -74,6 +74,7 @@ _CLUSTER_KINDS: Mapping[str, Kind] = {
     "hashing": Choice(HASHINGS),
     "drain": Seconds(DRAIN_MAX_S),
     "grace": Seconds(GRACE_MAX_S),
+    "parameter_group": Text("<group>"),
 }
 """The keys of [cluster] in a file."""
 

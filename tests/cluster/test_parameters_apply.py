@@ -109,6 +109,21 @@ def test_a_group_that_is_not_there_or_does_not_fit_changes_nothing(cluster: Clus
     )
 
 
+def test_a_cluster_can_have_a_group_from_its_start_on(cluster: Cluster) -> None:
+    assert "no parameter group web" in cluster.refused("up", *SMALL, "--parameter-group", "web")
+    parameters(cluster, "create", "web")
+    parameters(cluster, "set", "web", "idle_timeout=77", "max_cache_memory=12")
+    cluster.up(*SMALL, "--nodes", "1", "--parameter-group", "web", "--drain", "0")
+    assert (settings(cluster, "idle_timeout"), settings(cluster, "maxbytes")) == (
+        ["77"],
+        [str(MEMORY)],
+    )
+    assert cluster.status()["parameter_group"] == "web"
+    # A node that comes later has it, too.
+    cluster.do("add")
+    assert settings(cluster, "idle_timeout") == ["77", "77"]
+
+
 def test_without_a_cluster_groups_can_be_changed_but_not_applied(cluster: Cluster) -> None:
     parameters(cluster, "create", "web", "--family", "memcached1.4")
     parameters(cluster, "set", "web", "modern=0", "idle_timeout=5")

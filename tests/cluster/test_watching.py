@@ -65,6 +65,7 @@ def test_a_node_that_hangs_leaves_the_list_and_returns_without_its_items(cluster
     assert "is healthy again" in back.message
 
 
+@pytest.mark.slow
 def test_a_node_that_cannot_start_leaves_the_list_until_it_can(cluster: Cluster) -> None:
     cluster.up(*SMALL, "--nodes", "2", "--grace", "1")
     host, port = cluster.address("0002")
