@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import struct
+import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -87,8 +88,10 @@ class ControlServer:
                     listening.bind(path)
                 finally:
                     os.umask(old_mask)
+            # Python 3.13 would remove the file by the name that it was bound to.
+            how: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
             self._server = await asyncio.start_unix_server(
-                self._serve, sock=listening, limit=LINE_BYTES_MAX
+                self._serve, sock=listening, limit=LINE_BYTES_MAX, **how
             )
         except OSError as error:
             listening.close()
