@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from memcachepy.errors import ConfigError
 
@@ -68,6 +68,8 @@ class ZookeeperPlace:
     path: str
     grace_s: float = GRACE_S
     session_s: float = SESSION_S
+    auth_file: Path | None = None
+    """Holds `user:password`; with it nobody else may change the znodes."""
 
     @property
     def cluster(self) -> str:
@@ -84,6 +86,8 @@ class ZookeeperPlace:
             options.append(f"grace={self.grace_s:g}")
         if self.session_s != SESSION_S:
             options.append(f"session={self.session_s:g}")
+        if self.auth_file is not None:
+            options.append(f"auth={quote(str(self.auth_file))}")
         return f"zk://{self.hosts_text}{self.path}" + "?" * bool(options) + "&".join(options)
 
 
@@ -117,7 +121,7 @@ def _parse(url: str) -> Place:
         case "dns" | "dnssrv" if separator == "+":
             return _parse_dns(scheme, rest, _options(query, ("nameserver",)))
         case "zk" if separator == "://":
-            return _parse_zookeeper(rest, _options(query, ("grace", "session")))
+            return _parse_zookeeper(rest, _options(query, ("grace", "session", "auth")))
     raise _Wrong(f"must be {_FORMS}")
 
 
@@ -163,7 +167,12 @@ def _parse_zookeeper(rest: str, options: dict[str, str]) -> ZookeeperPlace:
     hosts = tuple(_host_and_port(text, ZOOKEEPER_PORT) for text in hosts_text.split(","))
     grace_s = _seconds(options, "grace", GRACE_S, 0, 86400)
     session_s = _seconds(options, "session", SESSION_S, 1, 300)
-    return ZookeeperPlace(hosts, path, grace_s, session_s)
+    auth_file = None
+    if "auth" in options:
+        auth_file = Path(options["auth"])
+        if not auth_file.is_absolute():
+            raise _Wrong("must have the absolute path of a file after auth=")
+    return ZookeeperPlace(hosts, path, grace_s, session_s, auth_file)
 
 
 def _host_and_port(text: str, port: int) -> tuple[str, int]:
@@ -184,7 +193,7 @@ def _joined(place: tuple[str, int]) -> str:
 def _options(query: str, known: tuple[str, ...]) -> dict[str, str]:
     options = dict(parse_qsl(query, keep_blank_values=True))
     for name in options.keys() - set(known):
-        raise _Wrong(f"must have no other option than {' and '.join(known)}, not {name!r}")
+        raise _Wrong(f"must have no other option than {', '.join(known)}, not {name!r}")
     return options
 
 

@@ -11,18 +11,21 @@ A node adds and removes itself; one whose session is gone is removed by the othe
 import json
 import logging
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from kazoo.client import KazooClient, KazooState
 from kazoo.exceptions import BadVersionError, KazooException, NodeExistsError, NoNodeError
 from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.retry import KazooRetry
+from kazoo.security import CREATOR_ALL_ACL, READ_ACL_UNSAFE
 
 from memcachepy.errors import MembershipError
 from memcachepy.log import fact
@@ -376,13 +379,36 @@ class _Asking:
             self._membership.answered()
 
 
+def read_auth(path: Path) -> str:
+    """`user:password`, for the scheme digest.
+
+    Raises:
+        MembershipError: the file cannot be read, or has something else in it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise MembershipError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        text = ""
+    if not re.fullmatch(r"[^:\s]+:[^\r\n]+", text):
+        raise MembershipError(f"{path} must hold user:password, in one line")
+    return text
+
+
 def _make_client(place: ZookeeperPlace) -> Any:
+    secured: dict[str, Any] = {}
+    if place.auth_file is not None:
+        # Anybody may look, as with the list itself: every node tells it to every client.
+        secured["auth_data"] = [("digest", read_auth(place.auth_file))]
+        secured["default_acl"] = CREATOR_ALL_ACL + READ_ACL_UNSAFE
     return KazooClient(
         hosts=place.hosts_text,
         timeout=place.session_s,
         logger=_quiet,
         connection_retry=KazooRetry(max_tries=-1, delay=0.1, backoff=2, max_delay=RECONNECT_S_MAX),
         command_retry=KazooRetry(max_tries=0),
+        **secured,
     )
 
 

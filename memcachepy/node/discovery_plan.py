@@ -49,6 +49,10 @@ def make_plan(
     if package and importlib.util.find_spec(package) is None:
         must = f"needs a package that is not installed: pip install 'memcachepy[{extra}]'"
         raise ConfigError("join", config.join, must)
+    if isinstance(place, ZookeeperPlace) and place.auth_file is not None:
+        with effective_user(config.user):
+            if not os.access(place.auth_file, os.R_OK, effective_ids=True):
+                raise ConfigError("join", config.join, f"names {place.auth_file}: not readable")
     member = own_list_member(config, listeners)
     if member is None:
         raise ConfigError("join", config.join, "needs a TCP port, or advertise")

@@ -281,3 +281,32 @@ def test_the_id_is_chosen_else_remembered_else_made() -> None:
     assert with_node_id(member, "a", LastKnown("", "b")).node_id == "a"
     assert with_node_id(member, None, LastKnown("", "b")).node_id == "b"
     assert with_node_id(member, None, LastKnown()).node_id == "2001-db8--1-11211"
+
+
+def test_stats_show_the_state_and_nothing_that_would_break_the_answer() -> None:
+    """Whoever may `config set` may put anything there."""
+    segment = _core.Segment({"memory_limit_bytes": 8 << 20})
+    connection = _core.Connection(segment, _core.SLOT_WORKER_FIRST)
+
+    def rows(text: bytes) -> list[bytes]:
+        segment.set_config("memcachepy:discovery", 0, text)
+        answer = connection.feed(b"stats memcachepy\r\n")
+        assert answer.endswith(b"END\r\n")
+        lines = answer.split(b"\r\n")[:-2]
+        assert all(line.startswith(b"STAT ") for line in lines)
+        return [line[5:] for line in lines if line.startswith(b"STAT discovery:")]
+
+    try:
+        assert rows(b"state connected\nprovider zk://a/c d\n") == [
+            b"discovery:state connected",
+            b"discovery:provider zk://a/c d",
+        ]
+        assert rows(b"") == rows(b"\n\n") == rows(b"word\n") == rows(b" x\n") == []
+        assert rows(b"a b\r\nc \0\nd \xff\ne f") == []
+        assert rows(b"END x\nno end") == [b"discovery:END x"]
+        assert len(rows(b"a b\n" * 16384)) == 16384
+        for text in (b"n" * 65000 + b" v\n", b"n " + b"v" * 65000 + b"\n"):
+            assert len(rows(text)) == 1
+    finally:
+        connection.close()
+        segment.close()

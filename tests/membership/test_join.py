@@ -276,6 +276,27 @@ def test_a_second_signal_does_not_wait_for_the_provider(start: Start, file: Path
     assert node.wait() == 0
 
 
+@pytest.mark.parametrize(
+    ("join", "says"),
+    [
+        ("zk://127.0.0.1/c?auth=/no/such/file", "/no/such/file: not readable"),
+        ("etcd://127.0.0.1/c", "must be file:PATH"),
+    ],
+)
+def test_what_cannot_be_joined_is_refused_at_start(launch: Start, join: str, says: str) -> None:
+    pytest.importorskip("kazoo")
+    node = launch("-p", "-1", "-m", "16", "--join", join)
+    assert node.wait(WAIT_S) == os.EX_USAGE
+    assert says in node.log()
+
+
+def test_a_provider_whose_package_is_missing_names_the_extra(launch: Start, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['kazoo'] = None")
+    node = launch("-p", "-1", "--join", "zk://a/c", env={"PYTHONPATH": str(tmp_path)})
+    assert node.wait(WAIT_S) == os.EX_USAGE
+    assert "pip install 'memcachepy[zookeeper]'" in node.log()
+
+
 # ---- ZooKeeper -------------------------------------------------------------------------------
 
 

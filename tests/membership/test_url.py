@@ -20,6 +20,7 @@ from memcachepy.membership.url import DnsPlace, FilePlace, Place, ZookeeperPlace
         ("dnssrv+_mc._tcp.x?nameserver=[::1]:5353", DnsPlace("_mc._tcp.x", 0, ("::1", 5353))),
         ("zk://a/c", ZookeeperPlace((("a", 2181),), "/c")),
         ("zk://a:1,[::1]:2/c/d/", ZookeeperPlace((("a", 1), ("::1", 2)), "/c/d")),
+        ("zk://a/c?auth=/a%26b", ZookeeperPlace((("a", 2181),), "/c", auth_file=Path("/a&b"))),
         ("zk://a/c?grace=5&session=2.5", ZookeeperPlace((("a", 2181),), "/c", 5, 2.5)),
     ],
 )
@@ -48,6 +49,7 @@ def test_url_names_a_place_that_reads_the_same_again(url: str, place: Place) -> 
         ("zk://a/b/../c", "without"),
         ("zk://a:b/c", "HOST:PORT"),
         ("zk:///c", "HOST:PORT"),
+        ("zk://a/c?auth=secret", "absolute path"),
         ("zk://a/c?grace=soon", "grace=0 to 86400 seconds"),
     ],
 )

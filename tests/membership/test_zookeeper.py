@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from support.waiting import wait_until
@@ -309,3 +310,30 @@ def test_there_is_one_sequence_of_lists_whatever_happens(join: Join, rng: random
     here = sorted([*peers, "9"])
     wait_for("those that are there", lambda: bool(last.poll()) and set(here) <= set(last.ids()))
     wait_for("one list", *(lambda p=p: p.poll() == last.last for p in peers.values()))
+
+
+def test_with_credentials_others_may_look_but_not_change(
+    zookeeper: ZookeeperServer, path: str, tmp_path: Path
+) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).write_text(f"{name}:secret\n")
+    url = f"zk://{zookeeper.address}{path}?session=1&grace=0"
+    one = Peer(f"{url}&auth={tmp_path / 'one'}", "1")
+    other = Peer(f"{url}&auth={tmp_path / 'other'}", "2")
+    anybody = Peer(url, "3")
+    with one.membership, other.membership, anybody.membership:
+        wait_for("the owner", lambda: one.sees("1"))
+        for peer in (other, anybody):
+            assert peer.membership.topology() == one.last
+            with pytest.raises(MembershipError, match="NoAuth"):
+                peer.membership.poll(peer.last)
+        assert one.sees("1")
+
+
+@pytest.mark.parametrize("text", [None, "", "user", "user:", "a b:c", "\xff"])
+def test_credentials_that_are_none_are_named(text: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "auth"
+    if text is not None:
+        file.write_text(text, encoding="latin-1")
+    with pytest.raises(MembershipError, match=r"auth (cannot be read|must hold user:password)"):
+        open_membership(f"zk://a/c?auth={file}")
