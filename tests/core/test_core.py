@@ -68,7 +68,7 @@ def test_prefixes_hold_over_resets_and_shortages_in_the_middle(build: Build) -> 
 def test_configurations_are_whole_whenever_their_writer_is_killed(build: Build) -> None:
     seed = random.randrange(1, 2**31)
     print("seed", seed)
-    assert run(build("configs", *SANITIZERS, "-Wl,--wrap=populate"), seed, 60) == "ok\n"
+    assert run(build("configs", *SANITIZERS, "-Wl,--wrap=populate"), seed, 30) == "ok\n"
 
 
 def test_huge_pages_that_fail_hold_up_no_others(build: Build) -> None:

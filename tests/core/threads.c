@@ -3,6 +3,7 @@
  * sweeps what expires and gives memory back. Values are one byte repeated, so that a tear shows.
  *
  * usage: threads SECONDS SEED */
+#include "mem/config_table.h"
 #include "store/check.h"
 #include "store/store.h"
 
@@ -107,18 +108,41 @@ fetch_key(struct worker *worker, struct store *store, const struct key *key, uin
     }
 }
 
+/* A few configurations, of one byte repeated, too. */
+static void
+configure(struct worker *worker, uint8_t *buffer)
+{
+    const char key[] = {(char)('a' + draw(worker, 3))};
+    struct config_view view;
+    switch (draw(worker, 6)) {
+    case 0:
+        (void)!config_delete(segment, key, 1);
+        return;
+    case 1: {
+        struct config_entry entry = {key, buffer, 1, (uint32_t)draw(worker, 300), 0};
+        memset(buffer, (int)draw(worker, 256), entry.value_len);
+        (void)!config_set(segment, &entry);
+        return;
+    }
+    default:
+        if (config_read(segment, key, 1, buffer, &view) == CONFIG_OK) {
+            expect_whole(buffer, view.value_len);
+        }
+    }
+}
+
 static void *
 run(void *argument)
 {
     struct worker *worker = argument;
     struct store *store = store_open(segment, worker->slot);
-    uint8_t *buffer = malloc(VALUE_MAX);
+    uint8_t *buffer = malloc(CONFIG_VALUE_LEN_MAX);
     while (!atomic_load(&stop)) {
         char text[24];
         struct key key;
         int len = sprintf(text, "key%d", (int)draw(worker, KEY_COUNT));
         key_init(store, &key, text, (uint32_t)len);
-        switch (draw(worker, 12)) {
+        switch (draw(worker, 100) == 0 ? 12 : draw(worker, 12)) {
         case 0:
             (void)!store_delete(store, &key);
             break;
@@ -149,6 +173,9 @@ run(void *argument)
             (void)!store_remove(store, &removal);
             break;
         }
+        case 12:
+            configure(worker, buffer);
+            break;
         case 5:
             fetch_key(worker, store, &key, buffer);
             break;

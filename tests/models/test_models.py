@@ -20,6 +20,16 @@ DEPTH = 200_000
 TIMEOUT_S = 300
 
 MUTATIONS = {
+    "configs": (
+        "NO_CONFIRM",
+        "NO_ACQUIRE_FENCE",
+        "NO_ACQUIRE_LOAD",
+        "NO_RELEASE_FENCE",
+        "NO_RELEASE_STORE",
+        "SAME_COPY",
+        "SAME_SEQUENCE",
+        "FIRST_FREE",
+    ),
     "hits": ("SAME_PAGE_AND_WRAP", "NO_GENERATION", "PLAIN_STORE", "BYTES_MAY_MATCH"),
     "journal": (
         "COUNT_BEFORE_WORD",

@@ -47,7 +47,7 @@ state_at(const struct segment *segment, unsigned index)
 
 /* What another process may be changing. */
 static RACY_READ void
-look(const struct config_copy *copy, struct config_view *view)
+config_look(const struct config_copy *copy, struct config_view *view)
 {
     view->copy = copy;
     view->client_flags = copy->client_flags;
@@ -56,7 +56,7 @@ look(const struct config_copy *copy, struct config_view *view)
 }
 
 static RACY_READ bool
-has_key(const struct config_view *view, const void *key, uint32_t key_len)
+config_has_key(const struct config_view *view, const void *key, uint32_t key_len)
 {
     return view->key_len == key_len && memcmp(view->copy->key, key, key_len) == 0;
 }
@@ -70,25 +70,21 @@ config_confirm(const struct segment *segment, const struct config_view *view)
            view->state;
 }
 
-/* Views the entry if there is one and, with a key, if it has that. An entry that changes while it
- * is looked at is looked at again: it may have become the one. */
+/* Views the entry if there is one and, with a key, if it has that. An entry with another key needs
+ * no second look: a key that is there all the time stays in its entry, and who writes to the other
+ * copy there writes the same key. */
 static bool
 view_entry(const struct segment *segment, unsigned index, const void *key, uint32_t key_len,
            struct config_view *view)
 {
-    do {
-        view->index = index;
-        /* Pairs with the release store in publish(). */
-        view->state = atomic_load_explicit(state_at(segment, index), memory_order_acquire);
-        if ((view->state & PRESENT) == 0) {
-            return false;
-        }
-        look(copy_of(segment, index, view->state), view);
-        if (key == NULL || has_key(view, key, key_len)) {
-            return true;
-        }
-    } while (!config_confirm(segment, view));
-    return false;
+    view->index = index;
+    /* Pairs with the release store in publish(). */
+    view->state = atomic_load_explicit(state_at(segment, index), memory_order_acquire);
+    if ((view->state & PRESENT) == 0) {
+        return false;
+    }
+    config_look(copy_of(segment, index, view->state), view);
+    return key == NULL || config_has_key(view, key, key_len);
 }
 
 bool
@@ -115,7 +111,7 @@ config_next(const struct segment *segment, unsigned *index, struct config_view *
 }
 
 static RACY_READ void
-copy_value(uint8_t *out, const struct config_view *view)
+config_copy_value(uint8_t *out, const struct config_view *view)
 {
     memcpy(out, view->copy->value, view->value_len);
 }
@@ -128,7 +124,7 @@ config_read(const struct segment *segment, const void *key, uint32_t key_len, ui
         if (!config_find(segment, key, key_len, view)) {
             return CONFIG_NOT_FOUND;
         }
-        copy_value(out, view);
+        config_copy_value(out, view);
         if (config_confirm(segment, view)) {
             return CONFIG_OK;
         }
