@@ -227,6 +227,7 @@ def test_flags_and_expiry_are_kept_and_what_is_too_large_is_left_out(cluster: Cl
     second.ask(b"mg too_long s\r\n", b"EN\r\n")
     stats = second.stats()
     assert (stats["cmd_set"], stats["total_items"]) == ("0", "0")
+    assert second.stats("memcachepy")["copied_items"] == "2"
 
 
 def test_a_change_needs_its_nodes(cluster: Cluster) -> None:

@@ -56,7 +56,8 @@
     X(upload_waits)                                                                                \
     X(uploads_aborted)                                                                             \
     X(cmd_config_get)                                                                              \
-    X(cmd_config_set)
+    X(cmd_config_set)                                                                              \
+    X(copied_items)
 
 enum counter_id {
 #define X(name) COUNTER_##name,

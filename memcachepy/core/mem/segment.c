@@ -229,7 +229,7 @@ populate_parts(const struct segment *segment, const struct superblock *plan,
            populate(segment->fd, segment->base, plan->shards_at, shards) &&
            populate(segment->fd, segment->base, plan->words_at,
                     plan->shard_count * sizeof(uint64_t)) &&
-           populate(segment->fd, segment->base, plan->tracks_at, TRACK_HEAD_BYTES);
+           populate(segment->fd, segment->base, plan->tracks_at, TRACK_HEAD_PRESENT_BYTES);
 }
 
 /* Only under the pages: the parts before them are sparse. */

@@ -37,17 +37,18 @@ enum track_result
 track_begin(const struct segment *segment, unsigned slot_index, uint64_t session, uint32_t shift)
 {
     struct track_head *head = track_head_of(segment);
-    uint64_t bits_at = segment->superblock->tracks_at + TRACK_HEAD_BYTES;
+    uint64_t head_at = segment->superblock->tracks_at;
+    uint64_t bytes = bytes_of_bits(shift);
     uint32_t nobody = 0;
     if (!atomic_compare_exchange_strong(&head->owner, &nobody, slot_index + 1)) {
         return TRACK_TAKEN;
     }
-    if (!populate(segment->fd, segment->base, bits_at, bytes_of_bits(shift))) {
+    if (!populate(segment->fd, segment->base, head_at, TRACK_HEAD_BYTES + bytes)) {
         atomic_store(&head->owner, 0);
         return TRACK_NO_MEMORY;
     }
     CRASH_POINT(track_owned);
-    memset(segment_at(segment, bits_at), 0, bytes_of_bits(shift));
+    memset(segment_at(segment, head_at + TRACK_HEAD_BYTES), 0, bytes);
     atomic_store(&head->shift, shift);
     atomic_store(&head->session, session);
     CRASH_POINT(track_not_shown);
@@ -60,9 +61,11 @@ track_accept(const struct segment *segment, const struct track_source *sources, 
 {
     struct track_head *head = track_head_of(segment);
     uint64_t session = atomic_load(&head->session);
-    head->copies_session = session;
+    atomic_store(&head->copies_session, 0);
+    atomic_thread_fence(memory_order_release); /* As a writer of log cells does it. */
     head->source_count = count;
     memcpy(head->sources, sources, count * sizeof(sources[0]));
+    atomic_store_explicit(&head->copies_session, session, memory_order_release);
     /* Pairs with the acquire in track_map(). From here to the end a death leaves marked items
      * hidden. */
     atomic_store_explicit(&head->copies, COPIES_CHECKED, memory_order_release);
@@ -158,8 +161,11 @@ track_map(const struct segment *segment)
     if (mapping == NULL) {
         return NULL;
     }
-    mapping->session = head->copies_session;
-    while (mapping->count < head->source_count) {
+    /* Sessions are no number twice: who finds the same one before and after has read its sources.
+     */
+    mapping->session = atomic_load_explicit(&head->copies_session, memory_order_acquire);
+    uint32_t count = head->source_count;
+    while (mapping->count < count && count <= TRACK_SOURCES_MAX) {
         const struct track_source *source = &head->sources[mapping->count];
         uint64_t bytes = TRACK_HEAD_BYTES + bytes_of_bits(source->shift);
         const struct track_head *mapped = map_source(source, bytes);
@@ -171,6 +177,12 @@ track_map(const struct segment *segment)
         mapping->of[mapping->count].bytes = bytes;
         mapping->of[mapping->count].shift = source->shift;
         mapping->count++;
+    }
+    atomic_thread_fence(memory_order_acquire);
+    if (mapping->session == 0 || mapping->count != count ||
+        atomic_load_explicit(&head->copies_session, memory_order_relaxed) != mapping->session) {
+        track_unmap(mapping);
+        return NULL;
     }
     return mapping;
 }

@@ -4,7 +4,7 @@
  * items whose home changes. Each of these nodes tracks meanwhile:
  *
  *   superblock.tracks_at
- *    0                       4096
+ *    0                       16384
  *   | head                  | 2^shift bits, one or more keys to a bit                     |
  *
  * Whoever changes a key, or deletes it, present or not, first sets its bit, under the shard's lock
@@ -31,10 +31,11 @@
 
 #include "mem/segment.h"
 
-#define TRACK_HEAD_BYTES 4096
+#define TRACK_HEAD_BYTES 16384
+#define TRACK_HEAD_PRESENT_BYTES 4096 /* what has memory before the first session */
 #define TRACK_SHIFT_MIN 16
 #define TRACK_SHIFT_MAX 27
-#define TRACK_SOURCES_MAX 100
+#define TRACK_SOURCES_MAX 400
 #define TRACK_LEASE_NS UINT64_C(200000000)
 
 /* Of superblock.tracking, below a number that changes with each session. */
@@ -60,7 +61,7 @@ struct track_source {
 struct track_head {
     _Atomic uint64_t session; /* [atomic] read by other nodes; 0: what is here may not be all */
     _Atomic uint64_t shown_until_ns; /* [owner] of the monotonic clock */
-    uint64_t copies_session;         /* [owner] while copies are not checked */
+    _Atomic uint64_t copies_session; /* [owner] 0 while the sources are being written */
     _Atomic uint32_t owner;          /* [atomic] slot + 1; 0: no session */
     _Atomic uint32_t copies;         /* [owner][sup] enum copies_state */
     _Atomic uint32_t shift;          /* [owner] before the session */
@@ -69,7 +70,7 @@ struct track_head {
     uint32_t unused;
     struct track_source sources[TRACK_SOURCES_MAX]; /* [owner] likewise */
 };
-static_assert(sizeof(struct track_source) == 40 && sizeof(struct track_head) == 4048,
+static_assert(sizeof(struct track_source) == 40 && sizeof(struct track_head) <= TRACK_HEAD_BYTES,
               "layout change: bump SEGMENT_LAYOUT_VERSION");
 
 /* Bytes of the part of the segment. */

@@ -343,6 +343,7 @@ stats_settings(struct stat_sink *sink, struct store *store)
     X(uploads_aborted, COUNTER(uploads_aborted))                                                   \
     X(cmd_config_get, COUNTER(cmd_config_get))                                                     \
     X(cmd_config_set, COUNTER(cmd_config_set))                                                     \
+    X(copied_items, COUNTER(copied_items))                                                         \
     X(curr_config, "%u", g->config_count)                                                          \
     /* Evictions by reason, which add up to all. */                                                \
     X(evicted_probation, SUM(evicted_probation))                                                   \

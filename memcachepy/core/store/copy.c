@@ -178,6 +178,15 @@ copy_hits(const struct store *store, struct item *item, uint8_t hits)
 }
 
 static enum copy_result
+count_copy(struct store *store, enum copy_result result)
+{
+    if (result == COPY_STORED) {
+        COUNT(&store->slot->counters, copied_items);
+    }
+    return result;
+}
+
+static enum copy_result
 copy_result_of(enum put_result result)
 {
     switch (result) {
@@ -258,7 +267,7 @@ store_copy(struct store *store, const struct copy *copy)
         }
     }
     shard_unlock(store, shard);
-    return result;
+    return count_copy(store, result);
 }
 
 /* Fills the upload from the pinned chain of another node. */
@@ -327,7 +336,7 @@ store_copy_long(struct store *from, const struct key *key, struct store *to,
     }
     enum copy_result result = copy_pinned(from, &pin, to, copy);
     store_unpin(from, &pin);
-    return result;
+    return count_copy(to, result);
 }
 
 /* ---- the end -------------------------------------------------------------------------------- */

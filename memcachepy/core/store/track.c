@@ -54,7 +54,8 @@ copy_is_shown(const struct store *store, const uint8_t *key, uint32_t key_len)
         break;
     }
     const struct track_mapping *mapping = store->tracks;
-    if (mapping == NULL || mapping->session != head->copies_session ||
+    if (mapping == NULL ||
+        mapping->session != atomic_load_explicit(&head->copies_session, memory_order_acquire) ||
         clock_read_ns(CLOCK_MONOTONIC_COARSE) >=
             atomic_load_explicit(&head->shown_until_ns, memory_order_relaxed)) {
         return false;
