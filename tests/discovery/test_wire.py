@@ -4,15 +4,19 @@ and the packets of the binary protocol. The lines of text are in transcripts/con
 
 import base64
 import json
+import random
 import socket
 import struct
 import subprocess
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from control import ControlClient
-from nodes import Start
+from nodes import Node, Start
 from support.binary import (
     AUTH_ERROR,
     INVALID,
@@ -36,6 +40,8 @@ PAYLOAD = b"1\nn1.mc.cfg.test|10.0.0.1|11211 n2.mc.cfg.test|10.0.0.2|11211\n"
 ANSWER = b"CONFIG cluster 0 62\r\n" + PAYLOAD + b"\r\nEND\r\n"
 FORBIDDEN = b"only loopback addresses and UNIX sockets may change what every client connects to"
 HERE = Path(__file__).parent
+
+pytestmark = pytest.mark.once
 
 Exchange = Callable[[bytes], list[Reply]]
 
@@ -262,6 +268,62 @@ def test_every_worker_answers_alike_and_at_once(start: Start, tmp_path: Path) ->
                 with RawClient(node.address) as client:
                     client.send(b"config get cluster\r\n")
                     assert client.take(len(ANSWER)) == ANSWER.replace(PAYLOAD, payload)
+
+
+def test_workers_killed_while_they_change_a_list_leave_whole_ones(
+    start: Start, rng: random.Random
+) -> None:
+    """And the list can be changed again at once. tests/crash kills at each single instruction."""
+    node = start("-t", "2")
+    over = threading.Event()
+    versions: list[int] = []
+
+    def payload(version: int) -> bytes:
+        rows = b" ".join(b"n%d.lan|10.0.0.%d|%d" % (version, i, 20000 + version) for i in range(60))
+        return b"%d\n%s\n" % (version, rows)
+
+    def change() -> None:
+        version = 0
+        while not over.is_set():
+            with suppress(AssertionError, OSError), RawClient(node.address) as client:
+                while not over.is_set():
+                    version += 1
+                    value = payload(version)
+                    line = b"config set cluster 0 %d\r\n" % len(value)
+                    client.ask(line + value + b"\r\n", b"STORED\r\n")
+                    versions.append(version)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(8):
+            known = len(versions)
+            wait_until(lambda known=known: len(versions) > known + 20, "changes", 30)
+            time.sleep(rng.random() / 100)  # The moment of the kill is drawn.
+            rng.choice(node.workers()).kill()
+            known = len(versions)
+            wait_until(lambda known=known: len(versions) > known, "a change after the kill", 30)
+            told = list_told(node)
+            version = int(told.split(b"\n")[0])
+            assert told == payload(version)
+            assert version >= versions[known]
+    finally:
+        over.set()
+        thread.join()
+    assert node.stop() == 0
+
+
+def list_told(node: Node) -> bytes:
+    """By some worker: it may be killed before it has answered, and then another is asked."""
+
+    def told() -> bytes:
+        with suppress(AssertionError, OSError), RawClient(node.address) as client:
+            client.send(b"config get cluster\r\n")
+            words = client.line().split()
+            return client.take(int(words[3]))
+        return b""
+
+    return wait_until(told, "the list", 30)
 
 
 @pytest.mark.parametrize("node_count", [2, 60, 1000])
