@@ -2,10 +2,10 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -23,7 +23,7 @@ from memcachepy.cli._cluster import (
 from memcachepy.client.hashing import HASHINGS, Key, ring
 from memcachepy.cluster.asking import Asked, ask_for_list, ask_members
 from memcachepy.cluster.state import StateFolder
-from memcachepy.errors import ClusterError, MembershipError, NoCluster
+from memcachepy.errors import ClusterError, MembershipError, MemcachepyError, NoCluster
 from memcachepy.membership import open_membership
 from memcachepy.membership.file import read_topology
 from memcachepy.topology import Member, Topology
@@ -87,24 +87,38 @@ def status(
     The exit status is 0 if all of them serve, 1 if not, and 69 if there is no such cluster. With
     --watch and --json there is an object on each line.
     """
-    while True:
+
+    def look() -> dict[str, Any]:
         if provider or endpoint:
-            found = _of_list(provider, endpoint)
-        else:
-            found = of_folder(folder_of(name, root))
-        if watch and as_json:
-            click.echo(json.dumps(found))
-        elif as_json:
-            echo_json(found)
-        else:
-            if watch:
-                click.clear()
-            click.echo(render(found))
-        if not watch:
-            break
-        time.sleep(interval_s)
+            return _of_list(provider, endpoint)
+        return of_folder(folder_of(name, root))
+
+    found = look()
+    if watch:
+        _watch(found, look, interval_s, as_json)
+    elif as_json:
+        echo_json(found)
+    else:
+        click.echo(render(found))
     serving = [node for node in found["nodes"] if node["state"] == "serving"]
     return 0 if len(serving) == len(found["nodes"]) else EXIT_NOT_ALL_SERVE
+
+
+def _watch(
+    found: dict[str, Any], look: Callable[[], dict[str, Any]], interval_s: float, as_json: bool
+) -> NoReturn:
+    """Until Ctrl-C; a cluster that goes away is waited for."""
+    while True:
+        if as_json:
+            click.echo(json.dumps(found))
+        else:
+            click.clear()
+            click.echo(found.get("error") or render(found))
+        time.sleep(interval_s)
+        try:
+            found = look()
+        except MemcachepyError as error:
+            found = {"error": str(error)}
 
 
 def of_folder(folder: StateFolder) -> dict[str, Any]:

@@ -6,9 +6,10 @@ serves; a list without any node is never told to clients.
 """
 
 import asyncio
+import random
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from memcachepy.cluster.supervisor import ClusterSupervisor
 
 PORTS_TRIED = 1000
+_LASTING_PORTS = range(20000, 32768)
+"""Below those that the system gives to outgoing connections: ours are free also a moment later."""
 
 
 class Changes:
@@ -380,11 +383,13 @@ def free_port(spec: ClusterSpec, node: NodeSpec) -> int:
     taken = {other.port for other in spec.nodes}
     host = _host_of(spec.config_of(replace(node, settings={**node.settings, "port": ANY_PORT})))
     first = spec.wanted_port(node.node_id)
-    ports = range(first, min(first + PORTS_TRIED, 65536)) if first > 0 else [0] * PORTS_TRIED
+    ports: Iterable[int] = range(first, min(first + PORTS_TRIED, 65536))
+    if first == ANY_PORT:
+        ports = random.SystemRandom().sample(_LASTING_PORTS, PORTS_TRIED)
     for port in ports:
-        if port not in taken and (found := _can_listen(host, port)) and found not in taken:
-            return found
-    raise ClusterError(f"no port is free for node {node.node_id}, from {first} on")
+        if port not in taken and _can_listen(host, port):
+            return port
+    raise ClusterError(f"no port is free for node {node.node_id}; {PORTS_TRIED} were tried")
 
 
 def _host_of(config: NodeConfig) -> str:
@@ -392,16 +397,15 @@ def _host_of(config: NodeConfig) -> str:
     return "" if host == "*" else host
 
 
-def _can_listen(host: str, port: int) -> int:
-    """The port, or one that the system chooses for 0; 0 if it is taken."""
+def _can_listen(host: str, port: int) -> bool:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
-            return int(probe.getsockname()[1])
     except OSError:
-        return 0
+        return False
+    return True
 
 
 def _count(request: Mapping[str, Any]) -> int:

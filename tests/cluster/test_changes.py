@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -272,35 +271,6 @@ def test_change_goes_on_without_who_asked_for_it(cluster: Cluster) -> None:
         assert "The cluster goes on with it" in removing.stderr.read()
         assert removing.wait(PATIENCE_S) == 130
     wait_until(lambda: list(cluster.node_pids()) == ["0001"], "the node's end", PATIENCE_S)
-
-
-@pytest.mark.once
-def test_node_that_does_not_come_back_leaves_the_list_and_returns(cluster: Cluster) -> None:
-    cluster.up(*QUICK, "--nodes", "2", "--grace", "1")
-    place, settings = cluster.address("0002"), cluster.folder.settings_path("0002")
-    cluster.kill_supervisor()
-    # The node's place is taken while it is down: it cannot come back.
-    pid = cluster.node_pids()["0002"]
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: len(cluster.node_pids()) == 1, "its end", PATIENCE_S)
-    assert settings.exists()
-    with taken(place):
-        cluster.up()
-        wait_until(lambda: cluster.ids == ["0001"], "the shorter list", PATIENCE_S)
-        assert cluster.run("status").returncode == 1
-    wait_until(lambda: cluster.ids == ["0001", "0002"], "its return", PATIENCE_S)
-    wait_until(
-        lambda: ("AddCacheNodeComplete", "0002") in events(cluster), "the last event", PATIENCE_S
-    )
-    assert ("RemoveCacheNodeComplete", "0002") in events(cluster)
-    assert events(cluster).count(("CacheNodeReplaceStarted", "0002")) == 1, "however often tried"
-
-
-@contextmanager
-def taken(place: tuple[str, int]) -> Iterator[None]:
-    """Somebody else listens there."""
-    with socket.create_server(place):
-        yield
 
 
 def test_scaling_warm_keeps_what_clients_have_stored(cluster: Cluster) -> None:

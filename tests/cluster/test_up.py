@@ -1,5 +1,6 @@
 """Coming up, going down, and what survives the death of whom."""
 
+import json
 import os
 import signal
 import socket
@@ -97,20 +98,6 @@ def test_down_ends_nodes_that_have_lost_their_supervisor(cluster: Cluster) -> No
     assert cluster.run("down").returncode == EXIT_NO_CLUSTER
 
 
-def test_killed_node_serves_again_at_its_place(cluster: Cluster) -> None:
-    cluster.up(*SMALL, "--nodes", "2")
-    place, pid, topology = cluster.address("0001"), cluster.node_pids()["0001"], cluster.topology
-    os.kill(pid, signal.SIGKILL)
-
-    def is_back() -> bool:
-        (node,) = (node for node in cluster.status()["nodes"] if node["node_id"] == "0001")
-        return bool(node["state"] == "serving" and node["restarts"] == 1)
-
-    wait_until(is_back, "the node", PATIENCE_S)
-    assert answers(place)
-    assert cluster.topology == topology, "who comes back at once never leaves the list"
-
-
 def test_killed_node_whose_workers_are_stopped_comes_back(cluster: Cluster) -> None:
     """They would keep the port for ever."""
     cluster.up(*SMALL, "--nodes", "1")
@@ -156,10 +143,14 @@ def test_two_clusters_know_nothing_of_each_other(make_cluster: Callable[..., Clu
 
 
 @pytest.mark.once
-def test_a_port_that_is_taken_is_named_and_nothing_is_left(cluster: Cluster) -> None:
+def test_a_port_that_is_taken_is_named_and_nothing_is_left(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        said = cluster.refused("up", "-t", "1", "-m", "8", "-p", str(port - 1), "--nodes", "2")
+        file = tmp_path / "nodes.toml"
+        file.write_text(f"[cluster]\nport = -1\n[[node]]\n[[node]]\nport = {port}\n")
+        said = cluster.refused("up", "-t", "1", "-m", "8", str(file))
     assert f"node 0002 (127.0.0.1:{port}) could not start" in said
     assert f"127.0.0.1:{port} is already in use by another process" in said
     assert not cluster.node_pids()
@@ -272,3 +263,21 @@ def test_any_cluster_can_be_looked_at_by_provider_or_node(cluster: Cluster) -> N
     )
     assert cluster.do("where", "k", "--provider", url)["version"] == cluster.topology.version
     assert "provider is 'x:'" in cluster.refused("status", "--provider", "x:", status=os.EX_USAGE)
+
+
+def test_watching_goes_on_until_ctrl_c(cluster: Cluster) -> None:
+    cluster.up(*SMALL, "--nodes", "1")
+    with subprocess.Popen(
+        cluster.words("status", "--watch", "--json", "--interval", "0.1"),
+        env=cluster.environ,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as watching:
+        assert watching.stdout
+        for _ in range(2):
+            assert json.loads(watching.stdout.readline())["nodes"][0]["state"] == "serving"
+        cluster.do("down")
+        while "does not run" not in json.loads(watching.stdout.readline()).get("error", ""):
+            pass
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(PATIENCE_S) == 130
