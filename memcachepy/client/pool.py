@@ -73,6 +73,7 @@ class NodePool:
                 result = getattr(connection, command)(*args)
             except Exception as error:
                 if not self._survives(error):
+                    self._give_back(connection)
                     raise
                 result = miss
             except BaseException:
@@ -83,10 +84,7 @@ class NodePool:
             else:
                 if breaker.failures:
                     breaker.succeeded()
-            if connection.sock is not None:
-                self._idle.append(connection)
-                if self._retired:
-                    self.close()
+            self._give_back(connection)
             return result
         finally:
             if self._room is not None:
@@ -102,6 +100,13 @@ class NodePool:
         if connection.is_stale():
             connection.close()  # It connects again when it is used.
         return connection
+
+    def _give_back(self, connection: Connection) -> None:
+        if connection.sock is None:
+            return  # It has closed itself after an error.
+        self._idle.append(connection)
+        if self._retired:
+            self.close()
 
     def _survives(self, error: Exception) -> bool:
         """Keep the books of a request that failed; false: the error is the caller's business."""

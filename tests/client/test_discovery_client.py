@@ -451,9 +451,13 @@ def test_wrong_arguments_are_always_raised(
             ask(key)
     with pytest.raises(MemcacheIllegalInputError):
         client.set_many({key: "x"})
-    with pytest.raises(MemcacheIllegalInputError):
-        client.set("key", "x", expire="soon")  # type: ignore[arg-type]
-    assert client.set("key", "x")
+    assert client.set_many({key: "x" for key in KEYS}) == []
+    for good in KEYS:
+        with pytest.raises(MemcacheIllegalInputError):
+            client.set(good, "x", expire="soon")  # type: ignore[arg-type]
+    assert client.set_many({key: "x" for key in KEYS}) == []
+    # Nothing was sent, so the connections are as good as before.
+    assert [node.accepted - node.asked for node in nodes] == [1, 1]
     assert all(state.breaker == "closed" for state in client.node_states().values())
 
 
