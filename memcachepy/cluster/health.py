@@ -7,6 +7,8 @@ speaks the text protocol or, if it hangs up on that, the binary one (`-B binary`
     check()   waits for one node: `memcachepy health`
     Checks    many nodes in somebody's loop, none of which is waited for
 
+`Checks` keeps the last connection that was answered, in case that a node takes no new ones.
+
 Healthy is also who has no room (`SERVER_ERROR out of memory`: nothing may be evicted) and who has
 no connection to spare: a restart would empty a cache that does its work. A process that is stopped
 accepts connections, because the kernel does that, and answers none: it is not healthy.
@@ -62,13 +64,15 @@ _OWN_TROUBLE = frozenset(
 class _Verdict(NamedTuple):
     is_healthy: bool
     reason: str
+    is_closed: bool = False
+    """The server has answered and hung up."""
     is_doubtful: bool = False
     """Another check of the same node may have come between."""
 
 
 _SERVES = _Verdict(True, "stores and returns")
 _IS_FULL = _Verdict(True, "answers; it has no room, and nothing may be evicted")
-_IS_CROWDED = _Verdict(True, "answers; it has no connection to spare")
+_IS_CROWDED = _Verdict(True, "answers; it has no connection to spare", is_closed=True)
 _LOSES = _Verdict(False, "does not return what was set", is_doubtful=True)
 
 
@@ -152,6 +156,10 @@ class _Binary:
 class _Check:
     """One check of one node, over as many connections as it needs.
 
+    With a connection of an earlier check it is not the end when a new one brings no answer within
+    half of the time: a node that lets clients wait when it is full (`no_maxconns_fast`) serves
+    those that it has.
+
     Args:
         address: a path or an IP address; a name would be waited for.
         selector: the loop's; calls what it finds in `key.data`.
@@ -159,6 +167,7 @@ class _Check:
         timeout_s: for all of it.
         clock: seconds, monotonic.
         is_binary: which protocol to begin with.
+        standing: an idle connection of an earlier check, owned from now on.
     """
 
     def __init__(
@@ -169,6 +178,7 @@ class _Check:
         timeout_s: float,
         clock: Callable[[], float],
         is_binary: bool = False,
+        standing: socket.socket | None = None,
     ) -> None:
         self._address = address
         self._selector = selector
@@ -178,15 +188,17 @@ class _Check:
         self._started_at_s = clock()
         self._tries = 0
         self._socket: socket.socket | None = None
+        self._standing = standing
+        self._is_on_standing = False
         self._may_change_protocol = True
+        self.kept: socket.socket | None = None
+        """With the result: a connection to be the standing one of the next check."""
         self.is_binary = is_binary
         self.left_s = timeout_s
 
     def start(self) -> None:
         self._tries += 1
-        value = os.urandom(16).hex().encode()
-        self._exchange: _Exchange = _Binary(value) if self.is_binary else _Text(value)
-        self._answer = b""
+        self._new_exchange()
         try:
             family, where = _place(self._address)
             self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -206,14 +218,44 @@ class _Check:
         self.left_s -= passed_s
         if self.left_s <= 0:
             self._end(False, f"does not answer within {self._timeout_s:g} s")
+        elif self.left_s <= self._timeout_s / 2 and self._standing:
+            standing, self._standing = self._standing, None
+            if _is_idle(standing):
+                self._go_on_with(standing)
+            else:
+                standing.close()
 
     def close(self) -> None:
         """Without a result."""
+        self._hang_up()
+        if self._standing:
+            self._standing.close()
+            self._standing = None
+
+    def _hang_up(self) -> None:
         if self._socket:
-            if self._socket.fileno() in self._selector.get_map():
-                self._selector.unregister(self._socket)
+            self._unregister(self._socket)
             self._socket.close()
             self._socket = None
+
+    def _unregister(self, connection: socket.socket) -> None:
+        if connection.fileno() in self._selector.get_map():
+            self._selector.unregister(connection)
+
+    def _new_exchange(self) -> None:
+        value = os.urandom(16).hex().encode()
+        self._exchange: _Exchange = _Binary(value) if self.is_binary else _Text(value)
+        self._answer = b""
+
+    def _go_on_with(self, standing: socket.socket) -> None:
+        self._hang_up()
+        self._socket = standing
+        self._is_on_standing = True
+        self._may_change_protocol = False
+        self._new_exchange()
+        with suppress(OSError):
+            self._socket.send(self._exchange.request)
+        self._selector.register(self._socket, selectors.EVENT_READ, self._on_answer)
 
     def _on_connected(self) -> None:
         if self._socket is None:
@@ -244,10 +286,12 @@ class _Check:
         if verdict is None:
             if len(self._answer) > _ANSWER_BYTES_MAX:
                 self._end(False, "does not speak memcached's protocol")
-        elif verdict.is_doubtful and self._tries < _TRIES:
+        elif verdict.is_doubtful and self._tries < _TRIES and not self._is_on_standing:
             self._again()
+        elif verdict.is_healthy and self._is_on_standing:
+            self._end(True, "answers; it takes no new connections")
         else:
-            self._end(verdict.is_healthy, verdict.reason)
+            self._end(verdict.is_healthy, verdict.reason, is_closed=verdict.is_closed)
 
     def _on_hung_up(self, reason: str) -> None:
         """Without a word, it may be that a node speaks only the other protocol."""
@@ -259,13 +303,26 @@ class _Check:
         self._again()
 
     def _again(self) -> None:
-        self.close()
+        self._hang_up()
         self.start()
 
     def _fail(self, error: OSError) -> None:
         self._end(False, _reason(error), is_own_trouble=error.errno in _OWN_TROUBLE)
 
-    def _end(self, is_healthy: bool, reason: str, is_own_trouble: bool = False) -> None:
+    def _end(
+        self,
+        is_healthy: bool,
+        reason: str,
+        *,
+        is_own_trouble: bool = False,
+        is_closed: bool = False,
+    ) -> None:
+        if is_healthy and not is_closed:
+            assert self._socket
+            self._unregister(self._socket)
+            self.kept, self._socket = self._socket, None
+        elif is_healthy or is_own_trouble:
+            self.kept, self._standing = self._standing, None
         self.close()
         took_s = self._clock() - self._started_at_s
         self._on_result(Health(is_healthy, reason, took_s, is_own_trouble))
@@ -277,6 +334,17 @@ def _place(address: Address) -> tuple[socket.AddressFamily, str | tuple[object, 
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     family, _, _, _, where = found[0]
     return family, where
+
+
+def _is_idle(connection: socket.socket) -> bool:
+    """Open, and nothing is there that nobody has asked for."""
+    try:
+        connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _reason(error: OSError) -> str:
@@ -300,6 +368,8 @@ def check(
             if not found:
                 running.count(min(now_s - looked_at_s, _STEP_S))
             looked_at_s = now_s
+    if running.kept:
+        running.kept.close()
     return found[0]
 
 
@@ -334,6 +404,7 @@ class Checks:
         self._addresses: dict[str, Address] = {}
         self._starts_at_s: dict[str, float] = {}
         self._running: dict[str, _Check] = {}
+        self._standing: dict[str, socket.socket] = {}
         self._speaks_binary: set[str] = set()
 
     @property
@@ -368,6 +439,8 @@ class Checks:
         self._speaks_binary.discard(name)
         if running := self._running.pop(name, None):
             running.close()
+        if standing := self._standing.pop(name, None):
+            standing.close()
 
     def close(self) -> None:
         for name in list(self._addresses):
@@ -396,6 +469,8 @@ class Checks:
             else:
                 self._speaks_binary.discard(name)
             del self._running[name]
+            if running.kept:
+                self._standing[name] = running.kept
             self._on_result(name, health)
 
         running = _Check(
@@ -405,6 +480,7 @@ class Checks:
             self._timeout_s,
             self._clock,
             name in self._speaks_binary,
+            self._standing.pop(name, None),
         )
         self._running[name] = running
         running.start()

@@ -126,6 +126,12 @@ class Monitor:
         self._now_s = 0.0
         """Time in which the monitor ran."""
         self._taken_out_at_s: deque[float] = deque()
+        self._quiet_until_s = 0.0
+        """Until then nobody is taken out."""
+
+    def follow_another(self) -> None:
+        """Somebody else was the monitor a moment ago, and may have taken out what is allowed."""
+        self._quiet_until_s = self._advance() + self._limits.window_s
 
     def watch(self, node_id: str, *, is_listed: bool, is_running: bool = True) -> None:
         """Look after a node from now on, as if nothing was known of it.
@@ -281,6 +287,8 @@ class Monitor:
         return is_missing and now_s - (since_s or 0.0) >= self._limits.grace_s
 
     def _may_take_out(self, now_s: float) -> bool:
+        if now_s < self._quiet_until_s:
+            return False
         while self._taken_out_at_s and self._taken_out_at_s[0] <= now_s - self._limits.window_s:
             self._taken_out_at_s.popleft()
         before = self._listed_count + len(self._taken_out_at_s)

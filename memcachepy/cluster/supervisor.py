@@ -206,6 +206,7 @@ class ClusterSupervisor:
             if pid and node.adopt(pid):
                 found.append(node)
                 self._has_found_nodes = True
+                self._watcher.monitor.follow_another()
                 log.info(fact("node found running", node=spec.node_id, pid=pid))
         nodes = [self.nodes[spec.node_id] for spec in self.spec.staying]
         failures = await self.start_nodes([node for node in nodes if node not in found], self._tell)

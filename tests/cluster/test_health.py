@@ -283,6 +283,52 @@ def test_a_silent_node_holds_up_no_other(loop: Loop, silent: Address) -> None:
     ]
 
 
+def test_a_node_that_takes_no_new_connections_but_answers_on_the_old_ones_is_healthy(
+    loop: Loop,
+) -> None:
+    with node("-m", "8", "-c", "2", "-o", "no_maxconns_fast") as server:
+        loop.checks.watch("a", Address(*server.address))
+        loop.run_until(lambda: len(loop.results) == 1)
+        with server.client() as client:  # The second connection: the next one waits.
+            client.ask(b"mn\r\n", b"MN\r\n")
+            loop.clock.now_s += 2.0
+            loop.turn(0.01)
+            loop.clock.now_s += 0.5
+            loop.run_until(lambda: len(loop.results) == 2)
+        pids = server.worker_pids()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            loop.pass_s(3.5)
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+    assert [health.reason for _, health in loop.results] == [
+        "stores and returns",
+        "answers; it takes no new connections",
+        "does not answer within 1 s",
+    ]
+
+
+def test_an_old_connection_that_was_closed_is_no_reason_to_give_up_a_slow_one(loop: Loop) -> None:
+    may_answer = threading.Event()
+
+    def slowly(asked: bytes) -> bytes:
+        if len(server.asked) > 1:
+            may_answer.wait(LONG_S)
+        return right(asked)
+
+    with fake(slowly) as server:  # It closes each connection behind its answer.
+        loop.checks.watch("a", server.address)
+        loop.run_until(lambda: len(loop.results) == 1)
+        loop.clock.now_s += 2.0
+        loop.run_until(lambda: len(server.asked) == 2)
+        loop.pass_s(0.9)
+        may_answer.set()
+        loop.run_until(lambda: len(loop.results) == 2)
+    assert [health.reason for _, health in loop.results] == ["stores and returns"] * 2
+
+
 def test_time_in_which_the_checker_did_not_run_counts_against_nobody(
     loop: Loop, silent: Address
 ) -> None:

@@ -212,6 +212,16 @@ def test_a_fifth_of_the_list_may_go_in_a_minute_and_one_in_any_case(
     assert count - len(world.listed) == a_minute
 
 
+def test_whoever_follows_another_monitor_takes_nobody_out_for_a_minute() -> None:
+    world = World("a", "b", "c", limits=Limits(grace_s=1))
+    world.monitor.follow_another()
+    world.silent.add("a")
+    world.pass_s(58.0)
+    assert not world.done
+    world.pass_s(4.0)
+    assert world.kinds()[0] is Kind.TAKE_OUT
+
+
 def test_the_last_one_stays_whatever_the_monitor_believes() -> None:
     world = World("a", "b", "c")
     world.broken.update("abc")
