@@ -345,5 +345,7 @@ def test_an_answer_leaves_in_one_send(start: Start, tmp_path: Path, node_count: 
     with RawClient(node.address) as client:
         client.send(b"config get cluster\r\n")
         assert client.take(len(answer)) == answer
-    wait_until(sends.exists, "the node's replies to be written down", 30)
+    wait_until(
+        lambda: sends.exists() and sends.read_text().endswith("\n"), "sends to be written down", 30
+    )
     assert sends.read_text().split() == [str(len(answer))]
