@@ -7,6 +7,7 @@
 #include "operations_memory.h"
 #include "operations_meta.h"
 #include "operations_text.h"
+#include "operations_track.h"
 #include "operations_upload.h"
 
 struct operation {
@@ -20,6 +21,7 @@ struct operation {
     bool piecemeal; /* what it changes may have happened in part */
     bool keeps;     /* no fact changes */
     bool rebuilds;  /* a death may cost a rebuild */
+    bool tracks;    /* whoever finds a fact changed finds the key's bit set */
 };
 
 static const struct operation operations[] = {
@@ -55,6 +57,15 @@ static const struct operation operations[] = {
     {.name = "gat", prepare_set_over, run_gat},
     {.name = "get", prepare_set_over, run_get, .keeps = true},
     {.name = "get_expired", prepare_get_expired, run_get_expired, .did = reclaimed, .keeps = true},
+    {.name = "set_tracked", prepare_tracked_set, run_put, .tracks = true},
+    {.name = "delete_tracked", prepare_tracked_set, run_delete, .tracks = true},
+    {.name = "touch_tracked", prepare_tracked_set, run_touch, .tracks = true},
+    {.name = "gat_tracked", prepare_tracked_set, run_gat, .tracks = true},
+    {.name = "fetch_tracked", prepare_tracked_set, run_fetch, .tracks = true},
+    {.name = "incr_tracked", prepare_tracked_incr, run_incr, .tracks = true},
+    {.name = "invalidate_tracked", prepare_tracked_set, run_invalidate, .tracks = true},
+    {.name = "empty_tracked", prepare_tracked_set, run_empty, .tracks = true},
+    {.name = "upload_commit_tracked", prepare_tracked_commit, run_upload_commit, .tracks = true},
     {.name = "config_set", prepare_config, run_config_set, .keeps = true},
     {.name = "config_over_none", prepare_nothing, run_config_set, .keeps = true},
     {.name = "config_delete", prepare_config, run_config_delete, .keeps = true},

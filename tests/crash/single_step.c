@@ -112,6 +112,9 @@ check_facts(struct trial *trial, bool answered)
                     found.cas, before->exists, before->value_len, before->client_flags,
                     before->expire_word, before->cas);
         }
+        if (!is_before && trial->operation->tracks && !fact_is_tracked(world, i)) {
+            problem(trial, "key %u has changed, and its bit is not set", i);
+        }
         trial->cas_max = found.cas > trial->cas_max ? found.cas : trial->cas_max;
         kept += !is_after;
         changed += !is_before;

@@ -7,6 +7,7 @@
 
 #include "base/xxh64.h"
 #include "mem/page.h"
+#include "mem/track.h"
 #include "store/check.h"
 #include "store/hashtable.h"
 #include "store/rebuild.h"
@@ -103,9 +104,14 @@ struct range {
     uint64_t at, bytes;
 };
 
+/* The head of what is tracked, and the bits. */
+#define TRACKS_BYTES (TRACK_HEAD_BYTES + (1u << TRACK_SHIFT_MIN) / 8)
+
+#define RANGES 5
+
 /* The parts that the three processes and PAGES_MAX pages can touch. */
 static unsigned
-ranges(const struct world *world, struct range out[4])
+ranges(const struct world *world, struct range out[RANGES])
 {
     const struct superblock *superblock = world->segment->superblock;
     uint64_t slots = (SLOT_SECOND + 1) * sizeof(struct process_slot);
@@ -115,13 +121,14 @@ ranges(const struct world *world, struct range out[4])
                             superblock->tables_at + directory - superblock->shards_at};
     out[2] = (struct range){superblock->pages_at, PAGES_MAX * sizeof(struct page)};
     out[3] = (struct range){superblock->data_at, (uint64_t)PAGES_MAX << superblock->page_shift};
-    return 4;
+    out[4] = (struct range){superblock->tracks_at, TRACKS_BYTES};
+    return RANGES;
 }
 
 static void
 snapshot_take(struct snapshot *snapshot, const struct world *world)
 {
-    struct range range[4];
+    struct range range[RANGES];
     unsigned count = ranges(world, range);
     uint64_t bytes = 0;
     for (unsigned i = 0; i < count; i++) {
@@ -150,7 +157,7 @@ copy_what_differs(uint8_t *to, const uint8_t *from, uint64_t bytes)
 static void
 snapshot_renew(struct snapshot *snapshot, const struct world *world)
 {
-    struct range range[4];
+    struct range range[RANGES];
     unsigned count = ranges(world, range);
     uint8_t *to = snapshot->bytes;
     for (unsigned i = 0; i < count; i++) {
@@ -162,7 +169,7 @@ snapshot_renew(struct snapshot *snapshot, const struct world *world)
 static void
 snapshot_restore(const struct snapshot *snapshot, struct world *world)
 {
-    struct range range[4];
+    struct range range[RANGES];
     unsigned count = ranges(world, range);
     const uint8_t *from = snapshot->bytes;
     for (unsigned i = 0; i < count; i++) {
