@@ -254,7 +254,16 @@ def state_rows(plan: Plan, state: str, since_at_s: int, last: Topology) -> dict[
         "version": last.version,
         "nodes": len(last.members),
         "node_id": plan.member.node_id,
+        "listed": "yes" if _is_listed(plan.member, last) else "no",
     }
+
+
+def _is_listed(own: Member, topology: Topology) -> bool:
+    """DNS may know the node by its address, and itself by its name; or the other way round."""
+    return any(
+        member.port == own.port and {member.host, member.ip} & {own.host, own.ip} - {""}
+        for member in topology.members
+    )
 
 
 def tell_start(plan: Plan, segment: ConfigStore, now_s: float) -> None:

@@ -149,6 +149,15 @@ def test_state_tells_since_when(caplog: pytest.LogCaptureFixture) -> None:
     assert any("answers again after_s=50" in record.message for record in caplog.records)
 
 
+def test_state_tells_whether_the_node_is_in_the_list() -> None:
+    world = World()
+    assert world.state["listed"] == "no"
+    world.step(Topology(5, (Member("n1.test", OWN.port, OWN.ip),)))
+    assert world.state["listed"] == "yes"
+    world.step(Topology(6, (TWO, Member(OWN.host, 5), Member("n3.test", OWN.port))))
+    assert world.state["listed"] == "no"
+
+
 def test_only_changes_are_written(tmp_path: Path) -> None:
     world = World(tmp_path / "state")
     for _ in range(5):

@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,6 +169,34 @@ def test_a_killed_discovery_process_is_replaced_and_nothing_is_lost(
     new = change_topology(file, lambda old: old.changed([TWO], 0))
     wait_until(serves(node, new), "the new list", WAIT_S)
     assert node.client().stats()
+
+
+@pytest.mark.once
+def test_killed_at_any_moment_it_leaves_whole_lists(
+    start: Start, file: Path, rng: random.Random
+) -> None:
+    node = start_with_file(start, file)
+    state = file.with_name("state.json")
+    wait_until(serves(node, read_topology(file)), "the list", WAIT_S)
+    told = 0
+    for number in range(8):
+        members = [ONE, TWO] if number % 2 else [ONE]
+        change_topology(file, lambda old, m=members: old.changed(m, 0))
+        end_s = time.monotonic() + rng.uniform(0, 0.4)
+        while time.monotonic() < end_s:
+            found = served(node)
+            assert found is not None
+            assert found.version >= told
+            told = found.version
+        for process in node.children("discovery"):
+            process.kill()
+        assert read_last_known(state).topology.version <= told + 1
+    new = change_topology(file, lambda old: old.changed([TWO], 0))
+    wait_until(serves(node, new), "the last list", WAIT_S)
+    wait_until(lambda: read_last_known(state).topology == new, "the state file", WAIT_S)
+    segment = node.segment()
+    assert segment.check() == []
+    segment.close()
 
 
 def test_a_stopped_discovery_process_does_not_hold_up_the_node(start: Start, file: Path) -> None:
