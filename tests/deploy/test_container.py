@@ -70,7 +70,7 @@ def test_bare_flags_run_a_node_and_words_a_program(
     assert (status, f"{program} {arguments}") == (0, becomes)
 
 
-@pytest.mark.parametrize("command", [*_COMMANDS, "cluster"])
+@pytest.mark.parametrize("command", _COMMANDS)
 def test_every_command_can_be_run(command: str, programs: dict[str, str]) -> None:
     assert enter(programs, command, "--x") == (0, "memcachepy", f"<{command}><--x>")
 
