@@ -25,6 +25,7 @@ STOP_TIMEOUT_S = 8.0
 """A node ends within 5 s of a SIGTERM; what is still there then is killed."""
 LEAVE_S = 1.0
 """How long connections that are open may go on once a node accepts no more."""
+_ORPHANS_END_S = 1.0
 
 
 class NodeProcess:
@@ -146,11 +147,19 @@ class NodeProcess:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1
+        self._loop.call_later(_ORPHANS_END_S, _reap_group, self.pid)
         self.ended.set_result(None)
 
     def _kill_group(self) -> None:
         with suppress(OSError):
             os.killpg(self.pid, signal.SIGKILL)
+
+
+def _reap_group(pid: int) -> None:
+    """Of a killed node, when we are process 1 of a container: its children have become ours."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-pid, os.WNOHANG)[0]:
+            pass
 
 
 def serve_words(settings_path: Path) -> list[str]:

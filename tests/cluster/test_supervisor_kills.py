@@ -51,6 +51,7 @@ def kill_while_changing(cluster: Cluster, rng: random.Random, rounds: int) -> No
         words = rng.choice(
             [
                 ("scale", "--nodes", str(rng.randint(1, 4))),
+                ("scale", "--nodes", str(rng.randint(1, 4)), "--warm", "--settle", "0.5"),
                 ("add",),
                 ("replace", "1"),
                 ("restart", "--rolling"),
