@@ -11,6 +11,8 @@ from warm_cluster import Cluster
 from memcachepy.client.hashing import ring
 from memcachepy.topology import Member
 
+pytestmark = pytest.mark.once
+
 KEYS = [f"key:{number}" for number in range(6000)]
 
 # Of a change: the nodes before, and after.

@@ -33,6 +33,15 @@ show(const struct segment *segment, uint64_t session, uint32_t what)
     atomic_store(&segment->superblock->tracking, (uint32_t)session << 2 | what);
 }
 
+/* Who was stopped in an earlier session may be setting one just now: it costs a copy at most. */
+static void
+clear_bits(_Atomic uint64_t *words, uint64_t bytes)
+{
+    for (uint64_t i = 0; i < bytes / sizeof(words[0]); i++) {
+        atomic_store_explicit(&words[i], 0, memory_order_relaxed);
+    }
+}
+
 enum track_result
 track_begin(const struct segment *segment, unsigned slot_index, uint64_t session, uint32_t shift)
 {
@@ -48,7 +57,7 @@ track_begin(const struct segment *segment, unsigned slot_index, uint64_t session
         return TRACK_NO_MEMORY;
     }
     CRASH_POINT(track_owned);
-    memset(segment_at(segment, head_at + TRACK_HEAD_BYTES), 0, bytes);
+    clear_bits(segment_at(segment, head_at + TRACK_HEAD_BYTES), bytes);
     atomic_store(&head->shift, shift);
     atomic_store(&head->session, session);
     CRASH_POINT(track_not_shown);
