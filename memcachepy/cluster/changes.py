@@ -165,10 +165,15 @@ class Changes:
         return ids, warmth
 
     async def _undo_growth(self, nodes: list[Node]) -> None:
+        ids = [node.node_id for node in nodes]
+        for node in nodes:
+            self._cluster.leave_alone(node)
+        if any(map(self._cluster.list.topology.member, ids)):
+            self._cluster.list.change(leaving=ids)
         await asyncio.gather(*(node.stop(gently=False) for node in nodes))
         for node in nodes:
             del self._cluster.nodes[node.node_id]
-        self._cluster.commit(self._cluster.spec.without(node.node_id for node in nodes))
+        self._cluster.commit(self._cluster.spec.without(ids))
 
     async def _shrink(
         self, node_ids: list[str], request: Mapping[str, Any], tell: Tell
