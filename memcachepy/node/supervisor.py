@@ -40,8 +40,8 @@ from memcachepy.log import fact, start_again
 from memcachepy.node.child import READY, SETTLED, SIGNALS, Child, report
 from memcachepy.node.control import Control
 from memcachepy.node.discovery import Discovery
+from memcachepy.node.guard import Guard
 from memcachepy.node.listeners import Listener
-from memcachepy.node.watch import Holder, Watch
 
 log = logging.getLogger("memcachepy.supervisor")
 
@@ -99,7 +99,6 @@ class Supervisor:
         self._on_ready = on_ready
         self._clock = clock
         self._control = control
-        self._kill_stuck_attached = kill_stuck_attached
         self._prepare_child = prepare_child
         self._on_drain = on_drain
         self._on_stop = on_stop
@@ -112,7 +111,7 @@ class Supervisor:
         self._respawns: dict[int, float] = {}
         self._unrecovered: set[int] = set()
         """Slots whose process has ended with a lock that a stopped process has taken over."""
-        self._watch = Watch(clock())
+        self._guard = Guard(segment, self._children, control, kill_stuck_attached, clock())
         self._give_up_at_s: float | None = None
         self._leaving: tuple[float, Callable[[], None]] | None = None
         """Until when the discovery process may take the node out of the list, and what then."""
@@ -275,7 +274,7 @@ class Supervisor:
     def _seconds_to_deadline(self) -> float:
         if self._is_starting and all(child.is_ready for child in self._children.values()):
             return ENTER_LOOP_S
-        deadlines = [self._watch.due_at_s, *self._respawns.values()]
+        deadlines = [self._guard.due_at_s, *self._respawns.values()]
         if self._give_up_at_s is not None:
             deadlines.append(self._give_up_at_s)
         if self._leaving is not None:
@@ -288,8 +287,8 @@ class Supervisor:
             if at_s <= now_s:
                 del self._respawns[slot]
                 self._respawn(self._children[slot])
-        if self._watch.due_at_s <= now_s:
-            self._look_who_is_stuck(now_s)
+        if self._guard.due_at_s <= now_s:
+            self._guard.look(now_s)
             if self._control:
                 self._control.tick()
             self._on_tick()
@@ -302,42 +301,6 @@ class Supervisor:
                 self._stop("drain timeout")
             else:
                 self._kill("stop timeout")
-
-    def _look_who_is_stuck(self, now_s: float) -> None:
-        holders = [Holder(*found) for found in self._segment.lock_holders()]
-        stuck, freed = self._watch.tick(now_s, holders)
-        for holder in freed:
-            self._on_stuck(holder, False)
-        for holder in stuck:
-            self._on_stuck(holder, True)
-
-    def _on_stuck(self, holder: Holder, is_stuck: bool) -> None:
-        """Only the holder pays: whoever gets its lock next undoes what it had begun."""
-        child = self._children.get(holder.slot)
-        if child is None:
-            self._on_stuck_attached(holder, is_stuck)
-        elif is_stuck and child.pid == holder.pid:
-            facts = {"name": child.name, "pid": child.pid, "lock": holder.lock}
-            log.warning(fact("child killed", **facts, reason="it holds a lock and does not run"))
-            child.kill()
-
-    def _on_stuck_attached(self, holder: Holder, is_stuck: bool) -> None:
-        """It is somebody else's process, perhaps in a debugger: named, and left alone."""
-        facts: dict[str, object] = {"pid": holder.pid, "lock": holder.lock}
-        self._segment.set_stuck(holder.slot, is_stuck)
-        peer = self._control.peer_in(holder.slot) if self._control else None
-        if not is_stuck:
-            log.info(fact("attached process no longer stuck", **facts))
-        elif not self._kill_stuck_attached or self._control is None or peer is None:
-            log.warning(
-                fact("attached process stuck", **facts, reason="it holds a lock and does not run")
-            )
-        else:
-            try:
-                self._control.kill(peer)
-                log.warning(fact("attached process killed", **facts, reason="stuck with a lock"))
-            except OSError as error:
-                log.error(fact("attached process stuck", **facts, reason=error.strerror))
 
     def _recover(self, child: Child) -> dict[str, int]:
         """Free what the slot's last process left; later, if a stopped process is in the way."""
