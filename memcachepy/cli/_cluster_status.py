@@ -264,6 +264,8 @@ def render(found: Mapping[str, Any]) -> str:
         lines.append(f"configuration endpoint: {listed[0]['address']} (any node in the list)")
     if not found.get("is_ready", True):
         lines.append("coming up")
+    if found.get("parameter_group"):
+        lines.append(f"parameter group: {found['parameter_group']}")
     if found.get("change"):
         lines.append(f"being changed: {found['change']}")
     if found.get("trouble"):

@@ -119,6 +119,7 @@ def test_a_cluster_can_have_a_group_from_its_start_on(cluster: Cluster) -> None:
         [str(MEMORY)],
     )
     assert cluster.status()["parameter_group"] == "web"
+    assert "parameter group: web\n" in cluster.run("status").stdout
     # A node that comes later has it, too.
     cluster.do("add")
     assert settings(cluster, "idle_timeout") == ["77", "77"]
