@@ -18,6 +18,7 @@ from nodes import Node, Start
 from support.waiting import wait_until
 
 from memcachepy import Cache, _core, errors
+from memcachepy.node.rendezvous import LINE_BYTES_MAX
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 NOBODY = 65534
@@ -155,7 +156,7 @@ def answering(path: Path, answer: bytes, fd: int = -1) -> Iterator[None]:
         (b'{"v":2,"ok":true}\n', "version 2"),
         (b'{"v":1,"ok":false,"error":"not today"}\n', "refuses: not today"),
         (b'{"v":1,"ok":true,"slot":5}\n', "is no node"),
-        (b"x" * 9000, "a line of JSON"),
+        (b"x" * 2 * LINE_BYTES_MAX, "a line of JSON"),
     ],
 )
 def test_strange_answers_are_attach_errors(path: Path, answer: bytes, why: str) -> None:
