@@ -70,7 +70,7 @@ def scale(
     """
     arguments = {"nodes": nodes, "drain_s": drain_s, "warm": warm, "settle_s": settle_s}
     answer = ask(folder_of(name, root), "scale", arguments, as_json)
-    _say(answer, as_json, f"{answer.get('before')} nodes before")
+    _say(answer, as_json, f"{counted(answer['before'])} before")
 
 
 def _add(
@@ -249,6 +249,10 @@ def _end_orphans(folder: StateFolder) -> bool:
     return had_spec or bool(running)
 
 
+def counted(nodes: int) -> str:
+    return "1 node" if nodes == 1 else f"{nodes} nodes"
+
+
 def _say(answer: dict[str, Any], as_json: bool, what: str) -> None:
     if as_json:
         echo_json(answer)
@@ -257,4 +261,5 @@ def _say(answer: dict[str, Any], as_json: bool, what: str) -> None:
         what += f"; {numbers(warm['copied'])} items copied, {numbers(warm['hidden'])} of them void"
         if "error" in warm:
             click.echo(f"The copies are misses: {warm['error']}", err=True)
-    click.echo(f"{what}; {answer['nodes']} nodes, the list has version {answer['version']}")
+    nodes = counted(answer["nodes"])
+    click.echo(f"{what}; {nodes}, the list has version {answer['version']}")

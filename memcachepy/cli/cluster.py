@@ -126,7 +126,7 @@ up = click.Command(
             help=f"How many [{NODES_DEFAULT}].",
         ),
         click.Option(
-            ["--detach", "is_detached"],
+            ["-d", "--detach", "is_detached"],
             is_flag=True,
             help="Return once all nodes serve, and go on in the background.",
         ),

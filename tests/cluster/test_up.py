@@ -44,7 +44,10 @@ def test_down_leaves_nobody(cluster: Cluster) -> None:
     assert cluster.run("down").returncode == EXIT_NO_CLUSTER
 
 
-def test_in_the_foreground_ctrl_c_ends_all(cluster: Cluster) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_in_the_foreground_ctrl_c_or_the_terminals_end_ends_all(
+    cluster: Cluster, number: int
+) -> None:
     process = cluster.start(*SMALL, "--nodes", "2")
     assert process.stdout
     lines = iter(process.stdout.readline, "")
@@ -52,7 +55,7 @@ def test_in_the_foreground_ctrl_c_ends_all(cluster: Cluster) -> None:
     places = [f"{host}:{port}" for host, port in cluster.addresses()]
     assert all(f'"{place}"' in client_line for place in places)
     assert len(cluster.node_pids()) == 2
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert process.wait(PATIENCE_S) == 0
     assert not cluster.node_pids()
     assert cluster.folder.read_spec(), "the same command goes on with it"
