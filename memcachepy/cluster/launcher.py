@@ -1,5 +1,6 @@
 """Bringing a cluster up: what is to be, the lock, the log, and the supervisor's process."""
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 
@@ -11,9 +12,13 @@ from memcachepy.cluster.groups import Groups
 from memcachepy.cluster.spec import ClusterSpec, Declaration
 from memcachepy.cluster.state import StateFolder, open_log
 from memcachepy.cluster.supervisor import ClusterSupervisor
+from memcachepy.config import MEGABYTE
 from memcachepy.errors import ClusterError
+from memcachepy.log import fact
 from memcachepy.node.background import in_background
 from memcachepy.node.notify import Notifier
+
+logger = logging.getLogger("memcachepy.cluster")
 
 
 def launch(
@@ -52,6 +57,7 @@ def launch(
                 os.dup2(log_fd, 2)
                 os.close(log_fd)
             log.start(0, is_quiet=is_terse)
+            _warn_of_memory(spec)
             notifier = Notifier.taken_from(dict(environ) if is_detached else os.environ)
 
             def say_ready(status: dict[str, object]) -> None:
@@ -69,6 +75,16 @@ def launch(
         if is_detached:
             return in_background(run, keep_output=False, folder="/")
         return run()
+
+
+def _warn_of_memory(spec: ClusterSpec) -> None:
+    """Each node looks only at what it takes itself."""
+    together_mb = sum(spec.config_of(node).memory_limit for node in spec.staying)
+    host_mb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MEGABYTE
+    if together_mb > host_mb:
+        facts = {"memory_limit_mb": together_mb, "host_mb": host_mb}
+        remedy = "a lower -m, or fewer nodes"
+        logger.warning(fact("nodes may take more memory than there is", **facts, remedy=remedy))
 
 
 def plan(folder: StateFolder, declaration: Declaration) -> ClusterSpec:

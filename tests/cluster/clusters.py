@@ -6,6 +6,8 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +73,27 @@ class Cluster:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                preexec_fn=_signals_as_in_a_terminal,
             )
         self._foreground.append(process)
         return process
+
+    @contextmanager
+    def started(self, command: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+        """A command that runs until the block is left."""
+        with subprocess.Popen(
+            self.words(command, *words),
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=_signals_as_in_a_terminal,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def status(self) -> dict[str, Any]:
         done = self.run("status", "--json")
@@ -127,6 +147,12 @@ class Cluster:
         for pid in self.node_pids().values():
             os.killpg(pid, signal.SIGKILL)
         wait_until(lambda: not self.node_pids(), "the nodes' end", PATIENCE_S)
+
+
+def _signals_as_in_a_terminal() -> None:
+    """Who runs the tests may have them ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def served_list(address: tuple[str, int]) -> Topology:

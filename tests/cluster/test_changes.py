@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -87,12 +86,7 @@ def test_every_node_serves_a_changed_list_within_a_second(cluster: Cluster) -> N
 def test_a_node_leaves_the_list_before_it_stops(cluster: Cluster) -> None:
     cluster.up(*SMALL, "--nodes", "2")
     leaving, staying = cluster.address("0001"), cluster.address("0002")
-    done = subprocess.Popen(
-        cluster.words("remove", "1", "--drain", "2", "--json"),
-        env=cluster.environ,
-        stdout=subprocess.DEVNULL,
-    )
-    with done:
+    with cluster.started("remove", "1", "--drain", "2") as done:
         wait_until(lambda: len(served_list(staying).members) == 1, "the shorter list", PATIENCE_S)
         assert answers(leaving), "it serves who has not heard of it"
         wait_until(
@@ -231,13 +225,7 @@ def test_growth_that_fails_changes_nothing(cluster: Cluster) -> None:
 @pytest.mark.once
 def test_killed_supervisor_leaves_a_removal_to_the_next(cluster: Cluster) -> None:
     cluster.up(*SMALL, "--nodes", "2")
-    with subprocess.Popen(
-        cluster.words("remove", "2", "--drain", "600"),
-        env=cluster.environ,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as removing:
+    with cluster.started("remove", "2", "--drain", "600") as removing:
         assert removing.stderr
         assert "left the list" in removing.stderr.readline()
         assert "being changed" in cluster.run("status").stdout
@@ -258,13 +246,7 @@ def test_killed_supervisor_leaves_a_removal_to_the_next(cluster: Cluster) -> Non
 
 def test_change_goes_on_without_who_asked_for_it(cluster: Cluster) -> None:
     cluster.up(*SMALL, "--nodes", "2")
-    with subprocess.Popen(
-        cluster.words("remove", "2", "--drain", "1"),
-        env=cluster.environ,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as removing:
+    with cluster.started("remove", "2", "--drain", "1") as removing:
         assert removing.stderr
         assert "left the list" in removing.stderr.readline()
         removing.send_signal(signal.SIGINT)

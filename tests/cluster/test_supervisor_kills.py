@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import subprocess
 import time
 
 import pytest
@@ -33,15 +32,10 @@ def check(cluster: Cluster) -> None:
 
 def kill_in(cluster: Cluster, delay_s: float, *words: str) -> None:
     """Begin a change, and kill the supervisor a moment later."""
-    with subprocess.Popen(
-        cluster.words(*words),
-        env=cluster.environ,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as changing:
+    with cluster.started(*words) as changing:
         time.sleep(delay_s)  # The moment is what is random.
         cluster.kill_supervisor()
-        changing.wait(PATIENCE_S)
+        changing.communicate(timeout=PATIENCE_S)
 
 
 def kill_while_changing(cluster: Cluster, rng: random.Random, rounds: int) -> None:

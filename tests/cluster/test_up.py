@@ -270,12 +270,7 @@ def test_any_cluster_can_be_looked_at_by_provider_or_node(cluster: Cluster) -> N
 
 def test_watching_goes_on_until_ctrl_c(cluster: Cluster) -> None:
     cluster.up(*SMALL, "--nodes", "1")
-    with subprocess.Popen(
-        cluster.words("status", "--watch", "--json", "--interval", "0.1"),
-        env=cluster.environ,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as watching:
+    with cluster.started("status", "--watch", "--json", "--interval", "0.1") as watching:
         assert watching.stdout
         for _ in range(2):
             assert json.loads(watching.stdout.readline())["nodes"][0]["state"] == "serving"
