@@ -18,12 +18,13 @@ from memcachepy.cli._cluster import (
     keep_listed_option,
     table_text,
 )
-from memcachepy.cluster.applying import When, applies, waiting_changes
+from memcachepy.cluster.applying import When, applies, waiting_changes, with_group
 from memcachepy.cluster.groups import GROUP_DEFAULT, Group, Groups
 from memcachepy.cluster.parameters import FAMILIES, FAMILY_DEFAULT, PARAMETERS, Parameter
+from memcachepy.cluster.spec import ClusterSpec
 from memcachepy.cluster.state import StateFolder, cluster_names
 from memcachepy.config import NodeConfig
-from memcachepy.errors import ClusterError
+from memcachepy.errors import ClusterError, ConfigError
 
 group_argument = click.argument("group", metavar="GROUP")
 
@@ -93,10 +94,12 @@ def show(group: str, changed: bool, name: str | None, root: Path | None, as_json
     groups = _groups(root)
     found = groups.read(group or (spec.parameter_group if spec else "") or GROUP_DEFAULT)
     waiting = waiting_changes(folder, spec) if spec is not None and not group else []
+    is_applied = spec is None or bool(group) or _is_applied(spec, found)
     rows = [_row(row, found) for row in _rows_of(found, changed)]
     if as_json:
         told = [change.as_dict() for change in waiting]
-        echo_json({**found.as_dict(), "parameters": rows, "waiting": told})
+        details = {"parameters": rows, "waiting": told, "is_applied": is_applied}
+        echo_json({**found.as_dict(), **details})
         return
     about = f": {found.description}" if found.description else ""
     click.echo(f"group {found.name}, family {found.family}{about}")
@@ -106,9 +109,20 @@ def show(group: str, changed: bool, name: str | None, root: Path | None, as_json
         table_text(heading, [(*(_cell(row[key]) for key in keys), row["note"]) for row in rows])
     )
     needing = [change for change in waiting if change.when is not When.NOTHING]
+    if spec is not None and not is_applied:
+        again = f"`memcachepy cluster parameters apply {found.name}`"
+        click.echo(f"\nChanged since {spec.name} got it: {again}")
     if spec is not None and needing:
         click.echo(f"\nNot yet with all nodes of {spec.name}:")
         click.echo("\n".join(_sentences(change.as_dict() for change in needing)))
+
+
+def _is_applied(spec: ClusterSpec, group: Group) -> bool:
+    """Whether the cluster has the group as it is now."""
+    try:
+        return with_group(spec, group).parameters == spec.parameters
+    except ConfigError:
+        return False
 
 
 def _rows_of(group: Group, changed: bool) -> list[Parameter]:

@@ -74,7 +74,11 @@ def test_a_group_is_applied_at_once_where_that_can_be_and_with_a_restart_else(
     assert settings(cluster, "idle_timeout") == ["600"] * 2
     assert settings(cluster, "maxbytes") == [str(MEMORY)] * 2
     assert not set(cluster.node_pids().values()) & set(pids.values())
-    assert parameters(cluster, "show")["waiting"] == []
+    shown = parameters(cluster, "show")
+    assert (shown["waiting"], shown["is_applied"]) == ([], True)
+    parameters(cluster, "set", "web", "idle_timeout=601")
+    assert parameters(cluster, "show")["is_applied"] is False
+    assert "Changed since main got it" in cluster.run("parameters show").stdout
     names = [
         json.loads(line)["name"]
         for line in cluster.run("events", "--json").stdout.split("\n")
