@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from servers import BenchError, _process_cpu_ns, process_tree
+from servers import BenchError, process_cpu_ns, process_tree
 
 from memcachepy.admin.client import Address, NodeConnection
 from memcachepy.client import DiscoveryClient
@@ -84,7 +84,7 @@ class Cluster:
         total_ns = 0
         for pid in process_tree(self.folder.supervisor_pid()):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                total_ns += _process_cpu_ns(pid)
+                total_ns += process_cpu_ns(pid)
         return total_ns / 1e9
 
     def end(self) -> None:
@@ -159,11 +159,11 @@ def measure_up(cluster: Cluster, nodes: int) -> list[tuple[str, str]]:
 def measure_idle(cluster: Cluster, seconds: float) -> list[tuple[str, str]]:
     before_s, began_s = cluster.cpu_s(), time.monotonic()
     supervisor = cluster.folder.supervisor_pid()
-    own_ns = _process_cpu_ns(supervisor)
+    own_ns = process_cpu_ns(supervisor)
     time.sleep(seconds)
     passed_s = time.monotonic() - began_s
     all_share = (cluster.cpu_s() - before_s) / passed_s
-    own_share = (_process_cpu_ns(supervisor) - own_ns) / 1e9 / passed_s
+    own_share = (process_cpu_ns(supervisor) - own_ns) / 1e9 / passed_s
     return [
         (
             "CPU of the cluster while nobody asks it",

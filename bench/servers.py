@@ -81,7 +81,7 @@ def process_tree(root: int) -> list[int]:
     return tree
 
 
-def _process_cpu_ns(pid: int) -> int:
+def process_cpu_ns(pid: int) -> int:
     """Of all threads in nanoseconds, and of reaped children in ticks."""
     fields = _stat_fields(pid)
     reaped_ns = (int(fields[13]) + int(fields[14])) * _TICK_NS
@@ -161,7 +161,7 @@ class Server:
         total_ns = 0
         for pid in process_tree(self._process.pid):
             try:
-                total_ns += _process_cpu_ns(pid)
+                total_ns += process_cpu_ns(pid)
             except (FileNotFoundError, ProcessLookupError):
                 continue
         return total_ns
