@@ -1,6 +1,6 @@
-"""Hit ratio of clients while a cluster is scaled from three nodes to four, with --warm and without.
+"""Hit ratio of clients while a cluster is scaled, with --warm and without.
 
-    .venv/bin/python bench/warm.py [--keys 200000] [--clients 2] [--seconds 20] [--json]
+    .venv/bin/python bench/warm.py [--before 3] [--after 4] [--keys 200000] [--seconds 20] [--json]
 
 Clients read through: a miss is fetched and stored, and one request in twenty stores a new value.
 Keys are drawn by Zipf's law. All is stored before, so the ratio begins at 1. Each client asks for
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from bisect import bisect
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import accumulate
 from typing import Any
@@ -28,7 +29,6 @@ from memcachepy.client import DiscoveryClient
 VALUE_BYTES = 200
 WRITE_PART = 0.05
 FILL_BATCH = 500
-FROM, TO = 3, 4
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -66,9 +66,9 @@ def fill(endpoint: str, keys: int) -> None:
 class BenchedCluster:
     """A launched cluster of its own folder."""
 
-    def __init__(self, folder: str, memory_mb: int) -> None:
+    def __init__(self, folder: str, nodes: int, memory_mb: int) -> None:
         self._where = ["--name", "bench", "--state-dir", folder]
-        flags = ["--detach", "-p", "-1", "-t", "1", "-m", str(memory_mb), "--nodes", str(FROM)]
+        flags = ["--detach", "-p", "-1", "-t", "1", "-m", str(memory_mb), "--nodes", str(nodes)]
         self.do("up", *flags)
 
     def do(self, command: str, *arguments: str) -> Any:
@@ -88,6 +88,15 @@ class BenchedCluster:
         return str(found["address"]) if "address" in found else f"{found['host']}:{found['port']}"
 
 
+def moment_of(endpoint: str, nodes: int) -> float:
+    """When the list has so many, in seconds of the system clock."""
+    with DiscoveryClient(endpoint, timeout=5.0) as cache:
+        while len(cache.nodes) != nodes:
+            time.sleep(0.05)
+            cache.refresh()
+        return time.time()
+
+
 def ratio(counts: dict[int, list[int]]) -> float:
     requests = sum(count[0] for count in counts.values())
     return sum(count[1] for count in counts.values()) / requests if requests else 0.0
@@ -96,7 +105,7 @@ def ratio(counts: dict[int, list[int]]) -> float:
 def measure(args: argparse.Namespace, is_warm: bool) -> dict[str, Any]:
     """One change of a cluster that was just filled."""
     with tempfile.TemporaryDirectory(prefix="memcachepy-bench-") as folder:
-        cluster = BenchedCluster(folder, args.memory)
+        cluster = BenchedCluster(folder, args.before, args.memory)
         stop, answers = SPAWN.Event(), SPAWN.SimpleQueue()
         endpoint = cluster.endpoint
         fill(endpoint, args.keys)
@@ -111,11 +120,11 @@ def measure(args: argparse.Namespace, is_warm: bool) -> dict[str, Any]:
             time.sleep(args.seconds / 2)
             began_s = time.time()
             flags = ["--warm", "--settle", str(2 * args.poll)] if is_warm else []
-            answer = cluster.do("scale", "--nodes", str(TO), *flags)
-            took_s = time.time() - began_s
-            copied_s = took_s - 2 * args.poll if is_warm else took_s
-            # From the moment at which the list is told.
-            time.sleep(max(0.0, args.seconds - (took_s - copied_s)))
+            with ThreadPoolExecutor(1) as pool:
+                change = pool.submit(cluster.do, "scale", "--nodes", str(args.after), *flags)
+                told_s = moment_of(endpoint, args.after)
+                answer = change.result()
+            time.sleep(max(0.0, told_s + args.seconds + 1 - time.time()))
         finally:
             stop.set()
             counts: dict[int, list[int]] = {}
@@ -127,9 +136,8 @@ def measure(args: argparse.Namespace, is_warm: bool) -> dict[str, Any]:
                         count[1] += hits
                     process.join()
             cluster.do("down")
-    told_s = int(began_s + copied_s)
     before = {s: c for s, c in counts.items() if s < int(began_s)}
-    after = {s: c for s, c in counts.items() if told_s <= s < told_s + args.seconds}
+    after = {s: c for s, c in counts.items() if told_s - 1 < s < told_s + args.seconds}
     return {
         "way": "warm" if is_warm else "cold",
         "before": ratio(before),
@@ -137,14 +145,16 @@ def measure(args: argparse.Namespace, is_warm: bool) -> dict[str, Any]:
         "mean": ratio(after),
         "points_lost": 100 * (ratio(before) - ratio(after)),
         "requests_per_s": sum(c[0] for c in counts.values()) / len(counts),
-        "copied_s": copied_s,
+        "told_after_s": told_s - began_s,
         "report": answer.get("warm"),
-        "ratios": {s - told_s: round(ratio({s: c}), 4) for s, c in sorted(counts.items())},
+        "ratios": {s - int(told_s): round(ratio({s: c}), 4) for s, c in sorted(counts.items())},
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--before", type=int, default=3, help="how many nodes")
+    parser.add_argument("--after", type=int, default=4)
     parser.add_argument("--keys", type=int, default=200_000)
     parser.add_argument("--skew", type=float, default=0.99, help="of Zipf's law")
     parser.add_argument("--clients", type=int, default=2)
@@ -166,7 +176,7 @@ def main() -> None:
             f"{row['points_lost']:13.2f}{row['requests_per_s']:12,.0f}"
         )
         if row["report"]:
-            print(f"      copied in {row['copied_s']:.1f} s: {row['report']}")
+            print(f"      told after {row['told_after_s']:.1f} s: {row['report']}")
 
 
 if __name__ == "__main__":
