@@ -400,7 +400,6 @@ node_end_step(struct copy_node_object *self, PyObject *object)
     return Py_BuildValue("(KK)", (unsigned long long)kept, (unsigned long long)dropped);
 }
 
-/* Where the node's copies stand, and the bits that are set, for tests and messages. */
 static PyObject *
 node_copies(struct copy_node_object *self, PyObject *unused)
 {
