@@ -235,7 +235,12 @@ class Changes:
             tell(Step(text, report["read"], report["total"]))
 
         async with WarmProcess(
-            old, new, hashing=self._hashing(), sockets=self._sockets(old, new), settle_s=settle_s
+            old,
+            new,
+            hashing=self._hashing(),
+            sockets=self._sockets(old, new),
+            settle_s=settle_s,
+            user=next(iter(cluster.nodes.values())).config.user,
         ) as warm:
             report = await warm.copy(show_copy)
             await tell_clients()

@@ -13,9 +13,10 @@ after it the copies are the nodes' own. Whoever leaves the block before has take
 if this process is killed, or stopped, or a source ends, the copies are hidden at once or within a
 fifth of a second, and the next change removes them. The sources lose nothing in any case.
 
-All nodes must run on this machine, as this process's user, with a control socket: the process
-attaches to them. It is for one thread, and for a process of its own: `WarmProcess` of
-`memcachepy.cluster.warm_process` is one.
+All nodes must run on this machine, as one user, with a control socket: the process attaches to
+them, and they look at each other's memory through its descriptors, for which it must have their
+user (of another, copies are misses until they have settled). It is for one thread, and for a
+process of its own: `WarmProcess` of `memcachepy.cluster.warm_process` is one.
 
 What is left out, and is a miss in its new home: values that are above the new home's item size
 limit, long ones that find no room in the eighth of memory that uploads and pins may hold, items
@@ -100,6 +101,8 @@ class WarmChange:
         key_prefix: what clients put in front of each key after they have chosen its node, as
             pymemcache does.
         pause: `time.sleep`, or one that raises to end the change; called every few milliseconds.
+        on_attached: called when all nodes are attached and before they look at each other, which
+            takes that this process has their user.
 
     Raises:
         ConfigError: no such hashing.
@@ -115,6 +118,7 @@ class WarmChange:
         settle_s: float = SETTLE_S,
         key_prefix: bytes = b"",
         pause: Callable[[float], None] = time.sleep,
+        on_attached: Callable[[], None] = lambda: None,
     ) -> None:
         if not old.members or not new.members:
             raise ConfigError("members", (), "must not be empty, before the change and after it")
@@ -125,6 +129,7 @@ class WarmChange:
         self._settle_s = settle_s
         self._prefix = key_prefix
         self._pause = pause
+        self._on_attached = on_attached
         self._resources = ExitStack()
         self._nodes: list[_Node] = []
         self._looked_at_s = 0.0
@@ -161,6 +166,7 @@ class WarmChange:
         for name, (gives, takes) in sorted(self._roles.items()):
             member = self._members[name]
             self._nodes.append(_Node(member, self._attach(member), gives, takes))
+        self._on_attached()
         session = secrets.randbits(62) | 1
         self.report.total = sum(node.core.items() for node in self._sources())
         bits = max(self.report.total, 1).bit_length() + _BITS_PER_ITEM_SHIFT

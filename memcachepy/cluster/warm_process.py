@@ -21,9 +21,11 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
+from memcachepy import _core
 from memcachepy.client.hashing import Hashing
 from memcachepy.cluster.warm import SETTLE_S, WarmChange, WarmReport
 from memcachepy.errors import MemcachepyError, WarmError
+from memcachepy.node.limits import become_user
 from memcachepy.topology import Member, Topology
 
 Progress = Callable[[dict[str, int]], None]
@@ -47,6 +49,7 @@ class WarmProcess:
         sockets: the nodes' control sockets, or ports, by `Member.address`.
         settle_s: how long clients with the old list go on, in seconds.
         key_prefix: as of `WarmChange`.
+        user: of the nodes, if this process is root and they are not.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class WarmProcess:
         sockets: Mapping[str, str | int],
         settle_s: float = SETTLE_S,
         key_prefix: bytes = b"",
+        user: str | None = None,
     ) -> None:
         self._request = {
             "old": old.as_dict(),
@@ -66,6 +70,7 @@ class WarmProcess:
             "sockets": dict(sockets),
             "settle_s": settle_s,
             "key_prefix": key_prefix.hex(),
+            "user": user,
         }
         self._process: asyncio.subprocess.Process | None = None
 
@@ -195,6 +200,13 @@ class _Parent:
             self.tell("going on", report=report.as_dict())
 
 
+def _become(user: str | None) -> None:
+    """The nodes' user, who may open this process's descriptors."""
+    if user is not None and os.geteuid() == 0:
+        become_user(user)
+        _core.allow_core()
+
+
 def _change(parent: _Parent) -> WarmChange:
     request = parent.message()
     sockets = request["sockets"]
@@ -211,6 +223,7 @@ def _change(parent: _Parent) -> WarmChange:
         settle_s=request["settle_s"],
         key_prefix=bytes.fromhex(request["key_prefix"]),
         pause=parent.pause,
+        on_attached=lambda: _become(request["user"]),
     )
 
 

@@ -241,3 +241,28 @@ def test_a_change_needs_its_nodes(cluster: Cluster) -> None:
         nothing.finish()
     with pytest.raises(ConfigError, match="must not be empty"):
         WarmChange(old, Topology(1))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start nodes of another user")
+def test_a_process_of_root_shows_the_copies_of_nodes_of_another_user(cluster: Cluster) -> None:
+    cluster.folder.chmod(0o777)
+    for _ in range(2):
+        cluster.add("-u", "nobody")
+    fill(cluster, [0])
+    old, new = cluster.topology(0), cluster.topology(0, 1)
+    key = next(iter(moving(cluster, [0], [0, 1])))
+
+    def is_shown() -> bool:
+        client.send(f"mg {key} s\r\n".encode())
+        return client.line().startswith(b"HD")
+
+    client = cluster.placed[1].node.client()
+
+    async def change() -> None:
+        user = "nobody"
+        async with WarmProcess(old, new, sockets=sockets(cluster), user=user) as warm:
+            await warm.copy()
+            wait_until(is_shown, "the copy to be shown", 20)
+
+    asyncio.run(change())
+    assert not is_shown()

@@ -24,12 +24,12 @@ class Cluster:
 
     def __init__(self, start: Start, folder: Path) -> None:
         self._start = start
-        self._folder = folder
+        self.folder = folder
         self._caches: list[Cache] = []
         self.placed: list[Placed] = []
 
     def add(self, *flags: str) -> Placed:
-        control = self._folder / str(len(self.placed))
+        control = self.folder / str(len(self.placed))
         node = self._start("-t", "1", "-m", "16", "--control-socket", str(control), *flags)
         placed = Placed(node, Member("127.0.0.1", int(node.address[1])), control)
         self.placed.append(placed)
