@@ -32,6 +32,9 @@ EXIT_STOPPED: Final[int]
 EXIT_ORPHANED: Final[int]
 """A loop ended because the supervisor is gone."""
 
+COPIES_OUTLIVED_NS: Final[int]
+"""So long after a node has ended no other one shows a copy of what it had (`CopyNode`)."""
+
 class CoreError(Exception):
     """The core refused to start; the message is a sentence for a person."""
 

@@ -15,8 +15,10 @@ fifth of a second, and the next change removes them. The sources lose nothing in
 
 All nodes must run on this machine, as one user, with a control socket: the process attaches to
 them, and they look at each other's memory through its descriptors, for which it must have their
-user (of another, copies are misses until they have settled). It is for one thread, and for a
-process of its own: `WarmProcess` of `memcachepy.cluster.warm_process` is one.
+user (of another, copies are misses until they have settled). Each must join the cluster (`--join`):
+one that does not, and is killed and started again within a fifth of a second, may change what
+others still show copies of. A `WarmChange` is for one thread, and for a process of its own:
+`WarmProcess` of `memcachepy.cluster.warm_process` is one.
 
 What is left out, and is a miss in its new home: values that are above the new home's item size
 limit, long ones that find no room in the eighth of memory that uploads and pins may hold, items

@@ -71,6 +71,7 @@ def _run(
     if os.geteuid() == 0 and config.user is None:
         logger.warning("running as root: give -u a user to become once the ports are open")
     with open_listeners(config) as listeners, ExitStack() as opening:
+        bound_at_ns = time.monotonic_ns()
         control_listener = open_control_listener(config, listeners, os.environ)
         if control_listener:
             opening.callback(control_listener.listener.close)
@@ -125,8 +126,19 @@ def _run(
             discovery=_discovery_maker(segment, plan),
             on_settled=say_settled,
         ) as supervisor:
+            if plan:
+                _outlive_copies(bound_at_ns)
             supervisor.run()
     return 0
+
+
+def _outlive_copies(bound_at_ns: int) -> None:
+    """Wait until no other node shows copies of what an earlier node with these ports had.
+
+    This one does not know which of them its clients change. Mostly the time has passed by now.
+    """
+    passed_ns = time.monotonic_ns() - bound_at_ns
+    time.sleep(max(0, _core.COPIES_OUTLIVED_NS - passed_ns) / 1e9)
 
 
 def _own_list(config: NodeConfig, listeners: Sequence[Listener]) -> Topology | None:

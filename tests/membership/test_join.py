@@ -16,6 +16,7 @@ from nodes import Node, Start
 from support.waiting import wait_until
 from zookeeper_server import Wire, ZookeeperServer, free_port
 
+from memcachepy import _core
 from memcachepy.membership import open_membership
 from memcachepy.membership.file import change_topology, read_topology
 from memcachepy.membership.last_known import read_last_known
@@ -128,6 +129,27 @@ def test_a_broken_file_leaves_the_last_list_and_is_said_once(
     wait_until(serves(node, new), "the new list", WAIT_S)
     wait_until(has_state(node, "connected"), "the state", WAIT_S)
     assert len(node.wait_for_log("no answer about the cluster")) == 1
+
+
+def test_a_node_that_joins_serves_when_no_copies_of_its_predecessor_are_shown(
+    launch: Start, file: Path
+) -> None:
+    port = free_port()
+    launch("-m", "16", "-p", str(port), "--join", f"file:{file}")
+    client = wait_until(lambda: connected(port), "the port to be open", WAIT_S)
+    opened_at_ns = time.monotonic_ns()
+    with client:
+        client.sendall(b"mn\r\n")
+        assert client.recv(4) == b"MN\r\n"
+    # Half of it: this process may have been late to see the port.
+    assert time.monotonic_ns() - opened_at_ns > _core.COPIES_OUTLIVED_NS / 2
+
+
+def connected(port: int) -> socket.socket | None:
+    try:
+        return socket.create_connection(("127.0.0.1", port), WAIT_S)
+    except ConnectionRefusedError:
+        return None
 
 
 def test_the_last_known_list_is_served_after_a_restart(start: Start, file: Path) -> None:

@@ -22,7 +22,9 @@
  * by a session of 0, which hides all copies of it wherever they are; as a target it keeps its
  * marked items hidden, until the next session has removed them. A node that restarts has other
  * memory, and does not know of the session: so copies are shown only for as long as the owner says
- * every TRACK_LEASE_NS at least that it has looked at all nodes. A stopped owner hides them too.
+ * every TRACK_LEASE_NS at least that it has looked at all nodes, and a node that joins a cluster
+ * serves no earlier than TRACK_OUTLIVED_NS after it has its ports, when nobody shows what the last
+ * node of these ports has given. A stopped owner hides them too.
  *
  * The bits take memory beside the memory limit with the first session, 2^shift / 8 bytes, and keep
  * it for the next: a process that was stopped for long may still set one. */
@@ -37,6 +39,10 @@
 #define TRACK_SHIFT_MAX 27
 #define TRACK_SOURCES_MAX 400
 #define TRACK_LEASE_NS UINT64_C(200000000)
+
+/* And the time that the kernel takes to close what a killed node had open, of which the owner may
+ * look at one after another has the port. */
+#define TRACK_OUTLIVED_NS (TRACK_LEASE_NS + UINT64_C(20000000))
 
 /* Of superblock.tracking, below a number that changes with each session. */
 #define TRACK_CHANGES 1u /* the bits are kept */

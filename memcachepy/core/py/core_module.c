@@ -3,6 +3,7 @@
 
 #include "base/xxh64.h"
 #include "mem/ref.h"
+#include "mem/track.h"
 #include "net/loop.h"
 #include "proto/conn.h"
 
@@ -91,6 +92,7 @@ add_constants(PyObject *module)
         {"STOPPING", NODE_STOPPING},
         {"EXIT_STOPPED", LOOP_STOPPED},
         {"EXIT_ORPHANED", LOOP_ORPHANED},
+        {"COPIES_OUTLIVED_NS", TRACK_OUTLIVED_NS},
     };
     for (size_t i = 0; i < sizeof(constants) / sizeof(constants[0]); i++) {
         if (PyModule_AddIntConstant(module, constants[i].name, constants[i].value) != 0) {

@@ -56,8 +56,7 @@ copy_is_shown(const struct store *store, const uint8_t *key, uint32_t key_len)
     const struct track_mapping *mapping = store->tracks;
     if (mapping == NULL ||
         mapping->session != atomic_load_explicit(&head->copies_session, memory_order_acquire) ||
-        clock_read_ns(CLOCK_MONOTONIC_COARSE) >=
-            atomic_load_explicit(&head->shown_until_ns, memory_order_relaxed)) {
+        clock_mono_ns() >= atomic_load_explicit(&head->shown_until_ns, memory_order_relaxed)) {
         return false;
     }
     uint64_t hash = xxh64(key, key_len, 0);
