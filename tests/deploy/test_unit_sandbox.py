@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from nodes import SERVE, Start
+from nodes import SERVE, Start, is_alive, name_of
 from support.waiting import wait_until
 from unit_files import CLUSTER, NODE, values
 
@@ -90,8 +90,7 @@ def calls(launch: Start, tmp_path: Path) -> Iterator[list[str]]:
 
 def _child_of(supervisor: psutil.Process, name: str) -> psutil.Process:
     def found() -> list[psutil.Process]:
-        living = [each for each in supervisor.children() if each.status() != "zombie"]
-        return [each for each in living if name in each.name()]
+        return [each for each in supervisor.children() if is_alive(each) and name in name_of(each)]
 
     return wait_until(found, name, 30.0)[0]
 
