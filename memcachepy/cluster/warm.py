@@ -260,12 +260,15 @@ class WarmChange:
         return key
 
     def _take(self, target: _Node, source: _Node, indices: list[int]) -> None:
-        with _naming(target):
-            copied, changed, left_out, gone = target.core.take(source.core, indices)
-        self.report.copied += copied
-        self.report.changed += changed
-        self.report.left_out += left_out
-        self.report.gone += gone
+        while indices:
+            with _naming(target):
+                done, copied, changed, left_out, gone = target.core.take(source.core, indices)
+            self.report.copied += copied
+            self.report.changed += changed
+            self.report.left_out += left_out
+            self.report.gone += gone
+            indices = indices[done:]
+            self._keep_up()
 
     # ---- afterwards --------------------------------------------------------------------------
 

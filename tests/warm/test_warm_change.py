@@ -266,3 +266,29 @@ def test_a_process_of_root_shows_the_copies_of_nodes_of_another_user(cluster: Cl
 
     asyncio.run(change())
     assert not is_shown()
+
+
+def test_long_values_are_stored_a_few_at_a_time(cluster: Cluster) -> None:
+    for _ in range(2):
+        cluster.add("-I", "2m")
+    value = b"v" * 1_000_000
+    cache = cluster.cache(0)
+    for number in range(6):
+        cache.set(f"key:{number}", value)
+    with cluster.change(cluster.topology(0), cluster.topology(1)) as change:
+        source, target = (node.core for node in (*change._sources(), *change._targets()))
+        while keys := source.read():
+            done, copied, *_ = target.take(source, list(range(len(keys))))
+            assert 0 < done == copied <= 2
+
+
+def test_items_that_are_dead_are_passed_by_a_few_at_a_time(cluster: Cluster) -> None:
+    cluster.add("-m", "64")
+    cluster.add()
+    cache = cluster.cache(0)
+    for number in range(150_000):
+        cache.set(f"key:{number}", b"")
+    with cluster.change(cluster.topology(0), cluster.topology(1)) as change:
+        (source,) = (node.core for node in change._sources())
+        cluster.placed[0].node.client().ask(b"flush_all\r\n", b"OK\r\n")
+        assert source.read() == []

@@ -9,9 +9,14 @@
 
 #include <string.h>
 
-/* A piece that is read: at most so many items, and about so many bytes of values. */
+/* A piece that is read: at most so many items, about so many bytes of values, and so many steps of
+ * the walk, each of which may pass by hundreds of items that are dead. */
 #define ITEMS_MAX 512
 #define VALUE_BYTES (256u << 10)
+#define READ_STEPS 64
+
+/* About so many bytes are stored at once. */
+#define TAKE_BYTES (1u << 20)
 
 /* And this many buckets of the walk that ends a session. */
 #define END_STEPS 256
@@ -279,7 +284,9 @@ node_read(struct copy_node_object *self, PyObject *unused)
     }
     size_t used = 0;
     self->count = 0;
-    while (self->count + DUMP_ITEMS_MAX <= ITEMS_MAX && used < VALUE_BYTES) {
+    for (unsigned step = 0;
+         step < READ_STEPS && self->count + DUMP_ITEMS_MAX <= ITEMS_MAX && used < VALUE_BYTES;
+         step++) {
         struct dump_item items[DUMP_ITEMS_MAX];
         struct dump_cursor next = self->reading;
         unsigned count;
@@ -334,20 +341,24 @@ node_take(struct copy_node_object *self, PyObject *args)
     struct copy_node_object *from;
     PyObject *indices;
     unsigned long stored = 0, changed = 0, left_out = 0, gone = 0;
+    uint64_t bytes = 0;
+    Py_ssize_t done = 0;
     struct store *store = opened_store(self);
     if (store == NULL ||
         !PyArg_ParseTuple(args, "O!O!", Py_TYPE(self), &from, &PyList_Type, &indices) ||
         opened_store(from) == NULL) {
         return NULL;
     }
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(indices); i++) {
-        unsigned long index = PyLong_AsUnsignedLong(PyList_GET_ITEM(indices, i));
+    while (done < PyList_GET_SIZE(indices) && bytes < TAKE_BYTES) {
+        unsigned long index = PyLong_AsUnsignedLong(PyList_GET_ITEM(indices, done));
         if (index >= from->count) {
             if (!PyErr_Occurred()) {
                 PyErr_Format(PyExc_IndexError, "the piece that was read has %u items", from->count);
             }
             return NULL;
         }
+        bytes += from->records[index].copy.value_len;
+        done++;
         switch (take_one(store, from, (unsigned)index)) {
         case COPY_STORED:
             stored++;
@@ -368,7 +379,7 @@ node_take(struct copy_node_object *self, PyObject *args)
             return raise_busy();
         }
     }
-    return Py_BuildValue("(kkkk)", stored, changed, left_out, gone);
+    return Py_BuildValue("(nkkkk)", done, stored, changed, left_out, gone);
 }
 
 static PyObject *
