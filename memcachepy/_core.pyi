@@ -345,15 +345,16 @@ class CopyNode:
     def read(self) -> list[bytes] | None:
         """The keys of the next piece of the walk over all items, which are kept; None: no more.
 
-        There may be none in a piece. Left out are copies, and items that somebody was told to store anew.
+        There may be none in a piece. Left out are copies, and items that somebody was told to store
+        anew.
         """
     def take(self, source: CopyNode, indices: list[int], /) -> tuple[int, int, int, int, int]:
         """Store items of the piece that `source` has read last.
 
         Returns:
             How many of the indices are done, from the first on: about a megabyte of values at
-            least. Of these, how many were stored; not stored because the key was changed; left out because they are
-            too large or there is no room; no longer there.
+            least. Of these, how many were stored; not stored because the key was changed; left out
+            because they are too large or there is no room; no longer there.
 
         Raises:
             WarmError: this node was flushed.
