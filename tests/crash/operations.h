@@ -21,7 +21,8 @@ struct operation {
     bool piecemeal; /* what it changes may have happened in part */
     bool keeps;     /* no fact changes */
     bool rebuilds;  /* a death may cost a rebuild */
-    bool tracks;    /* whoever finds a fact changed finds the key's bit set */
+    bool tracks;    /* whoever finds a fact changed finds the key's bit set, or
+                    no session */
 };
 
 static const struct operation operations[] = {
@@ -66,6 +67,7 @@ static const struct operation operations[] = {
     {.name = "invalidate_tracked", prepare_tracked_set, run_invalidate, .tracks = true},
     {.name = "empty_tracked", prepare_tracked_set, run_empty, .tracks = true},
     {.name = "upload_commit_tracked", prepare_tracked_commit, run_upload_commit, .tracks = true},
+    {.name = "flush_all_tracked", prepare_tracked_set, run_flush_all, .tracks = true},
     {.name = "config_set", prepare_config, run_config_set, .keeps = true},
     {.name = "config_over_none", prepare_nothing, run_config_set, .keeps = true},
     {.name = "config_delete", prepare_config, run_config_delete, .keeps = true},

@@ -39,13 +39,15 @@ prepare_tracked_commit(struct world *world)
     begin_tracking(world);
 }
 
+/* By the key's bit, or for all that is there. */
 static bool
 fact_is_tracked(const struct world *world, unsigned index)
 {
     struct key key;
     char text[32];
     key_make(world->judge, &key, text, index);
-    return track_is_set(world->judge, &key);
+    return track_is_set(world->judge, &key) ||
+           atomic_load(&track_head_of(world->segment)->session) == 0;
 }
 
 #endif

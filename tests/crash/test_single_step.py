@@ -10,7 +10,7 @@ from support.programs import compile_program
 HERE = Path(__file__).parent
 QUICK = (
     *("set_over", "delete", "incr", "upload_commit", "invalidate", "win"),
-    *("set_tracked", "delete_tracked"),
+    *("set_tracked", "delete_tracked", "flush_all_tracked"),
     *("config_set", "config_delete"),
 )
 """Operations whose every instruction takes a second."""

@@ -58,7 +58,10 @@ store_copy_begin(struct store *store, uint64_t session, uint32_t shift)
 bool
 store_copy_holds(const struct store *store)
 {
-    return atomic_load(&track_head_of(store->segment)->session) != 0;
+    const struct track_head *head = track_head_of(store->segment);
+    /* Who flushed since the session began, and spoils it, may have died in between. */
+    uint64_t flush = atomic_load(&store->superblock->flush);
+    return atomic_load(&head->session) != 0 && flush >> 32 == 0 && head->epoch == (uint16_t)flush;
 }
 
 uint16_t

@@ -174,17 +174,24 @@ flush_word(uint32_t epoch, uint32_t pending_s)
     return (uint64_t)pending_s << 32 | epoch;
 }
 
+/* Copies of what is flushed go at once, also when the flush is for later. */
 static void
-flush_replace(struct store *store, uint64_t old, uint32_t epoch, uint32_t pending_s)
+spoil_copies(const struct store *store)
 {
-    /* Who loses the race was overtaken by another flush, which is as good. */
-    bool done = atomic_compare_exchange_strong(&store->superblock->flush, &old,
-                                               flush_word(epoch, pending_s));
-    /* Copies of what was flushed go at once, also when the flush is for later. In the one order of
-     * all: who begins a session shows it before it looks at the flushes. */
     if (UNLIKELY(atomic_load(&store->superblock->tracking) != 0)) {
         track_spoil(store->segment);
     }
+}
+
+static void
+flush_replace(struct store *store, uint64_t old, uint32_t epoch, uint32_t pending_s)
+{
+    spoil_copies(store); /* This process may die in between. */
+    /* Who loses the race was overtaken by another flush, which is as good. */
+    bool done = atomic_compare_exchange_strong(&store->superblock->flush, &old,
+                                               flush_word(epoch, pending_s));
+    /* In the one order of all: who begins a session shows it before it looks at the flushes. */
+    spoil_copies(store);
     if (done && epoch != (uint32_t)old && epoch % EPOCH_SWEEP_EVERY == 0) {
         store_sweep_dead(store);
     }
