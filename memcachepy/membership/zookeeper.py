@@ -351,10 +351,14 @@ class ZookeeperMembership(Membership):
         return any(member.address == self._member.address for member in topology.members)
 
     def _without(self, member: Member, stored: Stored | None) -> Stored | None:
-        """The last node stays: clients can do nothing with an empty list."""
+        """The last node stays: clients can do nothing with an empty list.
+
+        So does another node with the same id, which was there first.
+        """
         if stored is None:
             return None
-        left = [m for m in stored.topology.members if m.node_id != member.node_id]
+        own = (member.node_id, member.address)
+        left = [m for m in stored.topology.members if (m.node_id, m.address) != own]
         if not left:
             return stored
         return replace(stored, topology=stored.topology.changed(left, self.now()))

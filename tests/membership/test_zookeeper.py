@@ -184,6 +184,17 @@ def test_an_id_that_another_node_has_is_not_taken_over(
     assert other.last.members == (Member("127.0.0.1", 30001, "127.0.0.1", "1"),)
 
 
+def test_whose_id_is_another_nodes_leaves_that_one_in_the_list(join: Join) -> None:
+    one, two, other = join("1"), join("2"), join("3")
+    other.membership.leave()
+    other.membership.join(Member("127.0.0.1", 30001, "127.0.0.1", "1"))
+    assert other.sees("1", "2")
+    assert not other.membership.has_joined
+    other.membership.leave()
+    assert two.sees("1", "2")
+    assert two.last.member("1") == one.member
+
+
 def test_killed_server_costs_nothing(join: Join, zookeeper: ZookeeperServer) -> None:
     one, two = join("1"), join("2")
     one.poll()
