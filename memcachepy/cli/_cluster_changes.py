@@ -219,6 +219,9 @@ def down(name: str | None, root: Path | None, as_json: bool) -> None:
     else:
         ask(folder, "down", {}, as_json)
         _wait_until_let_go(folder)
+    if running := folder.running_nodes():
+        pids = ", ".join(f"{node_id} (process {pid})" for node_id, pid in sorted(running.items()))
+        raise ClusterError(f"cluster {folder.name} is not down: nodes still run: {pids}")
     if as_json:
         echo_json({"name": folder.name, "is_down": True})
     else:

@@ -10,15 +10,17 @@
               nodes/ID/log             what it says
 
 Files are replaced whole: whoever is killed at any moment leaves the old one or the new one. There
-is no file with process ids to go stale: a node is the process whose command line names its
+is no file with process ids to go stale: a node is its user's process whose command line names its
 settings.toml, and the kernel lets go of the lock when the supervisor ends in whatever way.
 """
 
 import fcntl
 import json
 import os
+import pwd
 import signal
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -147,9 +149,13 @@ class StateFolder:
         return int(text) if text.isdecimal() else 0
 
     def running_nodes(self) -> dict[str, int]:
-        """Processes that are nodes of this cluster, by id, whoever started them."""
+        """Processes that are nodes of this cluster, by id, whoever started them.
+
+        Anybody can give a process any command line: a node also belongs to us, to whom the folder
+        belongs, or to its own `user`, and leads a session, which its acceptor and workers do not.
+        """
         prefix, suffix = os.fsencode(self.path / "nodes") + b"/", b"/settings.toml"
-        found: dict[int, tuple[str, int]] = {}
+        found: dict[str, int] = {}
         for entry in Path("/proc").iterdir():
             if not entry.name.isdecimal():
                 continue
@@ -158,11 +164,20 @@ class StateFolder:
                 for word in words if b"serve" in words else ():
                     if word.startswith(prefix) and word.endswith(suffix):
                         node_id = os.fsdecode(word[len(prefix) : -len(suffix)])
-                        found[int(entry.name)] = (node_id, _parent_of(entry))
+                        if _leads_session(entry) and self._may_be_node(node_id, _uid_of(entry)):
+                            found[node_id] = int(entry.name)
             except (OSError, ValueError):
                 continue  # It is gone.
-        # Acceptor and workers have the command line of their parent.
-        return {node: pid for pid, (node, parent) in found.items() if parent not in found}
+        return found
+
+    def _may_be_node(self, node_id: str, uid: int) -> bool:
+        """Whether a process of this user can be the node."""
+        if uid == os.geteuid() or uid == self.path.stat().st_uid:
+            return True
+        with suppress(OSError, ValueError, KeyError):
+            settings = tomllib.loads(self.settings_path(node_id).read_text(encoding="utf-8"))
+            return pwd.getpwnam(str(settings["user"])).pw_uid == uid
+        return False
 
 
 def cluster_names(root: Path) -> list[str]:
@@ -183,9 +198,17 @@ def _locked(lock_fd: int) -> bool:
     return False
 
 
-def _parent_of(entry: Path) -> int:
+def _leads_session(entry: Path) -> bool:
     """See proc(5): the name in brackets may hold anything."""
-    return int((entry / "stat").read_bytes().rpartition(b")")[2].split()[1])
+    return (entry / "stat").read_bytes().rpartition(b")")[2].split()[3] == os.fsencode(entry.name)
+
+
+def _uid_of(entry: Path) -> int:
+    """The effective one; a process that changed its user has files of root's in /proc."""
+    for line in (entry / "status").read_bytes().splitlines():
+        if line.startswith(b"Uid:"):
+            return int(line.split()[2])
+    raise ValueError("no user")
 
 
 def write_whole(path: Path, data: bytes) -> None:

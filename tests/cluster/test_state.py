@@ -1,6 +1,7 @@
 """The cluster's folder: its lock, its processes, and what is whole after a kill."""
 
 import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,46 @@ def test_nodes_are_found_by_their_command_line(folder: StateFolder) -> None:
             for process in (node, editor):
                 if process.poll() is None:
                     os.killpg(process.pid, 9)
+
+
+def test_a_node_leads_a_session(folder: StateFolder) -> None:
+    words = sleeping_node(folder)
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
+        try:
+            wait_until(lambda: command_line_of(process.pid) == words, "it to run", PATIENCE_S)
+            assert folder.running_nodes() == {}
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_another_users_process_is_a_node_only_if_the_nodes_settings_say_so(
+    folder: StateFolder,
+) -> None:
+    words = sleeping_node(folder)
+    nobody = pwd.getpwnam("nobody")
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, start_new_session=True, user=nobody.pw_uid
+    ) as process:
+        try:
+            wait_until(lambda: command_line_of(process.pid) == words, "it to run", PATIENCE_S)
+            assert folder.running_nodes() == {}
+            settings = folder.settings_path("0001")
+            settings.parent.mkdir(parents=True)
+            settings.write_text("port = 11211\n")
+            assert folder.running_nodes() == {}
+            settings.write_text('user = "nobody"\n')
+            assert folder.running_nodes() == {"0001": process.pid}
+        finally:
+            process.kill()
+
+
+def sleeping_node(folder: StateFolder) -> list[str]:
+    return ["/bin/sh", "-c", "read line", "serve", str(folder.settings_path("0001"))]
+
+
+def command_line_of(pid: int) -> list[str]:
+    return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")[:-1]
 
 
 def children(pid: int) -> bool:
