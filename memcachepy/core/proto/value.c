@@ -329,11 +329,9 @@ value_take(struct protocol *protocol, struct conn *conn, struct input *input,
 static void
 take_uncounted(struct protocol *protocol, const struct value_command *command, const uint8_t *value)
 {
-    struct put put = command->put;
-    put.value = value;
-    enum put_result result = store_put(protocol->store, &put);
     struct value_command done = *command;
-    done.put.cas_new = put.cas_new;
+    done.put.value = value;
+    enum put_result result = store_put(protocol->store, &done.put);
     command->words->result(protocol, &done, result);
 }
 
