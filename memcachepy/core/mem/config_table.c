@@ -160,13 +160,21 @@ static bool
 lock_configs(struct segment *segment)
 {
     struct config_words *configs = &segment->superblock->configs;
-    switch (lock_acquire(&configs->lock, LOCK_WAIT_MS)) {
+    uint32_t count = atomic_load_explicit(&configs->lock_count, memory_order_relaxed);
+    enum lock_result result = lock_try(&configs->lock);
+    /* Only the first waits for a holder that does not move on. */
+    if (result == LOCK_TIMEOUT &&
+        atomic_load_explicit(&configs->stuck_count, memory_order_relaxed) != count + 1) {
+        result = lock_acquire(&configs->lock, LOCK_WAIT_MS);
+    }
+    switch (result) {
     case LOCK_OWNER_DIED:
         lock_repaired(&configs->lock); /* Whatever it was about, it left whole entries. */
         break;
     case LOCK_OK:
         break;
     case LOCK_TIMEOUT:
+        atomic_store_explicit(&configs->stuck_count, count + 1, memory_order_relaxed);
         return false;
     }
     atomic_fetch_add_explicit(&configs->lock_count, 1, memory_order_relaxed);

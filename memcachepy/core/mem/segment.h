@@ -167,8 +167,9 @@ struct page_pool {
 
 /* Which configurations there are; see mem/config_table.h. */
 struct config_words {
-    struct shared_lock lock;                   /* guards changes; readers need none */
-    _Atomic uint32_t lock_count;               /* [configs] how often the lock was taken */
+    struct shared_lock lock;      /* guards changes; readers need none */
+    _Atomic uint32_t lock_count;  /* [configs] how often the lock was taken */
+    _Atomic uint32_t stuck_count; /* 1 + that, when somebody waited in vain; 0: never */
     _Atomic uint64_t states[CONFIG_COUNT_MAX]; /* [configs], read by all */
 };
 
