@@ -2,6 +2,7 @@
 
 import logging
 import os
+import traceback
 from collections.abc import Callable, Mapping
 
 from memcachepy import log
@@ -13,7 +14,7 @@ from memcachepy.cluster.spec import ClusterSpec, Declaration
 from memcachepy.cluster.state import StateFolder, open_log
 from memcachepy.cluster.supervisor import ClusterSupervisor
 from memcachepy.config import MEGABYTE
-from memcachepy.errors import ClusterError
+from memcachepy.errors import ClusterError, MemcachepyError
 from memcachepy.log import fact
 from memcachepy.node.background import in_background
 from memcachepy.node.notify import Notifier
@@ -69,7 +70,14 @@ def launch(
             supervisor = ClusterSupervisor(
                 folder, spec, environ, tell, say_ready, ends_on_hangup=not is_detached
             )
-            supervisor.run()
+            try:
+                supervisor.run()
+            except Exception as error:
+                if is_detached:  # Once it serves nobody else hears of it.
+                    logger.critical(fact("supervisor ends", name=spec.name, reason=repr(error)))
+                    if not isinstance(error, MemcachepyError):
+                        traceback.print_exc()
+                raise
             return 0
 
         if is_detached:

@@ -15,7 +15,8 @@
   it (the last node of a list is killed where it is). One that is stopped by a signal is not killed:
   somebody stopped it, and may be looking at it.
 - A node that was out of the list returns only with a new process, and so without items: those of
-  the old one may have been changed elsewhere meanwhile.
+  the old one may have been changed elsewhere meanwhile. Of nodes that it has not taken out itself,
+  the monitor kills no more than it may take out: a list may be lost, and with it all caches.
 
 Time counts only while the monitor runs: between two calls no more than `STEP_S` passes for it,
 whatever the clock says. After Ctrl-Z, or on a machine that was paused, nobody's grace is over.
@@ -100,6 +101,8 @@ class _Node:
     failing_since_s: float = 0.0
     start_at_s: float | None = None
     is_being_killed: bool = False
+    is_counted: bool = False
+    """Its way out of the list has been counted."""
     deaths_at_s: deque[float] = field(default_factory=lambda: deque(maxlen=16))
 
 
@@ -237,7 +240,7 @@ class Monitor:
                 actions.append(Action(Kind.START, node.node_id, node.reason))
             self._look_whether_it_is_there(node, now_s)
             if node.absent_since_s is None and not node.is_listed and node.is_new:
-                node.is_listed = True
+                node.is_listed, node.is_counted = True, False
                 actions.append(Action(Kind.PUT_BACK, node.node_id, "is healthy again"))
         actions += self._taken_out(now_s)
         actions += self._killed(now_s)
@@ -286,9 +289,17 @@ class Monitor:
         is_missing = since_s is not None and node.healthy_since_s is None
         return is_missing and now_s - (since_s or 0.0) >= self._limits.grace_s
 
+    def _may_empty(self, node: _Node, now_s: float) -> bool:
+        """Whether one that is not in the list may be killed, with its items."""
+        if not node.is_counted and self._is_within_limit(now_s):
+            node.is_counted = True
+            self._taken_out_at_s.append(now_s)
+        return node.is_counted
+
     def _may_take_out(self, now_s: float) -> bool:
-        if now_s < self._quiet_until_s:
-            return False
+        return now_s >= self._quiet_until_s and self._is_within_limit(now_s)
+
+    def _is_within_limit(self, now_s: float) -> bool:
         while self._taken_out_at_s and self._taken_out_at_s[0] <= now_s - self._limits.window_s:
             self._taken_out_at_s.popleft()
         before = self._listed_count + len(self._taken_out_at_s)
@@ -304,6 +315,7 @@ class Monitor:
         for node in sorted(overdue, key=lambda node: node.absent_since_s or 0.0):
             if node.is_listed and self._listed_count > 1 and self._may_take_out(now_s):
                 node.is_listed = node.is_new = False
+                node.is_counted = True
                 self._taken_out_at_s.append(now_s)
                 why = f"was not there for {self._limits.grace_s:g} s: {node.reason}"
                 actions.append(Action(Kind.TAKE_OUT, node.node_id, why))
@@ -316,6 +328,8 @@ class Monitor:
             if not node.is_running or node.is_being_killed:
                 continue
             if not node.is_listed and not node.is_new and node.healthy_since_s is not None:
+                if not self._may_empty(node, now_s):
+                    continue
                 why = "was out of the list, and its items may be old"
             elif self._hangs(node, now_s) and self._may_kill(node, now_s):
                 why = node.reason
@@ -332,7 +346,7 @@ class Monitor:
 
     def _may_kill(self, node: _Node, now_s: float) -> bool:
         if not node.is_listed:
-            return True
+            return self._may_empty(node, now_s)
         may = self._listed_count == 1 and self._may_take_out(now_s)
         if may:
             self._taken_out_at_s.append(now_s)

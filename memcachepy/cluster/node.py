@@ -177,7 +177,7 @@ class Node:
         for name, value in (
             ("join", f"file:{self._folder.topology_path}"),
             ("node_id", self.node_id),
-            ("discovery_state", str(folder / "discovery.json")),
+            ("discovery_state", str(self._folder.last_known_path(self.node_id))),
         ):
             if name in SETTINGS:
                 settings[name] = value

@@ -8,6 +8,7 @@
               log              the supervisor's, when it is detached
               nodes/ID/settings.toml   what the node is started with
               nodes/ID/log             what it says
+              nodes/ID/discovery.json  the last list that it knew
 
 Files are replaced whole: whoever is killed at any moment leaves the old one or the new one. There
 is no file with process ids to go stale: a node is its user's process whose command line names its
@@ -69,6 +70,10 @@ class StateFolder:
 
     def node_log_path(self, node_id: str) -> Path:
         return self.node_folder(node_id) / "log"
+
+    def last_known_path(self, node_id: str) -> Path:
+        """The node's own note of the list."""
+        return self.node_folder(node_id) / "discovery.json"
 
     def make(self) -> None:
         try:

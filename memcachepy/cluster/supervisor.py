@@ -20,7 +20,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any
@@ -36,7 +36,7 @@ from memcachepy.cluster.node import START_TIMEOUT_S, Node
 from memcachepy.cluster.spec import ClusterSpec, NodeSpec
 from memcachepy.cluster.state import StateFolder
 from memcachepy.cluster.watcher import Watcher
-from memcachepy.errors import ClusterError
+from memcachepy.errors import ClusterError, MemcachepyError
 from memcachepy.log import fact
 
 log = logging.getLogger("memcachepy.cluster")
@@ -208,6 +208,8 @@ class ClusterSupervisor:
                 self._has_found_nodes = True
                 self._watcher.monitor.follow_another()
                 log.info(fact("node found running", node=spec.node_id, pid=pid))
+        if not self._is_new:
+            self.list.recover(map(self.folder.last_known_path, self.nodes))
         nodes = [self.nodes[spec.node_id] for spec in self.spec.staying]
         failures = await self.start_nodes([node for node in nodes if node not in found], self._tell)
         if failures and (self._is_new or len(failures) == len(nodes)):
@@ -218,7 +220,7 @@ class ClusterSupervisor:
         # Who was found and is in no list may have items that were changed elsewhere since: the
         # monitor lets it back with a new process only.
         joining = [node for node in nodes if node.is_serving]
-        if not self._is_new:
+        if not self._is_new and self.list.topology.members:
             joining = [node for node in joining if node not in found]
         self.list.change(joining=joining, is_anew=self._is_new)
         self.commit(replace(self.spec, is_told=True))
@@ -289,7 +291,7 @@ class ClusterSupervisor:
 
     def watch(self, node: Node) -> None:
         """From now on it is started when it dies, and so on, as the monitor decides."""
-        is_listed = self.list.topology.member(node.node_id) is not None
+        is_listed = self.list.last.member(node.node_id) is not None
         host, port = node.probe_address
         with suppress(OSError):
             host = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
@@ -314,6 +316,7 @@ class ClusterSupervisor:
         self._watcher.on_died(node.node_id, node.trouble)
 
     def _on_health(self, node_id: str, health: Health) -> None:
+        self.list.look()
         node = self.nodes[node_id]
         if health.is_healthy:
             node.on_healthy()
@@ -324,28 +327,59 @@ class ClusterSupervisor:
     def _is_stopped(self, node_id: str) -> bool:
         return self.nodes[node_id].is_stopped
 
-    def _act(self, action: Action) -> bool:
-        """Do what the monitor wants; false if it cannot be done."""
+    def _act(self, actions: Sequence[Action]) -> Sequence[Action]:
+        """Do what the monitor wants; returns what cannot be done."""
         if self.is_stopping:
-            return True
-        node = self.nodes[action.node_id]
-        log.warning(fact(f"monitor: {action.kind.value}", node=node.node_id, reason=action.reason))
+            return ()
+        for action in actions:
+            facts = {"node": action.node_id, "reason": action.reason}
+            log.warning(fact(f"monitor: {action.kind.value}", **facts))
+        of_list = [action for action in actions if action.kind in (Kind.TAKE_OUT, Kind.PUT_BACK)]
+        not_done: list[Action] = []
+        if not self._is_done(self._change_list, of_list):
+            not_done += of_list
+        listed = {action.node_id for action in not_done}
+        for action in actions:
+            if action in of_list:
+                continue
+            # Who could not be taken out is not killed either.
+            is_held = action.kind is Kind.KILL and action.node_id in listed
+            if is_held or not self._is_done(self._start_or_kill, [action]):
+                not_done.append(action)
+        return not_done
+
+    def _is_done(self, do: Callable[[Sequence[Action]], None], actions: Sequence[Action]) -> bool:
         try:
-            match action.kind:
-                case Kind.START:
-                    self._start_again(node, action.reason)
-                case Kind.KILL if node.process is not None:
-                    node.process.kill()
-                case Kind.TAKE_OUT:
-                    self.list.change(leaving=[node.node_id])
-                    self.note(EventName.NODE_REMOVED, node, f"from the list: {action.reason}")
-                case Kind.PUT_BACK:
-                    self.list.change(joining=[node])
-                    self.note(EventName.NODE_ADDED, node, f"to the list: {action.reason}")
-        except ClusterError as error:
-            log.error(fact("not done", node=node.node_id, reason=error))
+            do(actions)
+        except MemcachepyError as error:
+            for action in actions:
+                log.error(fact("not done", node=action.node_id, reason=error))
             return False
         return True
+
+    def _start_or_kill(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            node = self.nodes[action.node_id]
+            if action.kind is Kind.START:
+                self._start_again(node, action.reason)
+            elif node.process is not None:
+                node.process.kill()
+
+    def _change_list(self, actions: Sequence[Action]) -> None:
+        """In one write."""
+        if not actions:
+            return
+        by_kind: dict[Kind, list[Node]] = {Kind.TAKE_OUT: [], Kind.PUT_BACK: []}
+        for action in actions:
+            by_kind[action.kind].append(self.nodes[action.node_id])
+        leaving = [node.node_id for node in by_kind[Kind.TAKE_OUT]]
+        self.list.change(joining=by_kind[Kind.PUT_BACK], leaving=leaving)
+        for action in actions:
+            node = self.nodes[action.node_id]
+            if action.kind is Kind.TAKE_OUT:
+                self.note(EventName.NODE_REMOVED, node, f"from the list: {action.reason}")
+            else:
+                self.note(EventName.NODE_ADDED, node, f"to the list: {action.reason}")
 
     def _start_again(self, node: Node, reason: str) -> None:
         node.restarts += 1
@@ -412,7 +446,7 @@ class ClusterSupervisor:
 
     def status(self) -> dict[str, object]:
         """For `cluster status`: what the supervisor knows; nodes are asked by whoever asks."""
-        topology = self.list.topology
+        topology = self.list.last
         return {
             "name": self.spec.name,
             "pid": os.getpid(),

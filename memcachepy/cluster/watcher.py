@@ -2,7 +2,7 @@
 
 import asyncio
 import selectors
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from memcachepy.admin.client import Address
@@ -20,7 +20,7 @@ class Watcher:
         limits: of the monitor.
         is_stopped: whether a node's process has been stopped by a signal.
         on_health: called with each result of a check.
-        act: does what the monitor wants; false if it could not be done.
+        act: does what the monitor wants; returns what could not be done.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Watcher:
         limits: Limits,
         is_stopped: Callable[[str], bool],
         on_health: Callable[[str, Health], None],
-        act: Callable[[Action], bool],
+        act: Callable[[Sequence[Action]], Sequence[Action]],
     ) -> None:
         loop = asyncio.get_running_loop()
         self.monitor = Monitor(limits, loop.time, is_stopped)
@@ -81,8 +81,8 @@ class Watcher:
             while True:
                 self._news.clear()
                 self._checks.tick()
-                for action in self.monitor.tick():
-                    if not self._act(action):
+                if actions := self.monitor.tick():
+                    for action in self._act(actions):
                         self.monitor.not_done(action)
                 due_at_s = min(self._checks.due_at_s, self.monitor.due_at_s)
                 pause_s = min(max(0.0, due_at_s - loop.time()), _NAP_S)

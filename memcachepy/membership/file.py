@@ -3,16 +3,24 @@
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from memcachepy.errors import MembershipError
 from memcachepy.membership.membership import ReadOnly, following
 from memcachepy.membership.url import FilePlace
-from memcachepy.topology import Topology
+from memcachepy.topology import VERSION_MAX, Topology
 
 LOOK_S = 0.2
 """How often the file is looked at: a stat, and a read if it is another one."""
+_REMEDY = "remove it, and a launched cluster's supervisor writes it anew"
+VERSIONS_LEFT_MIN = 1 << 20
+"""A list that leaves fewer versions could hardly be changed any more."""
+_LOCK_TRIES = 50
+_LOCK_PAUSE_S = 0.02
+"""The lock is for one write: a supervisor cannot wait for somebody who keeps it."""
 
 
 class FileMembership(ReadOnly):
@@ -80,16 +88,25 @@ def read_topology(path: Path) -> Topology | None:
     """None if there is no such file.
 
     Raises:
-        MembershipError: it cannot be read, or is no list.
+        MembershipError: it cannot be read, or is no list, or its version cannot grow.
     """
     try:
-        return Topology.from_dict(json.loads(path.read_bytes()))
+        found = Topology.from_dict(json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise MembershipError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise MembershipError(f"{path} is no list of nodes: {error}") from None
+        raise MembershipError(f"{path} is no list of nodes: {error}: {_REMEDY}") from None
+    if not can_grow(found):
+        why = f"its version, {found.version}, is too close to {VERSION_MAX}, the largest"
+        raise MembershipError(f"{path} cannot be followed: {why}: {_REMEDY}")
+    return found
+
+
+def can_grow(topology: Topology) -> bool:
+    """Whether there can be newer lists: clients pass over one whose version is not larger."""
+    return topology.version <= VERSION_MAX - VERSIONS_LEFT_MIN
 
 
 def change_topology(path: Path, change: Callable[[Topology], Topology]) -> Topology:
@@ -98,14 +115,16 @@ def change_topology(path: Path, change: Callable[[Topology], Topology]) -> Topol
     Readers see the old file or the new one, also when this process is killed at any moment.
 
     Raises:
-        MembershipError: the file cannot be read or written, or is no list.
+        MembershipError: the file cannot be read or written, or is no list, or somebody else keeps
+            its lock.
     """
     try:
         lock_fd = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise MembershipError(f"{path} cannot be changed: {error.strerror}") from None
     try:
-        fcntl.flock(lock_fd, fcntl.LOCK_EX)
+        if not _locked(lock_fd):
+            raise MembershipError(f"{path} cannot be changed: another process keeps its lock")
         old = read_topology(path) or Topology(0)
         new = change(old)
         if new != old:
@@ -113,6 +132,15 @@ def change_topology(path: Path, change: Callable[[Topology], Topology]) -> Topol
         return new
     finally:
         os.close(lock_fd)
+
+
+def _locked(lock_fd: int) -> bool:
+    for _ in range(_LOCK_TRIES):
+        with suppress(OSError):
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(_LOCK_PAUSE_S)
+    return False
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -189,6 +189,17 @@ def test_a_stopped_process_is_taken_out_but_not_killed_and_returns_without_its_i
     assert "old" in world.done[1][1].reason
 
 
+def test_when_the_list_was_lost_not_all_caches_are_emptied_at_once() -> None:
+    world = World()
+    world.nodes = set("abcdefghij")
+    for node_id in sorted(world.nodes):
+        world.monitor.watch(node_id, is_listed=False)
+    world.pass_s(50.0)
+    assert world.kinds().count(Kind.KILL) == 1
+    world.pass_s(60.0)
+    assert world.kinds().count(Kind.KILL) == 2
+
+
 def test_a_new_process_has_the_grace_period_for_itself() -> None:
     world = World("a", "b", "c")
     world.silent.add("b")

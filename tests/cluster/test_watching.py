@@ -45,6 +45,23 @@ def test_a_killed_node_is_started_again_at_once_and_stays_in_the_list(cluster: C
     ]
 
 
+def test_a_lost_list_is_restored_and_taken_over(cluster: Cluster) -> None:
+    cluster.up(*SMALL, "--nodes", "2", "--drain", "0.1")
+    cluster.folder.topology_path.unlink()
+    cluster.do("restart", "1")
+    assert cluster.ids == ["0001", "0002"]
+    topology, pids = cluster.topology, cluster.node_pids()
+    cluster.kill_supervisor()
+    cluster.folder.topology_path.unlink()
+    found = cluster.up()
+    assert cluster.topology == topology
+    assert cluster.node_pids() == pids
+    assert {node["state"] for node in found["nodes"]} == {"serving"}
+    cluster.folder.topology_path.unlink()
+    wait_until(cluster.folder.topology_path.exists, "the list", PATIENCE_S)
+    assert cluster.topology == topology
+
+
 def test_a_node_that_hangs_leaves_the_list_and_returns_without_its_items(cluster: Cluster) -> None:
     cluster.up(*SMALL, "--nodes", "3", "--grace", "1")
     with RawClient(cluster.address("0003")) as client:
