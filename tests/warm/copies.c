@@ -375,6 +375,38 @@ a_session_needs_both_nodes_and_no_flush_that_waits(void)
 }
 
 static void
+step_system_clock(int64_t seconds)
+{
+    atomic_fetch_add(&from.segment->superblock->wall_step_s, seconds);
+    atomic_fetch_add(&to.segment->superblock->wall_step_s, seconds);
+    tick();
+}
+
+static void
+a_hidden_copy_that_has_expired_does_not_come_back_with_the_clock(void)
+{
+    struct recovery recovery;
+    uint64_t kept, dropped;
+    struct put put = {.key = key_of(from.client, "a"), .value = buffer, .value_len = 1};
+    buffer[0] = '1';
+    put.expire = store_expiry(from.client, (int64_t)store_wall_s(from.client) + 1000);
+    EXPECT(store_put(from.client, &put) == PUT_STORED);
+    begin_session();
+    EXPECT(copy("a") == COPY_STORED && get(&to, "a") == '1');
+    EXPECT(store_recover(from.client, SLOT_LEADER, &recovery));
+    EXPECT(store_recover(to.client, SLOT_LEADER, &recovery));
+    segment_claim_slot(from.segment, SLOT_LEADER);
+    segment_claim_slot(to.segment, SLOT_LEADER);
+    delete (&from, "a");
+    step_system_clock(2000);
+    walk_to_end(COPY_DROP, &kept, &dropped);
+    step_system_clock(-2000);
+    begin_session();
+    end_session(COPY_CONFIRM);
+    EXPECT(get(&to, "a") == 0);
+}
+
+static void
 orders(void)
 {
     static void (*const all[])(void) = {
@@ -390,6 +422,7 @@ orders(void)
         copies_need_a_leader_that_looks,
         a_leader_that_dies_hides_its_copies,
         a_session_needs_both_nodes_and_no_flush_that_waits,
+        a_hidden_copy_that_has_expired_does_not_come_back_with_the_clock,
     };
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
         char when[32];

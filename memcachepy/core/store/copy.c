@@ -359,7 +359,9 @@ end_one(struct store *store, const struct dump_item *dumped, enum copy_end end, 
     }
     table_find(store, shard, key.bytes, key.len, key.hash, &place);
     if (place.bucket != NULL && place.item->bits & ITEM_COPIED) {
-        if (end == COPY_CONFIRM && copy_if_shown(store, place.item) != NULL) {
+        if (item_is_dead(store, place.item)) {
+            item_unlink_place(store, shard, &place, UNLINK_RECLAIM);
+        } else if (end == COPY_CONFIRM && copy_if_shown(store, place.item) != NULL) {
             const struct item_change change = {.clears = ITEM_COPIED};
             item_change(store, shard, &place, &change);
             ++*kept;
@@ -379,6 +381,8 @@ store_copy_end(struct store *store, struct dump_cursor *cursor, enum copy_end en
     struct dump_item items[DUMP_ITEMS_MAX];
     struct dump_cursor next = *cursor;
     unsigned count;
+    /* After a step back of the system's clock they may live again. */
+    next.meets_dead_copies = true;
     enum dump_result result = store_dump(store, &next, ALL_CLASSES, items, &count);
     if (result != DUMP_MORE) {
         return result;

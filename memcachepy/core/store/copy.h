@@ -79,7 +79,8 @@ enum copy_end {
 };
 
 /* One piece of the walk over all items that ends the session's copies, or those of a session whose
- * leader has died. Adds what it took away to *dropped, the rest to *kept. */
+ * leader has died. Adds what it took away to *dropped, the rest to *kept; dead items go and are
+ * neither. */
 enum dump_result store_copy_end(struct store *store, struct dump_cursor *cursor, enum copy_end end,
                                 uint64_t *kept, uint64_t *dropped) MUST_CHECK;
 

@@ -21,7 +21,8 @@ reversed(uint32_t bits)
 /* Positions from `begin` up to `end`. */
 struct range {
     uint64_t begin, end;
-    bool whole; /* All that one bucket holds. */
+    bool whole;       /* All that one bucket holds. */
+    bool dead_copies; /* They, too. */
 };
 
 /* The part behind the position of what the position's bucket holds. */
@@ -33,7 +34,7 @@ range_of_bucket(uint64_t word, uint64_t position)
     uint32_t depth = low < table_word_split(word) ? level + 1 : level;
     uint64_t length = POSITION_END >> depth;
     uint64_t begin = position & ~(length - 1);
-    return (struct range){position, begin + length, begin == position};
+    return (struct range){.begin = position, .end = begin + length, .whole = begin == position};
 }
 
 static void
@@ -69,14 +70,15 @@ slot_is_of_classes(const struct store *store, const struct table_bucket *bucket,
 static bool
 is_told(const struct store *store, const struct item *item, const struct range *range)
 {
-    if (item_is_dead(store, item)) {
+    bool met_dead = range->dead_copies && item->bits & ITEM_COPIED;
+    if (!met_dead && item_is_dead(store, item)) {
         return false;
     }
     uint64_t at = range->whole ? range->begin : reversed((uint32_t)item_hash(store, item));
     return at >= range->begin && at < range->end;
 }
 
-/* The living items of the range; more than there is room for are only counted. */
+/* The items of the range that are told; more than there is room for are only counted. */
 static unsigned
 collect(const struct store *store, const struct table_bucket *primary, const struct range *range,
         uint64_t classes, struct dump_item items[DUMP_ITEMS_MAX])
@@ -116,6 +118,7 @@ dump_bucket(const struct store *store, const struct shard *shard, struct dump_cu
         return 0;
     }
     struct range range = range_of_bucket(word, cursor->position);
+    range.dead_copies = cursor->meets_dead_copies;
     uint32_t index = table_bucket_index(word, reversed((uint32_t)cursor->position));
     const struct table_bucket *bucket = table_bucket_at(store, shard, index);
     unsigned count = collect(store, bucket, &range, classes, items);

@@ -14,6 +14,7 @@
 struct dump_cursor {
     uint64_t position; /* in the order, of the shard's keys: 0 to 2^32 */
     uint32_t shard;
+    bool meets_dead_copies; /* Copied items are met though they are dead. */
 };
 
 /* An item as it was when the walk came by. */
