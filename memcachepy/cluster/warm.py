@@ -177,14 +177,21 @@ class WarmChange:
             with _naming(node):
                 node.core.begin(session, shift)
                 node.has_begun = True
-        for node in self._targets():
+        for node in self._nodes:
             with _naming(node):
-                while node.core.copies() != "own" and node.core.end_step(False) is not None:
-                    self._pause(0)
-                others = [source.core for source in self._sources() if source is not node]
-                node.core.accept(others)
+                self._accept(node)
         self._is_open = True
         self._keep_up()
+
+    def _accept(self, node: _Node) -> None:
+        """Without the hidden copies that a change left behind whose leader was killed."""
+        has_hidden = node.core.copies() != "own"
+        while has_hidden and node.core.end_step(False) is not None:
+            self._pause(0)
+        if node.takes:
+            node.core.accept([source.core for source in self._sources() if source is not node])
+        elif has_hidden:
+            node.core.accept([])  # Its copies, none, are its own in the end.
 
     def _attach(self, member: Member) -> _core.CopyNode:
         try:

@@ -138,6 +138,36 @@ def test_copies_of_a_killed_process_are_hidden_and_then_replaced(cluster: Cluste
     assert again.report.confirmed == len(moved)
 
 
+def test_hidden_copies_go_with_the_next_change_wherever_they_are(cluster: Cluster) -> None:
+    for _ in range(3):
+        cluster.add()
+    fill(cluster, [0])
+
+    async def killed() -> None:
+        old, new = cluster.topology(0), cluster.topology(0, 1)
+        async with WarmProcess(old, new, sockets=sockets(cluster)) as warm:
+            await warm.copy()
+            os.kill(warm.pid, signal.SIGKILL)
+
+    asyncio.run(killed())
+    client = cluster.placed[1].node.client()
+    assert client.stats()["curr_items"] != "0"
+
+    def begun() -> WarmChange | None:
+        change = cluster.change(cluster.topology(0, 1), cluster.topology(0, 1, 2))
+        try:
+            return change.__enter__()
+        except WarmError:
+            return None  # The node has not yet seen the death.
+
+    change = wait_until(begun, "the change before to be over", 20)
+    change.finish()
+    change.__exit__(None, None, None)
+    assert client.stats()["curr_items"] == "0"
+    with cluster.change(cluster.topology(0, 1), cluster.topology(0, 1, 2)) as change:
+        assert all(node.core.copies() != "dead" for node in change._nodes)
+
+
 def test_copies_of_a_stopped_process_are_hidden_until_it_goes_on(cluster: Cluster) -> None:
     cluster.add()
     cluster.add()
