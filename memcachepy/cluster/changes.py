@@ -10,6 +10,7 @@ import random
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -168,7 +169,7 @@ class Changes:
         ids = [node.node_id for node in nodes]
         for node in nodes:
             self._cluster.leave_alone(node)
-        if any(map(self._cluster.list.topology.member, ids)):
+        if any(map(self._cluster.list.last.member, ids)):
             self._cluster.list.change(leaving=ids)
         await asyncio.gather(*(node.stop(gently=False) for node in nodes))
         for node in nodes:
@@ -179,16 +180,8 @@ class Changes:
         self, node_ids: list[str], request: Mapping[str, Any], tell: Tell
     ) -> dict[str, object]:
         cluster = self._cluster
-        old = cluster.spec
         nodes = [cluster.nodes[node_id] for node_id in node_ids]
-        cluster.commit(old.with_leaving(node_ids))
-        warmth: dict[str, object] = {}
-        if request.get("warm"):
-            try:
-                warmth = await self._change_list(request, tell, leaving=node_ids)
-            except MemcachepyError:
-                cluster.commit(old)
-                raise
+        warmth = await self._change_list(request, tell, leaving=node_ids)
         # Clients have had the time of settling already.
         drain_s = 0.0 if warmth else self._drain_s(request)
         await cluster.dismiss(node_ids, drain_s, tell)
@@ -205,6 +198,8 @@ class Changes:
     ) -> dict[str, object]:
         """Tell clients of the new list, after bringing items to their new homes if asked to.
 
+        Who leaves is written down as leaving.
+
         Raises:
             WarmError: the items could not be brought; clients have been told nothing.
             ClusterError: the list cannot be written.
@@ -212,7 +207,17 @@ class Changes:
         cluster = self._cluster
 
         async def tell_clients() -> None:
-            cluster.list.change(joining=joining, leaving=leaving)
+            # Not before the copies are there: who is killed until then leaves all as it was.
+            old_spec = cluster.spec
+            if leaving:
+                cluster.commit(old_spec.with_leaving(leaving))
+            try:
+                cluster.list.change(joining=joining, leaving=leaving)
+            except MemcachepyError:
+                cluster.spec = old_spec
+                with suppress(ClusterError):
+                    cluster.commit(old_spec)
+                raise
             for node in joining:
                 cluster.watch(node)
             await cluster.list_spread()
@@ -287,10 +292,12 @@ class Changes:
         drain_s = self._drain_s(request)
         others = [m for m in cluster.list.topology.members if m.node_id != node.node_id]
         stays_listed = bool(request.get("keep_listed")) or not others
+        is_to_leave = node.is_alive and not stays_listed
+        if is_to_leave:
+            cluster.list.change(leaving=[node.node_id])
         cluster.leave_alone(node)
         if node.is_alive:
-            if not stays_listed:
-                cluster.list.change(leaving=[node.node_id])
+            if is_to_leave:
                 await cluster.list_spread()
                 tell(Step(f"node {node.name} left the list; waiting {drain_s:g} s", done, count))
                 await asyncio.sleep(drain_s)
@@ -304,8 +311,10 @@ class Changes:
                 f"{failures[node.node_id]}; the other nodes are as they were, this one is tried "
                 "again and again"
             )
-        cluster.list.change(joining=[node])
-        cluster.watch(node)
+        try:
+            cluster.list.change(joining=[node])
+        finally:
+            cluster.watch(node)
         await cluster.list_spread()
         tell(Step(f"node {node.name} serves again", done + 1, count))
 

@@ -417,9 +417,9 @@ class ClusterSupervisor:
         They must be marked as leaving in the spec; they are in none afterwards.
         """
         node_ids = list(node_ids)
+        self.list.change(leaving=node_ids)
         for node_id in node_ids:
             self.leave_alone(self.nodes[node_id])
-        self.list.change(leaving=node_ids)
         await self.list_spread()
         if any(self.nodes[node_id].is_alive for node_id in node_ids):
             text = f"{_nodes_text(node_ids)} left the list; waiting {drain_s:g} s"

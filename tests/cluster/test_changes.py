@@ -1,11 +1,14 @@
 """Changing a cluster while it is used: who is in the list when, and what is lost."""
 
+import asyncio
+import fcntl
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +16,9 @@ from clusters import PATIENCE_S, SMALL, Cluster, answers, served_list
 from support.client import RawClient
 from support.waiting import wait_until
 
+from memcachepy.cluster import changes
 from memcachepy.cluster.events import read_events
+from memcachepy.cluster.spec import ClusterSpec, NodeSpec
 from memcachepy.membership.file import change_topology
 from memcachepy.topology import Member, Topology
 
@@ -242,6 +247,71 @@ def test_killed_supervisor_leaves_a_removal_to_the_next(cluster: Cluster) -> Non
     cluster.up()
     assert list(cluster.node_pids()) == ["0001"]
     assert cluster.ids == ["0001"]
+
+
+@pytest.mark.once
+def test_a_change_whose_list_cannot_be_written_is_taken_back(cluster: Cluster) -> None:
+    """And not carried out later; its nodes are looked after as before."""
+    cluster.up(*QUICK, "--nodes", "2")
+    topology, spec, pids = cluster.topology, cluster.folder.read_spec(), cluster.node_pids()
+    path = cluster.folder.topology_path
+    with path.with_name(f".{path.name}.lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for words in (["remove", "2"], ["restart", "2"]):
+            assert "another process keeps its lock" in cluster.refused(*words)
+    assert cluster.folder.read_spec() == spec
+    assert (cluster.topology, cluster.node_pids()) == (topology, pids)
+    os.kill(pids["0002"], signal.SIGKILL)
+    wait_until(lambda: cluster.node_pids().get("0002", pids["0002"]) != pids["0002"], "a new one")
+
+
+def test_nobody_is_leaving_while_items_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a supervisor that is killed meanwhile leaves everything as it was."""
+    specs = [NodeSpec("0001", {"port": 1}), NodeSpec("0002", {"port": 2})]
+    nodes = {
+        spec.node_id: SimpleNamespace(
+            node_id=spec.node_id,
+            spec=spec,
+            config=SimpleNamespace(control_socket=None, user=None),
+            control_socket=spec.port,
+            member=Member("127.0.0.1", spec.port, node_id=spec.node_id),
+        )
+        for spec in specs
+    }
+    happened: list[str] = []
+    members = tuple(node.member for node in nodes.values())
+
+    class Warm:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        async def __aenter__(self) -> "Warm":
+            return self
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+        async def copy(self, _: object) -> dict[str, int]:
+            happened.append("copied")
+            return {"copied": 1}
+
+        settle = copy
+
+    async def nothing(*_: object) -> None: ...
+
+    supervisor: Any = SimpleNamespace(
+        spec=ClusterSpec("main", tuple(specs)),
+        nodes=nodes,
+        commit=lambda _: happened.append("written down"),
+        list=SimpleNamespace(
+            topology=Topology(5, members), change=lambda **_: happened.append("told")
+        ),
+        list_spread=nothing,
+        dismiss=nothing,
+        note=lambda *_: None,
+    )
+    monkeypatch.setattr(changes, "WarmProcess", Warm)
+    request = {"nodes_named": ["0002"], "warm": True}
+    asyncio.run(changes.Changes(supervisor).remove(request, lambda _: None))
+    assert happened == ["copied", "written down", "told", "copied"]
 
 
 def test_change_goes_on_without_who_asked_for_it(cluster: Cluster) -> None:
