@@ -22,7 +22,7 @@ from memcachepy.cli._cluster import (
 from memcachepy.cli.serve import extended_option, given_settings, setting_option
 from memcachepy.cluster.process import STOP_TIMEOUT_S
 from memcachepy.cluster.spec import NODES_MAX, own_settings
-from memcachepy.cluster.state import StateFolder, send_to_node
+from memcachepy.cluster.state import DamagedSpec, StateFolder, send_to_node
 from memcachepy.config import SETTINGS
 from memcachepy.errors import ClusterError, NoCluster
 
@@ -240,7 +240,10 @@ def _wait_until_let_go(folder: StateFolder) -> None:
 def _end_orphans(folder: StateFolder) -> bool:
     """End nodes whose supervisor is gone; false if nothing is left of the cluster."""
     with folder.held():
-        had_spec = folder.read_spec() is not None
+        try:
+            had_spec = folder.read_spec() is not None
+        except DamagedSpec:
+            had_spec = True
         running = folder.running_nodes()
         for number in (signal.SIGTERM, signal.SIGKILL):
             for node_id, pid in folder.running_nodes().items():

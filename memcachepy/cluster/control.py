@@ -5,6 +5,10 @@ socket (node/rendezvous.py). A request has `op` and its arguments; its answer is
 `{"progress": text, "done": n, "count": n}` and then one with `"ok": true` and what there is to
 say, or `"ok": false` and `error`, a sentence. Only the supervisor's own user and root are answered.
 
+A change may take long and say nothing; whoever asks for one first asks whether the supervisor is
+there (`hello`). One that is stopped has then got no request to carry out some time later, when
+nobody waits for it any more.
+
 One change at a time: whoever asks for another one is told what is going on. A change goes on when
 who asked for it is no longer there.
 """
@@ -27,6 +31,9 @@ from memcachepy.node.rendezvous import PATH_BYTES_MAX, decode, encode
 
 log = logging.getLogger("memcachepy.cluster")
 
+ANSWER_S = 5.0
+"""Within this a supervisor that runs says that it is there."""
+_HELLO = "hello"
 LINE_BYTES_MAX = 1 << 20
 """The status of some hundreds of nodes is on one line."""
 _GOODBYE_S = 2.0
@@ -158,6 +165,8 @@ class ControlServer:
         try:
             request = decode(line)
             name = str(request.get("op"))
+            if name == _HELLO:
+                return {"ok": True}
             if name == "status":
                 return {"ok": True, "change": self.change_text, **self._status()}
             if name == "down":
@@ -236,26 +245,44 @@ class ControlConnection:
         arguments: Mapping[str, object] | None = None,
         on_progress: Callable[[str, int, int], None] = lambda _text, _done, _count: None,
     ) -> dict[str, Any]:
-        """The answer, however long it takes.
+        """The answer, however long it takes, unless the connection has a timeout of its own.
 
         Raises:
             ClusterError: the supervisor refuses, or it failed; in its words.
-            NoCluster: it has gone away meanwhile.
+            NoCluster: it has gone away meanwhile, or does not answer; then nothing is begun.
         """
+        timeout_s = self._socket.gettimeout()
+        if timeout_s is None:
+            self._socket.settimeout(ANSWER_S)
+            self._send({"op": _HELLO})
+            self._next()
+            self._socket.settimeout(None)
+        self._send({"op": operation, **(arguments or {})})
+        while "progress" in (message := self._next()):
+            on_progress(message["progress"], message["done"], message["count"])
+        if not message.get("ok"):
+            raise ClusterError(str(message.get("error")))
+        return {key: value for key, value in message.items() if key not in ("v", "ok")}
+
+    def _send(self, message: Mapping[str, object]) -> None:
         try:
-            self._socket.sendall(encode({"op": operation, **(arguments or {})}))
-            while line := self._file.readline(LINE_BYTES_MAX):
-                message = decode(line)
-                if "progress" in message:
-                    on_progress(message["progress"], message["done"], message["count"])
-                elif message.get("ok"):
-                    return {key: value for key, value in message.items() if key not in ("v", "ok")}
-                else:
-                    raise ClusterError(str(message.get("error")))
-        except TimeoutError:
-            raise NoCluster(f"the supervisor of cluster {self._name} does not answer") from None
+            self._socket.sendall(encode(message))
         except OSError as error:
             raise NoCluster(f"cluster {self._name} hung up: {error.strerror}") from None
+
+    def _next(self) -> dict[str, Any]:
+        """A line; that to `hello` may be an error: whoever does not know it is there, too."""
+        try:
+            line = self._file.readline(LINE_BYTES_MAX)
+        except TimeoutError:
+            raise NoCluster(
+                f"the supervisor of cluster {self._name} does not answer: it may be stopped; "
+                "nothing is changed"
+            ) from None
+        except OSError as error:
+            raise NoCluster(f"cluster {self._name} hung up: {error.strerror}") from None
+        if line:
+            return decode(line)
         raise NoCluster(
             f"cluster {self._name}: its supervisor has ended; its nodes go on without it, and "
             "`memcachepy cluster up` takes them over"

@@ -44,6 +44,10 @@ def default_root(environ: Mapping[str, str], uid: int) -> Path:
     return Path(environ.get("HOME") or "~").expanduser() / ".local" / "state" / "memcachepy"
 
 
+class DamagedSpec(ClusterError):
+    """What the cluster is to be cannot be read."""
+
+
 class StateFolder:
     """The places in it; makes nothing until it is asked to.
 
@@ -84,7 +88,11 @@ class StateFolder:
             ) from None
 
     def read_spec(self) -> ClusterSpec | None:
-        """None if there is no such cluster."""
+        """None if there is no such cluster.
+
+        Raises:
+            DamagedSpec: it is not what was written.
+        """
         try:
             return ClusterSpec.from_dict(json.loads(self.spec_path.read_bytes()))
         except (FileNotFoundError, NotADirectoryError):
@@ -92,7 +100,10 @@ class StateFolder:
         except OSError as error:
             raise ClusterError(f"{self.spec_path} cannot be read: {error.strerror}") from None
         except (ValueError, RecursionError) as error:
-            raise ClusterError(f"{self.spec_path}: {error}") from None
+            raise DamagedSpec(
+                f"{self.spec_path} is damaged: {error}: put it right, or end the cluster with "
+                f"`memcachepy cluster down --name {self.name}`, which forgets it"
+            ) from None
 
     def write_spec(self, spec: ClusterSpec) -> None:
         write_whole(self.spec_path, json.dumps(spec.as_dict(), indent=1).encode() + b"\n")

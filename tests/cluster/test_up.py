@@ -101,6 +101,24 @@ def test_down_ends_nodes_that_have_lost_their_supervisor(cluster: Cluster) -> No
     assert cluster.run("down").returncode == EXIT_NO_CLUSTER
 
 
+@pytest.mark.once
+def test_down_ends_nodes_though_the_clusters_files_are_damaged(cluster: Cluster) -> None:
+    cluster.up(*SMALL, "--nodes", "1")
+    cluster.kill_supervisor()
+    for path in (cluster.folder.spec_path, cluster.folder.topology_path):
+        path.write_text("{")
+    for command in ("up", "status"):
+        said = cluster.refused(command)
+        assert said.startswith(f"{cluster.folder.spec_path} is damaged")
+        assert "`memcachepy cluster down --name main`" in said
+    cluster.do("down")
+    assert not cluster.node_pids()
+    said = cluster.refused("up", *SMALL, "--nodes", "1")
+    assert f"{cluster.folder.topology_path} is no list of nodes" in said
+    assert "remove it" in said
+    assert not cluster.node_pids()
+
+
 def test_killed_node_whose_workers_are_stopped_comes_back(cluster: Cluster) -> None:
     """They would keep the port for ever."""
     cluster.up(*SMALL, "--nodes", "1")
@@ -237,8 +255,13 @@ def test_stopped_supervisor_is_told_from_a_dead_one(cluster: Cluster) -> None:
     try:
         done = cluster.run("status")
         assert f"its supervisor, process {pid}, does not answer" in done.stdout
+        said = cluster.refused("restart", "1", status=EXIT_NO_CLUSTER)
+        assert "does not answer: it may be stopped; nothing is changed" in said
+        nodes = cluster.node_pids()
     finally:
         os.kill(pid, signal.SIGCONT)
+    cluster.do("add")
+    assert cluster.node_pids()["0001"] == nodes["0001"], "the restart was never asked for"
 
 
 @pytest.mark.once
