@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from support.waiting import wait_until
@@ -200,6 +201,27 @@ def test_copies_of_a_source_that_ends_are_taken_back(cluster: Cluster) -> None:
         with pytest.raises(WarmError, match="has ended or was flushed"):
             change.wait_for(lambda: False)
     assert client.stats()["curr_items"] == "0"
+
+
+def test_an_idle_worker_lets_go_of_the_memory_of_a_source_that_has_ended(cluster: Cluster) -> None:
+    for _ in range(2):
+        cluster.add()
+    fill(cluster, [0])
+    node = cluster.placed[1].node
+    worker = node.worker()
+
+    def segments() -> set[str]:
+        lines = Path(f"/proc/{worker.pid}/maps").read_text().splitlines()
+        return {line.split()[4] for line in lines if "memfd:memcachepy" in line}
+
+    with cluster.change(cluster.topology(0), cluster.topology(0, 1)) as change:
+        change.copy()
+        node.client().ask(b"mn\r\n", b"MN\r\n")
+        assert len(segments()) == 2
+        cluster.placed[0].node.end()
+        with pytest.raises(WarmError, match="has ended or was flushed"):
+            change.wait_for(lambda: False)
+    wait_until(lambda: len(segments()) == 1, "the worker to let go", 20)
 
 
 def test_a_flush_ends_a_change(cluster: Cluster) -> None:

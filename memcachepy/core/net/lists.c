@@ -26,6 +26,9 @@
 /* With idle_timeout: the longest sleep. */
 #define IDLE_CHECK_MAX_S 60
 
+/* With memory of other nodes mapped, which stays taken should they end. */
+#define MAPPED_CHECK_MS 1000
+
 /* One turn for each connection of the list. */
 static void
 serve_turns(struct reactor *reactor, struct list *turn)
@@ -234,6 +237,21 @@ lists_serve(struct reactor *reactor)
     }
 }
 
+/* The longest sleep of who waits for requests only; -1: as long as none comes. */
+static int
+idle_sleep_ms(const struct reactor *reactor)
+{
+    if (UNLIKELY(store_maps_others(reactor->store))) {
+        return MAPPED_CHECK_MS;
+    }
+    if (reactor->idle_timeout_s != 0 && !list_is_empty(&reactor->all)) {
+        uint32_t until_s = idle_until_s(reactor);
+        uint32_t left_s = until_s > reactor->now_s ? until_s - reactor->now_s : 0;
+        return left_s < IDLE_CHECK_MAX_S ? (int)left_s * 1000 : IDLE_CHECK_MAX_S * 1000;
+    }
+    return -1;
+}
+
 int
 lists_timeout_ms(const struct reactor *reactor)
 {
@@ -252,10 +270,5 @@ lists_timeout_ms(const struct reactor *reactor)
     if (UNLIKELY(!list_is_empty(&reactor->watching))) {
         return reactor->watch_ms;
     }
-    if (reactor->idle_timeout_s != 0 && !list_is_empty(&reactor->all)) {
-        uint32_t until_s = idle_until_s(reactor);
-        uint32_t left_s = until_s > reactor->now_s ? until_s - reactor->now_s : 0;
-        return left_s < IDLE_CHECK_MAX_S ? (int)left_s * 1000 : IDLE_CHECK_MAX_S * 1000;
-    }
-    return -1;
+    return idle_sleep_ms(reactor);
 }

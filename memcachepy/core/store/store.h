@@ -245,6 +245,9 @@ uint64_t store_item_size_max(const struct store *store);
 bool store_fits(const struct store *store, uint32_t key_len, uint32_t client_flags,
                 uint64_t value_len);
 
+/* Whether this process keeps memory of other nodes, which it lets go of in a store_tick(). */
+bool store_maps_others(const struct store *store);
+
 /* The slab class of an item like that, or of the head of its chain. */
 uint32_t store_class_id(const struct store *store, uint32_t key_len, uint32_t client_flags,
                         uint64_t value_len);

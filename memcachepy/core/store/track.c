@@ -75,6 +75,12 @@ copy_if_shown(const struct store *store, struct item *item)
     return copy_is_shown(store, item_key(item, item->bits), item->key_len) ? item : NULL;
 }
 
+bool
+store_maps_others(const struct store *store)
+{
+    return store->tracks != NULL;
+}
+
 void
 track_attend(struct store *store, uint32_t tracking)
 {
