@@ -22,6 +22,7 @@ from memcachepy.cli._cluster import (
 )
 from memcachepy.client.hashing import HASHINGS, Key, ring
 from memcachepy.cluster.asking import Asked, ask_for_list, ask_members
+from memcachepy.cluster.node import probe_address_of, speaks_text
 from memcachepy.cluster.state import StateFolder
 from memcachepy.errors import ClusterError, MembershipError, MemcachepyError, NoCluster
 from memcachepy.membership import open_membership
@@ -145,7 +146,13 @@ def with_answers(found: dict[str, Any]) -> dict[str, Any]:
         if member.node_id not in own:
             row = {"node_id": member.node_id, "address": member.address, "state": "foreign"}
             found["nodes"].append(row)
-    asked = ask_members([_member_of(node) for node in found["nodes"]])
+    # Those that speak only the binary protocol are not asked: the supervisor's word is taken.
+    asking = [node for node in found["nodes"] if node.get("speaks_text", True)]
+    answers = iter(ask_members([_member_of(node) for node in asking]))
+    asked = [
+        next(answers) if node.get("speaks_text", True) else Asked(_member_of(node))
+        for node in found["nodes"]
+    ]
     _add_answers(found, asked, topology)
     return found
 
@@ -162,8 +169,17 @@ def _without_supervisor(folder: StateFolder) -> dict[str, Any] | None:
         member = topology.member(node.node_id)
         address = member.address if member else f"127.0.0.1:{node.port}"
         pid = running.get(node.node_id, 0)
-        state = "serving" if pid else "down"
-        nodes.append({"node_id": node.node_id, "address": address, "state": state, "pid": pid})
+        config = spec.config_of(node)
+        nodes.append(
+            {
+                "node_id": node.node_id,
+                "address": address,
+                "probe_address": list(probe_address_of(config)),
+                "speaks_text": speaks_text(config),
+                "state": "serving" if pid else "down",
+                "pid": pid,
+            }
+        )
     pid = folder.supervisor_pid()
     trouble = (
         f"its supervisor, process {pid}, does not answer"
@@ -222,7 +238,7 @@ def _add_answers(found: dict[str, Any], asked: Sequence[Asked], topology: Topolo
     places = {member.address for member in topology.members}
     for node, answer in zip(found["nodes"], asked, strict=True):
         node["listed"] = node["address"] in places
-        node["answers"] = not answer.error
+        node["answers"] = not answer.error and (bool(answer.stats) or node["state"] == "serving")
         node["stats"] = answer.stats
         if answer.error and node.get("state") == "serving":
             node["state"] = "silent"
@@ -247,6 +263,10 @@ def _trouble_with_list(answer: Asked, topology: Topology) -> str:
 
 
 def _member_of(node: Mapping[str, Any]) -> Member:
+    """Where to ask it: what it tells clients need not be reachable from here."""
+    if "probe_address" in node:
+        host, port = node["probe_address"]
+        return Member(host, port, node_id=str(node["node_id"]))
     host, _, port = str(node["address"]).rpartition(":")
     return Member(host.strip("[]"), int(port), node_id=str(node["node_id"]))
 

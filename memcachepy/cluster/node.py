@@ -96,11 +96,7 @@ class Node:
     @property
     def probe_address(self) -> tuple[str, int]:
         """Where this machine reaches it."""
-        address = self.config.listen[0]
-        host = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(
-            address.host, address.host
-        )
-        return host, address.port or self.config.port
+        return probe_address_of(self.config)
 
     @property
     def control_socket(self) -> str | int:
@@ -216,7 +212,7 @@ class Node:
 
     @property
     def _speaks_text(self) -> bool:
-        return self.config.binding_protocol != "binary"
+        return speaks_text(self.config)
 
     def _says_that_it_serves(self, pid: int) -> bool:
         """In its log."""
@@ -306,6 +302,8 @@ class Node:
         return {
             "node_id": self.node_id,
             "address": self.member.address,
+            "probe_address": list(self.probe_address),
+            "speaks_text": self._speaks_text,
             "state": str(self.state),
             "since_s": round(self.since_s, 3),
             "pid": process.pid if process is not None and process.is_alive else 0,
@@ -314,6 +312,17 @@ class Node:
             "uptime_s": round(process.uptime_s, 3) if process is not None else 0,
             "log": str(self._folder.node_log_path(self.node_id)),
         }
+
+
+def probe_address_of(config: NodeConfig) -> tuple[str, int]:
+    """Where this machine reaches a node, whatever it tells clients."""
+    address = config.listen[0]
+    host = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
+    return host, address.port or config.port
+
+
+def speaks_text(config: NodeConfig) -> bool:
+    return config.binding_protocol != "binary"
 
 
 def member_of(config: NodeConfig, node_id: str) -> Member:

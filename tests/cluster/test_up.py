@@ -245,6 +245,20 @@ def test_who_was_out_of_the_list_is_not_taken_over_with_its_items(cluster: Clust
 def test_nodes_that_speak_only_binary_come_up(cluster: Cluster) -> None:
     cluster.up(*SMALL, "--nodes", "1", "-B", "binary")
     assert cluster.ids == ["0001"]
+    done = cluster.run("status")
+    assert done.returncode == 0, done.stdout
+    assert "1 of 1 nodes serve" in done.stdout
+
+
+@pytest.mark.once
+def test_status_asks_where_nodes_listen_not_where_they_say(cluster: Cluster) -> None:
+    found = cluster.up(*SMALL, "--nodes", "1", "--advertise", "cache.invalid")
+    (node,) = found["nodes"]
+    assert node["address"].startswith("cache.invalid:")
+    assert node["state"] == "serving"
+    assert node["stats"]["curr_connections"]
+    cluster.kill_supervisor()
+    assert cluster.run("status").returncode == 0
 
 
 @pytest.mark.once
