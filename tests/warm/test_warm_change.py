@@ -310,14 +310,19 @@ def test_a_process_of_root_shows_the_copies_of_nodes_of_another_user(cluster: Cl
 
     client = cluster.placed[1].node.client()
 
-    async def change() -> None:
-        user = "nobody"
+    def failures() -> int:
+        return int(client.stats("memcachepy")["copy_map_failures"])
+
+    async def change(user: str | None) -> None:
         async with WarmProcess(old, new, sockets=sockets(cluster), user=user) as warm:
             await warm.copy()
-            wait_until(is_shown, "the copy to be shown", 20)
+            wait_until(is_shown if user else failures, "the copy to be shown, or to be a miss", 20)
+            assert is_shown() == (user is not None)
 
-    asyncio.run(change())
+    asyncio.run(change("nobody"))
     assert not is_shown()
+    assert failures() == 0
+    asyncio.run(change(None))
 
 
 def test_long_values_are_stored_a_few_at_a_time(cluster: Cluster) -> None:

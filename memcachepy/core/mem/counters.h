@@ -57,7 +57,8 @@
     X(uploads_aborted)                                                                             \
     X(cmd_config_get)                                                                              \
     X(cmd_config_set)                                                                              \
-    X(copied_items)
+    X(copied_items)                                                                                \
+    X(copy_map_failures)
 
 enum counter_id {
 #define X(name) COUNTER_##name,

@@ -344,6 +344,7 @@ stats_settings(struct stat_sink *sink, struct store *store)
     X(cmd_config_get, COUNTER(cmd_config_get))                                                     \
     X(cmd_config_set, COUNTER(cmd_config_set))                                                     \
     X(copied_items, COUNTER(copied_items))                                                         \
+    X(copy_map_failures, COUNTER(copy_map_failures))                                               \
     X(curr_config, "%u", g->config_count)                                                          \
     /* Evictions by reason, which add up to all. */                                                \
     X(evicted_probation, SUM(evicted_probation))                                                   \

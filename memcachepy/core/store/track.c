@@ -89,5 +89,9 @@ track_attend(struct store *store, uint32_t tracking)
     store->tracking_seen = tracking;
     if (tracking & TRACK_COPIES) {
         store->tracks = track_map(store->segment);
+        bool go_on = atomic_load(&track_head_of(store->segment)->copies) == COPIES_CHECKED;
+        if (store->tracks == NULL && go_on) {
+            COUNT(&store->slot->counters, copy_map_failures);
+        }
     }
 }
