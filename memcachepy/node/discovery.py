@@ -20,6 +20,7 @@ from typing import Protocol
 from memcachepy import _core
 from memcachepy.errors import MembershipError, MemcachepyError
 from memcachepy.log import fact
+from memcachepy.membership.file import VERSIONS_LEFT_MIN
 from memcachepy.membership.last_known import (
     LastKnown,
     known_of,
@@ -28,7 +29,7 @@ from memcachepy.membership.last_known import (
 )
 from memcachepy.membership.membership import Membership
 from memcachepy.membership.url import Place
-from memcachepy.topology import PAYLOAD_BYTES_ADVISED, Member, Topology
+from memcachepy.topology import PAYLOAD_BYTES_ADVISED, VERSION_MAX, Member, Topology
 
 log = logging.getLogger("memcachepy.discovery")
 
@@ -36,6 +37,10 @@ CLUSTER_KEY = "cluster"
 """The list, as clients ask for it."""
 STATE_KEY = "memcachepy:discovery"
 """Lines of name and value, which `stats memcachepy` shows."""
+
+VERSION_FOLLOWED_MAX = VERSION_MAX - 2 * VERSIONS_LEFT_MIN
+"""Versions are not raised above one that was set by hand and is larger: a million must be left for
+the changes that come, before the cluster's list is one that can hardly grow."""
 
 STARTING, CONNECTED, LAST_KNOWN = "starting", "connected", "last_known"
 
@@ -119,9 +124,19 @@ class Discovery:
         with suppress(MembershipError):
             stored = known_of(self._plan.place, read_last_known(self._plan.state_file))
             known = max(known, stored.topology, key=_version)
+        return self._newer_served(known)
+
+    def _newer_served(self, known: Topology) -> Topology:
+        """The list that clients are told, if what is known is not newer; else that one.
+
+        Clients take a list with a larger version only, so it must be followed by one.
+        """
         with suppress(ValueError, _core.CoreError):
             if found := self._segment.get_config(CLUSTER_KEY):
-                known = max(known, Topology.parse(found[1]), key=_version)
+                served = Topology.parse(found[1])
+                is_followed = known.version <= served.version <= VERSION_FOLLOWED_MAX
+                if is_followed and served.payload() != known.payload():
+                    return served
         return known
 
     def run(self, wake_fd: int, liveness_fd: int, on_settled: Callable[[], None]) -> int:
@@ -160,7 +175,8 @@ class Discovery:
     def step(self) -> None:
         """Ask the provider once, and tell what is new."""
         try:
-            self._take(self._membership.poll(self._last))
+            # Also above what `config set` made of it, so that all clients get the provider's.
+            self._take(self._membership.poll(self._newer_served(self._last)))
             self._repair()
         except MemcachepyError as error:
             self._on_failure(str(error))
@@ -181,8 +197,8 @@ class Discovery:
             self.step()  # Who still asks this node is told where else to go.
 
     def _take(self, found: Topology) -> None:
-        if found == self._last:
-            return
+        if found == self._last or self._newer_served(found) != found:
+            return  # Another was set meanwhile: the next poll is told of it.
         if found.payload() != self._last.payload():
             publish(self._segment, found)
             self._log_change(self._last, found)
@@ -198,10 +214,9 @@ class Discovery:
         """The list of a node in a cluster is the cluster's, whatever `config set` made of it."""
         with suppress(ValueError, _core.CoreError):
             found = self._segment.get_config(CLUSTER_KEY)
-            payload = self._last.payload()
-            if found and (found[1] == payload or _version_of(found[1]) > self._last.version):
-                return  # A newer one comes from whoever is about to tell the provider, too.
-            if self._last.members:
+            if found and found[1] == self._last.payload():
+                return
+            if self._last.members and self._newer_served(self._last) == self._last:
                 publish(self._segment, self._last)
                 log.warning(fact("list repaired", version=self._last.version))
 
@@ -289,13 +304,6 @@ def _lines(rows: dict[str, object]) -> bytes:
 
 def _version(topology: Topology) -> int:
     return topology.version
-
-
-def _version_of(payload: bytes) -> int:
-    """0 if it is no list."""
-    with suppress(ValueError):
-        return Topology.parse(payload).version
-    return 0
 
 
 def _wake(fd: int) -> None:

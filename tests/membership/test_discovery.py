@@ -3,12 +3,14 @@
 import logging
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from memcachepy import _core
 from memcachepy.errors import MembershipError
+from memcachepy.membership.file import FileMembership, change_topology, read_topology
 from memcachepy.membership.last_known import (
     LastKnown,
     known_of,
@@ -17,8 +19,15 @@ from memcachepy.membership.last_known import (
 )
 from memcachepy.membership.membership import ReadOnly
 from memcachepy.membership.url import FilePlace, parse_url
-from memcachepy.node.discovery import Discovery, Plan, read_state, tell_start, with_node_id
-from memcachepy.topology import Member, Topology
+from memcachepy.node.discovery import (
+    VERSION_FOLLOWED_MAX,
+    Discovery,
+    Plan,
+    read_state,
+    tell_start,
+    with_node_id,
+)
+from memcachepy.topology import VERSION_MAX, Member, Topology
 
 OWN = Member("10.0.0.1", 11211, "10.0.0.1", "0001")
 TWO = Member("10.0.0.2", 11211, "10.0.0.2", "0002")
@@ -49,6 +58,7 @@ class FakeProvider(ReadOnly):
     """Answers with what the test puts there."""
 
     answer: Topology | MembershipError = NONE
+    meanwhile: Callable[[], None] = staticmethod(lambda: None)
     left = 0
     closed = 0
 
@@ -65,6 +75,7 @@ class FakeProvider(ReadOnly):
 
     def poll(self, last: Topology) -> Topology:
         self.last = last
+        self.meanwhile()
         if isinstance(self.answer, MembershipError):
             raise self.answer
         return self.answer
@@ -189,12 +200,55 @@ def test_what_else_was_put_in_the_lists_place_is_repaired(other: bytes | None) -
     assert world.served == Topology(5, (OWN,)).payload()
 
 
-def test_a_newer_list_that_somebody_was_faster_with_stays() -> None:
+@pytest.mark.parametrize("version", [1999999999, 1_795_000_000, VERSION_FOLLOWED_MAX])
+def test_the_clusters_list_gets_a_version_above_one_set_by_hand(
+    tmp_path: Path, version: int
+) -> None:
+    """Clients that were told the larger one pass over anything below it."""
+    path, segment = tmp_path / "cluster.json", FakeSegment()
+
+    def change(*members: Member) -> None:
+        change_topology(path, lambda old: old.changed(members, 1_795_000_000))
+
+    change(OWN)
+    plan = Plan(FilePlace(path), OWN, None, LastKnown())
+    discovery = Discovery(plan, segment, FileMembership(plan.place))
+    discovery.step()
+    assert discovery.last == Topology(1_795_000_000, (OWN,))
+    segment.configs["cluster"] = Topology(version, (OWN, TWO)).payload()
+    discovery.step()
+    raised = discovery.last
+    assert raised.version > version
+    assert raised.members == (OWN,)
+    assert segment.configs["cluster"] == raised.payload()
+    assert read_topology(path) == raised
+    change(OWN, TWO)
+    discovery.step()
+    assert discovery.last == Topology(raised.version + 1, (OWN, TWO))
+
+
+def test_a_version_that_leaves_none_for_the_cluster_is_not_followed() -> None:
     world = World()
     world.step(Topology(5, (OWN,)))
-    world.segment.configs["cluster"] = Topology(6, (OWN, TWO)).payload()
+    for version in (VERSION_FOLLOWED_MAX + 1, VERSION_MAX):
+        world.segment.configs["cluster"] = Topology(version, (OWN, TWO)).payload()
+        assert world.made_again().last.version == 0
+        world.step(Topology(5, (OWN,)))
+        assert world.provider.last.version == 5
+        assert world.served == Topology(5, (OWN,)).payload()
+
+
+def test_what_is_set_while_the_provider_is_asked_is_not_followed_by_a_smaller_version() -> None:
+    world = World()
     world.step(Topology(5, (OWN,)))
-    assert world.served == Topology(6, (OWN, TWO)).payload()
+    by_hand = Topology(9, (TWO,))
+    world.provider.meanwhile = lambda: world.segment.set_config("cluster", 0, by_hand.payload())
+    world.step(Topology(6, (OWN, TWO)))
+    assert world.served == by_hand.payload()
+    world.provider.meanwhile = lambda: None
+    world.step(Topology(10, (OWN, TWO)))
+    assert world.provider.last.version == 9
+    assert world.served == Topology(10, (OWN, TWO)).payload()
 
 
 def test_a_state_file_that_cannot_be_written_costs_only_itself(
