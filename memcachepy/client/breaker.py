@@ -118,6 +118,7 @@ class Breaker:
         with self._lock:
             self._open_until_s = 0.0
             self._pause_s = self._pause_first_s
+            self._probing = False
 
     def after_fork(self) -> None:
         """In the child: the thread that held the lock, or was probing, is not here."""

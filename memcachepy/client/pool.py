@@ -57,38 +57,49 @@ class NodePool:
             MemcacheIllegalInputError: the arguments are wrong; also with `ignore_exc`.
             NodeDown, PoolExhausted, OSError, MemcacheError: see `DiscoveryClient`.
         """
-        breaker = self.breaker
-        if breaker.is_open and not breaker.allows():
-            if self._options.ignore_exc:
-                return miss
-            raise NodeDown(f"{self.member.address} is not tried for the moment: {self.last_error}")
-        if self._room is not None and not self._room.acquire(timeout=self._options.timeout):
-            breaker.abandoned()
-            if self._options.ignore_exc:
-                return miss
-            raise PoolExhausted(f"{self.member.address} has all its connections in use")
+        breaker, room = self.breaker, self._room
+        has_room = False
         try:
-            connection = self._taken()
-            try:
-                result = getattr(connection, command)(*args)
-            except Exception as error:
-                if not self._survives(error):
-                    self._give_back(connection)
-                    raise
-                result = miss
-            except BaseException:
-                # Cut off in the middle of an exchange: an answer may still come.
-                connection.close()
-                breaker.abandoned()
-                raise
-            else:
-                if breaker.failures:
-                    breaker.succeeded()
-            self._give_back(connection)
-            return result
+            if breaker.is_open and not breaker.allows():
+                if self._options.ignore_exc:
+                    return miss
+                reason = f"is not tried for the moment: {self.last_error}"
+                raise NodeDown(f"{self.member.address} {reason}")
+            if room is not None:
+                has_room = room.acquire(timeout=self._options.timeout)
+                if not has_room:
+                    breaker.abandoned()
+                    if self._options.ignore_exc:
+                        return miss
+                    raise PoolExhausted(f"{self.member.address} has all its connections in use")
+            return self._exchange(command, miss, args)
+        except (NodeDown, PoolExhausted):
+            raise
+        except BaseException:
+            # A signal handler may raise anywhere; a breaker that knows how it ended knows still.
+            breaker.abandoned()
+            raise
         finally:
-            if self._room is not None:
-                self._room.release()
+            if room is not None and has_room:
+                room.release()
+
+    def _exchange(self, command: str, miss: Any, args: tuple[Any, ...]) -> Any:
+        connection = self._taken()
+        try:
+            result = getattr(connection, command)(*args)
+            if self.breaker.failures:
+                self.breaker.succeeded()
+        except Exception as error:
+            if not self._survives(error):
+                raise
+            result = miss
+        except BaseException:
+            # Cut off in the middle of an exchange: an answer may still come.
+            connection.close()
+            raise
+        finally:
+            self._give_back(connection)
+        return result
 
     def _taken(self) -> Connection:
         try:

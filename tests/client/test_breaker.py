@@ -114,6 +114,14 @@ def test_a_change_of_the_list_ends_the_pause(breaker: Breaker, clock: Clock) -> 
     assert breaker.allows()
 
 
+def test_a_change_of_the_list_does_not_wait_for_a_probe(breaker: Breaker, clock: Clock) -> None:
+    open_it(breaker)
+    clock.now_s += 1.2
+    assert breaker.allows()
+    breaker.try_now()
+    assert breaker.allows()
+
+
 def test_of_many_threads_one_probes(breaker: Breaker, clock: Clock) -> None:
     open_it(breaker)
     clock.now_s += 1.2

@@ -617,6 +617,31 @@ def test_who_finds_no_room_in_a_pool_gives_up(
     assert client.get("slow") == b"x"
 
 
+def test_a_probe_that_a_signal_cuts_off_before_it_is_sent_leaves_room_for_another(
+    start_cluster: StartCluster, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a handler raises while the request waits for room in the pool."""
+    nodes = start_cluster(1)
+    client = connect(nodes[0].endpoint, max_pool_size=1, retry_attempts=0, ignore_exc=False)
+    pool = client._home("key")
+    pool.breaker.failed()
+    pool.breaker.try_now()
+
+    class SoftLimit(Exception):
+        pass
+
+    class Room:
+        def acquire(self, timeout: float) -> bool:
+            raise SoftLimit(timeout)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "_room", Room())
+        with pytest.raises(SoftLimit):
+            client.get("key")
+    assert client.get("key") is None
+    assert pool.breaker.state == "closed"
+
+
 def test_connections_that_nobody_needs_any_more_are_closed(
     start_cluster: StartCluster, connect: Connect
 ) -> None:
