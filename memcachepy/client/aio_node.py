@@ -189,7 +189,10 @@ class AioNode:
         self._idle: deque[AioConnection] = deque()
         self._least_idle = 0
         self._retired = False
-        size = options.max_pool_size
+        self._make_room()
+
+    def _make_room(self) -> None:
+        size = self._options.max_pool_size
         self._room = asyncio.Semaphore(size) if size is not None else None
 
     async def run(self, request: Request, miss: Any) -> Any:
@@ -207,12 +210,13 @@ class AioNode:
             if self._options.ignore_exc:
                 return miss
             raise NodeDown(f"{self.member.address} is not tried for the moment: {self.last_error}")
+        room = self._room
         try:
-            if self._room is None:
+            if room is None:
                 return await self._exchange(request)
             try:
                 async with asyncio.timeout(self._options.timeout):
-                    await self._room.acquire()
+                    await room.acquire()
             except TimeoutError:
                 breaker.abandoned()
                 if self._options.ignore_exc:
@@ -222,7 +226,7 @@ class AioNode:
             try:
                 return await self._exchange(request)
             finally:
-                self._room.release()
+                room.release()
         except PoolExhausted:
             raise
         except Exception as error:
@@ -291,8 +295,9 @@ class AioNode:
             self._idle.pop().close()
 
     def forget(self) -> None:
-        """The event loop of the connections is gone, and with it what could close them."""
+        """Begin anew, maybe in another event loop: that of the connections cannot close them."""
         self._idle.clear()
+        self._make_room()
 
 
 class AioNobody(AioNode):

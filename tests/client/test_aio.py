@@ -577,6 +577,18 @@ def test_one_loop_after_another_may_use_it(start_cluster: StartCluster) -> None:
     run(test())
 
 
+def test_a_pool_has_its_limit_in_each_loop(start_cluster: StartCluster) -> None:
+    nodes = start_cluster(1)
+    client = connect(nodes[0].endpoint, max_pool_size=1, ignore_exc=False)
+
+    async def test() -> None:
+        async with client:
+            assert all(await asyncio.gather(*(client.set("key", "x") for _ in range(4))))
+
+    run(test())
+    run(test())
+
+
 def test_a_pool_has_its_limit(start_cluster: StartCluster) -> None:
     nodes = start_cluster(1)
 
