@@ -128,8 +128,8 @@ class DiscoveryClient:
         if self._loop is not asyncio.get_running_loop():
             self._begin()
         if self._beginning is not None:
-            # Whoever waits here may be cancelled; the others are not.
-            await asyncio.shield(self._beginning)
+            # Whoever waits here may be cancelled; the others are not, nor by aclose().
+            await asyncio.wait([self._beginning])
         return self._known
 
     def _begin(self) -> None:

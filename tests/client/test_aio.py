@@ -549,6 +549,23 @@ def test_first_requests_wait_for_one_list(start_cluster: StartCluster) -> None:
     run(test())
 
 
+def test_closing_cancels_nobody_who_waits_for_the_first_list(start_node: StartNode) -> None:
+    node = start_node()
+    node.silent = True
+
+    async def test() -> None:
+        client = connect(node.endpoint)
+        requests = [asyncio.create_task(client.get(key, "miss")) for key in KEYS]
+        await until(lambda: node.lines, "the question")
+        requests[0].cancel()
+        await client.aclose()
+        results = await asyncio.gather(*requests, return_exceptions=True)
+        assert isinstance(results[0], asyncio.CancelledError)
+        assert results[1:] == ["miss"] * (len(KEYS) - 1)
+
+    run(test())
+
+
 def test_who_forgets_to_close_is_told(start_node: StartNode) -> None:
     node = start_node()
     node.close()
