@@ -163,7 +163,10 @@ class DiscoveryClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close what is idle and stop asking for the list. The next use begins anew."""
+        """Close what is idle and stop asking for the list. The next use begins anew.
+
+        Requests that are under way end as they would have; then their connections are closed.
+        """
         tasks = [task for task in (self._beginning, self._poller) if task is not None]
         self._beginning = self._poller = self._loop = None
         for task in tasks:

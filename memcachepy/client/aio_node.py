@@ -189,6 +189,7 @@ class AioNode:
         self._idle: deque[AioConnection] = deque()
         self._least_idle = 0
         self._retired = False
+        self._closed = False
         self._make_room()
 
     def _make_room(self) -> None:
@@ -257,7 +258,7 @@ class AioNode:
             raise
         if self.breaker.failures:
             self.breaker.succeeded()
-        if self._retired:
+        if self._retired or self._closed:
             connection.close()
         else:
             self._idle.append(connection)
@@ -290,13 +291,15 @@ class AioNode:
         self.close()
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, and those in use as they come back, until `forget`."""
+        self._closed = True
         while self._idle:
             self._idle.pop().close()
 
     def forget(self) -> None:
         """Begin anew, maybe in another event loop: that of the connections cannot close them."""
         self._idle.clear()
+        self._closed = False
         self._make_room()
 
 

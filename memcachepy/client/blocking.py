@@ -421,7 +421,10 @@ class DiscoveryClient:
         ]
 
     def close(self) -> None:
-        """Close what is idle and stop asking for the list. The next use begins anew."""
+        """Close what is idle and stop asking for the list. The next use begins anew.
+
+        Requests of other threads end as they would have; then their connections are closed.
+        """
         with self._lock:
             poller, self._poller = self._poller, None
             self._view = None

@@ -39,6 +39,8 @@ class NodePool:
         self._idle: deque[Connection] = deque()
         self._least_idle = 0
         self._retired = False
+        self._closed_count = 0
+        """A connection that was in use when it grew is not kept."""
         self._make_room()
 
     def _make_room(self) -> None:
@@ -84,6 +86,7 @@ class NodePool:
                 room.release()
 
     def _exchange(self, command: str, miss: Any, args: tuple[Any, ...]) -> Any:
+        closed_count = self._closed_count
         connection = self._taken()
         try:
             result = getattr(connection, command)(*args)
@@ -98,7 +101,7 @@ class NodePool:
             connection.close()
             raise
         finally:
-            self._give_back(connection)
+            self._give_back(connection, closed_count)
         return result
 
     def _taken(self) -> Connection:
@@ -112,12 +115,12 @@ class NodePool:
             connection.close()  # It connects again when it is used.
         return connection
 
-    def _give_back(self, connection: Connection) -> None:
+    def _give_back(self, connection: Connection, closed_count: int) -> None:
         if connection.sock is None:
             return  # It has closed itself after an error.
         self._idle.append(connection)
-        if self._retired:
-            self.close()
+        if self._retired or closed_count != self._closed_count:
+            self._close_idle()
 
     def _survives(self, error: Exception) -> bool:
         """Keep the books of a request that failed; false: the error is the caller's business."""
@@ -151,7 +154,11 @@ class NodePool:
         self.close()
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, and those in use as they come back."""
+        self._closed_count += 1
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         while True:
             try:
                 self._idle.pop().close()

@@ -566,6 +566,28 @@ def test_closing_cancels_nobody_who_waits_for_the_first_list(start_node: StartNo
     run(test())
 
 
+def test_a_request_that_outlives_the_client_leaves_no_connection(
+    start_cluster: StartCluster,
+) -> None:
+    nodes = start_cluster(1)
+    go_on = threading.Event()
+    nodes[0].inject = lambda _: go_on.wait(WAIT_S) and None
+
+    async def test() -> None:
+        client = connect(nodes[0].endpoint)
+        request = asyncio.create_task(client.set("key", "x"))
+        await until(lambda: any(line.startswith(b"set") for line in nodes[0].lines), "the request")
+        await client.aclose()
+        go_on.set()
+        assert await request
+        await until(lambda: nodes[0].connections == 0, "its connection to be closed")
+        async with client:
+            assert await client.get("key") == b"x"
+            assert nodes[0].connections == 1
+
+    run(test())
+
+
 def test_who_forgets_to_close_is_told(start_node: StartNode) -> None:
     node = start_node()
     node.close()

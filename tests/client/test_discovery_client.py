@@ -662,6 +662,31 @@ def test_connections_that_nobody_needs_any_more_are_closed(
     wait_until(lambda: nodes[0].connections == 1, "the others to be closed", WAIT_S)
 
 
+def test_a_request_that_outlives_the_client_leaves_no_connection(
+    start_cluster: StartCluster, connect: Connect
+) -> None:
+    nodes = start_cluster(1)
+    client = connect(nodes[0].endpoint)
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def hold(_: bytes) -> None:
+        arrived.set()
+        assert go_on.wait(WAIT_S)
+
+    nodes[0].inject = hold
+    request = threading.Thread(target=client.set, args=("key", "x"))
+    request.start()
+    assert arrived.wait(WAIT_S)
+    client.close()
+    go_on.set()
+    request.join(WAIT_S)
+    wait_until(lambda: nodes[0].connections == 0, "its connection to be closed", WAIT_S)
+    # Used again, it keeps its connections again.
+    for _ in range(3):
+        assert client.get("key") == b"x"
+    assert nodes[0].accepted - nodes[0].asked == 2
+
+
 def pollers() -> int:
     return sum(thread.name == "memcachepy-poll" for thread in threading.enumerate())
 
