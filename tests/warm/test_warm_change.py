@@ -282,6 +282,23 @@ def test_flags_and_expiry_are_kept_and_what_is_too_large_is_left_out(cluster: Cl
     assert second.stats("memcachepy")["copied_items"] == "2"
 
 
+@pytest.mark.parametrize("numbers", [(0, 1), (1, 0)])
+def test_one_node_s_chunk_is_another_s_chain(cluster: Cluster, numbers: tuple[int, int]) -> None:
+    cluster.add("-m", "256")
+    cluster.add("-m", "255")
+    old, new = numbers
+    values = {f"key:{length}": b"v" * length for length in (8_000, 9_000, 20_000, 32_000)}
+    for key, value in values.items():
+        cluster.cache(old).set(key, value)
+    with cluster.change(cluster.topology(old), cluster.topology(new)) as change:
+        change.copy()
+        change.finish()
+    assert change.report.confirmed == len(values)
+    client = cluster.placed[new].node.client()
+    for key, value in values.items():
+        client.ask(f"mg {key} v\r\n".encode(), b"VA %d\r\n%b\r\n" % (len(value), value))
+
+
 def test_a_change_needs_its_nodes(cluster: Cluster) -> None:
     cluster.add()
     old, new = cluster.topology(0), cluster.topology(0)

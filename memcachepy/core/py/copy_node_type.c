@@ -329,9 +329,6 @@ take_one(struct store *to, struct copy_node_object *from, unsigned index)
         return store_copy_long(from->attachment.store, &key, to, &copy);
     }
     copy.value = from->values + record->value_at;
-    if (copy.value_len > store_put_len_max(to, copy.key.len)) {
-        return COPY_TOO_LARGE; /* A chain only here, for its chunks are smaller. */
-    }
     return store_copy(to, &copy);
 }
 

@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/crash.h"
+#include "store/chain.h"
 #include "store/change.h"
 #include "store/room.h"
 #include "store/slab.h"
@@ -228,6 +229,29 @@ write_copy(struct store *store, struct shard *shard, const struct table_place *p
     item_publish(store, shard, place, form->key.hash, ref, PUBLISH_COPIED);
 }
 
+/* What it takes to store it as a chain. */
+static struct put
+put_of(const struct copy *copy, uint32_t client_flags, uint32_t value_len)
+{
+    return (struct put){.key = copy->key,
+                        .mode = PUT_ADD, /* Which takes nothing with it where there is no room. */
+                        .client_flags = client_flags,
+                        .expire.word = copy->expire_word,
+                        .value = copy->value,
+                        .value_len = value_len,
+                        .is_copy = true,
+                        .copy_marks = copy->marks,
+                        .copy_hits = copy->hits};
+}
+
+/* One chunk where it was: the other node's are larger. */
+static enum copy_result
+store_copy_as_chain(struct store *store, const struct copy *copy)
+{
+    struct put put = put_of(copy, copy->client_flags, copy->value_len);
+    return count_copy(store, copy_result_of(chain_put(store, &put)));
+}
+
 enum copy_result
 store_copy(struct store *store, const struct copy *copy)
 {
@@ -238,6 +262,9 @@ store_copy(struct store *store, const struct copy *copy)
                              .value_len = copy->value_len};
     if (!store_fits(store, copy->key.len, copy->client_flags, copy->value_len)) {
         return COPY_TOO_LARGE;
+    }
+    if (copy->value_len > store_put_len_max(store, copy->key.len)) {
+        return store_copy_as_chain(store, copy);
     }
     struct shard *shard = shard_of_hash(store, copy->key.hash);
     uint32_t class_id = slab_class_of(store, (uint32_t)form_bytes(&form));
@@ -296,14 +323,7 @@ upload_fill(struct store *store, struct upload *upload, struct store *from, stru
 static enum copy_result
 copy_pinned(struct store *from, struct pin *pin, struct store *to, const struct copy *copy)
 {
-    struct put put = {.key = copy->key,
-                      .mode = PUT_ADD, /* Which takes nothing with it where there is no room. */
-                      .client_flags = pin->client_flags,
-                      .expire.word = copy->expire_word,
-                      .value_len = pin->value_len,
-                      .is_copy = true,
-                      .copy_marks = copy->marks,
-                      .copy_hits = copy->hits};
+    struct put put = put_of(copy, pin->client_flags, pin->value_len);
     if (!store_fits(to, put.key.len, put.client_flags, put.value_len)) {
         return COPY_TOO_LARGE;
     }

@@ -65,7 +65,7 @@ enum copy_result store_copy_read(struct store *store, const struct dump_item *du
                                  uint8_t *space, struct copy *copy) MUST_CHECK;
 
 /* Stores it, marked, in the place of whatever lies there from an earlier time at which this was the
- * key's home. The value fits store_put_len_max(). */
+ * key's home. */
 enum copy_result store_copy(struct store *store, const struct copy *copy) MUST_CHECK;
 
 /* The same for a longer value, from chain to chain; copy->value and value_len are not looked at. */
