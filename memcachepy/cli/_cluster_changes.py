@@ -239,6 +239,8 @@ def _wait_until_let_go(folder: StateFolder) -> None:
 
 def _end_orphans(folder: StateFolder) -> bool:
     """End nodes whose supervisor is gone; false if nothing is left of the cluster."""
+    if not folder.path.exists() and not folder.running_nodes():
+        return False  # And no folder of a name that was mistyped.
     with folder.held():
         try:
             had_spec = folder.read_spec() is not None

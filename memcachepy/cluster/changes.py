@@ -6,6 +6,7 @@ serves; a list without any node is never told to clients.
 """
 
 import asyncio
+import math
 import random
 import socket
 import time
@@ -24,7 +25,7 @@ from memcachepy.cluster.node import Node
 from memcachepy.cluster.spec import ANY_PORT, NODES_MAX, ClusterSpec, NodeSpec, own_settings
 from memcachepy.cluster.warm import SETTLE_S
 from memcachepy.cluster.warm_process import WarmProcess
-from memcachepy.config import CONTROL_OFF, NodeConfig
+from memcachepy.config import CONTROL_OFF, SETTINGS, NodeConfig
 from memcachepy.errors import ClusterError, MemcachepyError, WarmError
 from memcachepy.topology import Topology
 
@@ -74,7 +75,7 @@ class Changes:
 
     async def add(self, request: Mapping[str, Any], tell: Tell) -> dict[str, object]:
         """One node, perhaps with settings of its own."""
-        table = own_settings(request.get("settings") or {})
+        table = _settings(request)
         added, warmth = await self._grow([table], request, tell)
         return {"added": added, **warmth, **self._summary()}
 
@@ -93,7 +94,7 @@ class Changes:
     async def replace(self, request: Mapping[str, Any], tell: Tell) -> dict[str, object]:
         """A new, empty process under the same id; its address and settings stay, or are told."""
         nodes = self._named(request)
-        settings = own_settings(request.get("settings") or {})
+        settings = _settings(request)
         if settings and len(nodes) > 1:
             raise ClusterError("settings can be given to one node at a time")
         for node in nodes:
@@ -181,10 +182,10 @@ class Changes:
     ) -> dict[str, object]:
         cluster = self._cluster
         nodes = [cluster.nodes[node_id] for node_id in node_ids]
+        drain_s = self._drain_s(request)
         warmth = await self._change_list(request, tell, leaving=node_ids)
-        # Clients have had the time of settling already.
-        drain_s = 0.0 if warmth else self._drain_s(request)
-        await cluster.dismiss(node_ids, drain_s, tell)
+        # After a warm change clients have had the time of settling already.
+        await cluster.dismiss(node_ids, 0.0 if warmth else drain_s, tell)
         for node in nodes:
             cluster.note(EventName.NODE_REMOVED, node)
         return warmth
@@ -228,7 +229,7 @@ class Changes:
         old = cluster.list.topology
         stay = [member for member in old.members if member.node_id not in leaving]
         new = old.changed([*stay, *(node.member for node in joining)], time.time())
-        settle_s = float(request.get("settle_s") or SETTLE_S)
+        settle_s = _seconds(request, "settle_s", SETTLE_S) or SETTLE_S
         told_at_s = 0.0
 
         def show_copy(report: Mapping[str, int]) -> None:
@@ -342,7 +343,10 @@ class Changes:
             ClusterError: one of them was not started by this cluster.
         """
         found = {}
-        for text in map(str, request.get("nodes_named") or ()):
+        named = request.get("nodes_named") or ()
+        if not isinstance(named, list | tuple):
+            raise ClusterError(f"nodes_named is {named!r}: must be a list of nodes")
+        for text in map(str, named):
             node = self._find(text)
             if node is None or node.spec.is_leaving:
                 raise ClusterError(self._stranger_text(text))
@@ -367,8 +371,7 @@ class Changes:
         return f"node {text} {where}was not started by this cluster: {name} has {own}"
 
     def _drain_s(self, request: Mapping[str, Any]) -> float:
-        given = request.get("drain_s")
-        return self._cluster.spec.drain_s if given is None else max(0.0, float(given))
+        return _seconds(request, "drain_s", self._cluster.spec.drain_s)
 
     def _summary(self) -> dict[str, object]:
         topology = self._cluster.list.topology
@@ -429,6 +432,25 @@ def _can_listen(host: str, port: int) -> bool:
 
 def _count(request: Mapping[str, Any]) -> int:
     wanted = request.get("nodes")
-    if not isinstance(wanted, int) or not 1 <= wanted <= NODES_MAX:
+    if type(wanted) is not int or not 1 <= wanted <= NODES_MAX:
         raise ClusterError(f"nodes is {wanted!r}: must be 1 to {NODES_MAX}")
     return wanted
+
+
+def _settings(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Of one node."""
+    given = request.get("settings") or {}
+    if not isinstance(given, Mapping):
+        raise ClusterError(f"settings is {given!r}: must be a table")
+    if unknown := sorted(given.keys() - SETTINGS.keys()):
+        raise ClusterError(f"settings has {unknown[0]!r}: there is no such setting")
+    return own_settings(given)
+
+
+def _seconds(request: Mapping[str, Any], name: str, default: float) -> float:
+    given = request.get(name)
+    if given is None:
+        return default
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < math.inf:
+        raise ClusterError(f"{name} is {given!r}: must be a number of seconds")
+    return float(given)

@@ -78,6 +78,8 @@ def launch(
                     if not isinstance(error, MemcachepyError):
                         traceback.print_exc()
                 raise
+            if not supervisor.is_ready:
+                raise ClusterError(f"cluster {spec.name} was ended before it served")
             return 0
 
         if is_detached:

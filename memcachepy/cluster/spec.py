@@ -6,6 +6,8 @@ are those of `config.SETTINGS`.
 """
 
 import json
+import os
+import pwd
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -23,7 +25,7 @@ from memcachepy.config import (
     did_you_mean,
     resolve,
 )
-from memcachepy.errors import ConfigError
+from memcachepy.errors import ConfigError, UnknownUser
 from memcachepy.kinds import Address, Choice, Kind, Text, Whole
 
 NODES_DEFAULT = 3
@@ -163,10 +165,20 @@ class ClusterSpec:
         """Itself.
 
         Raises:
-            ConfigError: a node's settings are out of range or do not fit each other.
+            ConfigError: a node's settings are out of range or do not fit each other or another
+                node's.
+            UnknownUser: a node's user does not exist.
         """
+        taken: dict[tuple[str, int], str] = {}
         for node in self.nodes:
-            self.config_of(node)
+            config = self.config_of(node)
+            for address in config.listen:
+                place = address.host, address.port or config.port
+                if taken.get(place, node.node_id) != node.node_id:
+                    must = f"is where node {taken[place]} listens already: give no port here"
+                    raise ConfigError("listen", str(address), must, f"node {node.node_id}")
+                taken[place] = node.node_id
+            _check_user(config.user, node.node_id)
         return self
 
     def with_nodes(self, nodes: Iterable[NodeSpec]) -> Self:
@@ -218,6 +230,15 @@ class ClusterSpec:
             return cls(**values)
         except (KeyError, TypeError, ConfigError) as error:
             raise ValueError(f"this is no cluster: {error}") from None
+
+
+def _check_user(user: str | None, node_id: str) -> None:
+    """Who is not root starts nodes as itself."""
+    if user is not None and os.geteuid() == 0:
+        try:
+            pwd.getpwnam(user)
+        except KeyError:
+            raise UnknownUser(f"user is {user!r} (node {node_id}): there is no such user") from None
 
 
 def id_of(number: int) -> str:

@@ -19,6 +19,7 @@ from support.waiting import wait_until
 from memcachepy.cluster import changes
 from memcachepy.cluster.events import read_events
 from memcachepy.cluster.spec import ClusterSpec, NodeSpec
+from memcachepy.errors import ClusterError
 from memcachepy.membership.file import change_topology
 from memcachepy.topology import Member, Topology
 
@@ -312,6 +313,36 @@ def test_nobody_is_leaving_while_items_are_copied(monkeypatch: pytest.MonkeyPatc
     request = {"nodes_named": ["0002"], "warm": True}
     asyncio.run(changes.Changes(supervisor).remove(request, lambda _: None))
     assert happened == ["copied", "written down", "told", "copied"]
+
+
+@pytest.mark.parametrize(
+    ("name", "request_"),
+    [
+        ("scale", {"nodes": True}),
+        ("add", {"settings": [1]}),
+        ("add", {"settings": {"no_such": 1}}),
+        ("remove", {"nodes_named": 5}),
+        ("remove", {"nodes_named": ["0001"], "drain_s": []}),
+    ],
+)
+def test_requests_of_the_wrong_form_are_refused(name: str, request_: dict[str, Any]) -> None:
+    spec = ClusterSpec("main", (NodeSpec("0001", {"port": 1}), NodeSpec("0002", {"port": 2})))
+    node: Any = SimpleNamespace(node_id="0001", spec=spec.nodes[0], member=Member("h", 1))
+    told = SimpleNamespace(topology=Topology(5), change=lambda **_: None)
+
+    async def nothing() -> None: ...
+
+    supervisor: Any = SimpleNamespace(
+        spec=spec,
+        nodes={"0001": node},
+        list=told,
+        commit=lambda _: None,
+        list_spread=nothing,
+        note=lambda *_, **__: None,
+    )
+    operation = changes.Changes(supervisor).operations[name]
+    with pytest.raises(ClusterError, match=r"is |has "):
+        asyncio.run(operation(request_, lambda _: None))
 
 
 def test_change_goes_on_without_who_asked_for_it(cluster: Cluster) -> None:

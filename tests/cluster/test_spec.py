@@ -1,5 +1,6 @@
 """What command line, environment and file say together, and the values made of it."""
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from memcachepy.cluster.spec import (
     own_settings,
     toml_text,
 )
-from memcachepy.errors import ConfigError
+from memcachepy.errors import ConfigError, UnknownUser
 
 
 def spec_of(file: Path | None = None, text: str = "", **flags: object) -> ClusterSpec:
@@ -172,3 +173,19 @@ values = st.one_of(
 @given(st.dictionaries(st.from_regex(r"[a-z_]{1,9}", fullmatch=True), values, max_size=5))
 def test_toml_text_reads_as_what_was_written(settings: dict[str, object]) -> None:
     assert tomllib.loads(toml_text(settings)) == settings
+
+
+def test_two_nodes_cannot_listen_in_one_place() -> None:
+    listen = "127.0.0.1:25200,127.0.0.1:25200"
+    assert declare({"listen": listen}, {"nodes": 1}, {}).spec().checked()
+    assert declare({"listen": "127.0.0.1,127.0.0.2"}, {"nodes": 2}, {}).spec().checked()
+    spec = declare({"listen": listen}, {"nodes": 2}, {}).spec()
+    with pytest.raises(ConfigError, match="is where node 0001 listens already"):
+        spec.checked()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives nodes a user")
+def test_a_user_that_does_not_exist_is_named() -> None:
+    spec = declare({"user": "nosuch"}, {"nodes": 1}, {}).spec()
+    with pytest.raises(UnknownUser, match="'nosuch' .*there is no such user"):
+        spec.checked()

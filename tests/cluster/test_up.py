@@ -65,8 +65,25 @@ def test_ctrl_c_while_it_comes_up_leaves_nobody(cluster: Cluster) -> None:
     process = cluster.start(*SMALL, "--nodes", "4")
     wait_until(cluster.node_pids, "the first process of a node", PATIENCE_S)
     process.send_signal(signal.SIGINT)
-    assert process.wait(PATIENCE_S) == 0
+    assert process.wait(PATIENCE_S) == 1
     assert not cluster.node_pids()
+    assert "was ended before it served" in (cluster.root / "main.stderr").read_text()
+
+
+@pytest.mark.once
+def test_down_while_it_comes_up_in_the_background_is_told(cluster: Cluster) -> None:
+    with cluster.started("up", "--detach", *SMALL, "--nodes", "8") as coming:
+        wait_until(cluster.node_pids, "the first process of a node", PATIENCE_S)
+        cluster.do("down")
+        _, said = coming.communicate(timeout=PATIENCE_S)
+        assert "cluster main was ended before it served" in said
+        assert coming.returncode == 1
+
+
+@pytest.mark.once
+def test_a_mistyped_name_leaves_nothing_behind(cluster: Cluster) -> None:
+    cluster.refused("down", status=EXIT_NO_CLUSTER)
+    assert not cluster.folder.path.exists()
 
 
 def test_nodes_serve_without_their_supervisor_and_the_next_takes_them_over(
