@@ -37,7 +37,9 @@ class DiscoveryClient:
     pymemcache's errors (MemcacheServerError and so on) and the system's (OSError, TimeoutError):
     `NodeDown` while a node's circuit breaker is open, `NoNodes` while no list is known,
     `PoolExhausted`. All of these are OSError or MemcacheError. What is wrong with the arguments,
-    as in a key with a space, is always raised (MemcacheIllegalInputError).
+    as in a key with a space, is always raised (MemcacheIllegalInputError); and so is what a signal
+    handler raises meanwhile, such as a soft time limit, unless it is an OSError, a ValueError or a
+    LookupError.
 
     Args:
         servers: the configuration endpoint, which is any node of the cluster or a name for all of

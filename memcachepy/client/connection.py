@@ -6,12 +6,39 @@ from collections.abc import Callable
 from typing import Any
 
 from pymemcache.client.base import Client
+from pymemcache.exceptions import MemcacheError
 
 from memcachepy.client.discovery import Endpoint, inquiry
 from memcachepy.client.options import Options
 from memcachepy.topology import Topology
 
 _RECEIVE_BYTES = 1 << 16
+_REQUESTS_ERRORS = (OSError, MemcacheError, ValueError, LookupError)
+"""Of the system and pymemcache, whose last two are about answers that it cannot read."""
+
+
+class _Serializer:
+    """The user's, of which anything may come: it is noted, to be told from what comes otherwise."""
+
+    __slots__ = ("_serde", "raised")
+
+    def __init__(self, serde: Any) -> None:
+        self._serde = serde
+        self.raised: Exception | None = None
+
+    def serialize(self, key: Any, value: Any) -> Any:
+        try:
+            return self._serde.serialize(key, value)
+        except Exception as error:
+            self.raised = error
+            raise
+
+    def deserialize(self, key: Any, value: bytes, client_flags: int) -> Any:
+        try:
+            return self._serde.deserialize(key, value, client_flags)
+        except Exception as error:
+            self.raised = error
+            raise
 
 
 class Connection(Client):  # type: ignore[misc]
@@ -23,7 +50,7 @@ class Connection(Client):  # type: ignore[misc]
     def __init__(self, address: Endpoint, options: Options) -> None:
         super().__init__(
             address,
-            serde=options.serde,
+            serde=_Serializer(options.serde),
             connect_timeout=options.connect_timeout,
             timeout=options.timeout,
             no_delay=options.no_delay,
@@ -75,6 +102,14 @@ class Connection(Client):  # type: ignore[misc]
         """
         poll = self._poll
         return poll is not None and bool(poll(0))
+
+    def has_failed_by(self, error: Exception) -> bool:
+        """Whether it comes of the last request: of the node, the network or the serializer.
+
+        If not it comes from elsewhere, as from a signal handler, and is no business of ours.
+        """
+        raised, self.serde.raised = self.serde.raised, None
+        return raised is error or isinstance(error, _REQUESTS_ERRORS)
 
     def gat(self, key: str | bytes, expire: int = 0, default: Any = None) -> Any:
         found = self._fetch_cmd(*self._touching(b"gat", key, expire), False, self.key_prefix)

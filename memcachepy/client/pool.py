@@ -92,14 +92,14 @@ class NodePool:
             result = getattr(connection, command)(*args)
             if self.breaker.failures:
                 self.breaker.succeeded()
-        except Exception as error:
+        except BaseException as error:
+            if not (isinstance(error, Exception) and connection.has_failed_by(error)):
+                # Cut off in the middle of an exchange: an answer may still come.
+                connection.close()
+                raise
             if not self._survives(error):
                 raise
             result = miss
-        except BaseException:
-            # Cut off in the middle of an exchange: an answer may still come.
-            connection.close()
-            raise
         finally:
             self._give_back(connection, closed_count)
         return result

@@ -1,6 +1,7 @@
 """The blocking client over scripted nodes: its methods, changes of the list, nodes that fail."""
 
 import gc
+import signal
 import socket
 import subprocess
 import sys
@@ -640,6 +641,41 @@ def test_a_probe_that_a_signal_cuts_off_before_it_is_sent_leaves_room_for_anothe
             client.get("key")
     assert client.get("key") is None
     assert pool.breaker.state == "closed"
+
+
+def test_what_a_signal_handler_raises_is_not_taken_for_a_failure(
+    start_cluster: StartCluster, connect: Connect
+) -> None:
+    """As a soft time limit does; the request is cut off, the node is well."""
+
+    class SoftLimit(Exception):
+        pass
+
+    def handle(*_: object) -> None:
+        raise SoftLimit
+
+    nodes = start_cluster(1)
+    client = connect(nodes[0].endpoint, retry_attempts=0)
+    assert client.set("key", "x")
+    go_on = threading.Event()
+    main_thread = threading.get_ident()
+
+    def strike(_: bytes) -> None:
+        signal.pthread_kill(main_thread, signal.SIGUSR1)
+        assert go_on.wait(WAIT_S)
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        nodes[0].inject = strike
+        with pytest.raises(SoftLimit):
+            client.get("key")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        nodes[0].inject = lambda _: None
+        go_on.set()
+    assert client.get("key") == b"x"
+    state = client.node_states()[nodes[0].endpoint]
+    assert (state.breaker, state.failed_count, state.error_count) == ("closed", 0, 0)
 
 
 def test_connections_that_nobody_needs_any_more_are_closed(
