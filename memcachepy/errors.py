@@ -81,6 +81,10 @@ class MembershipError(MemcachepyError):
     exit_status = os.EX_UNAVAILABLE
 
 
+class NoListYet(MembershipError):
+    """Nobody has made a list so far."""
+
+
 class ClusterError(MemcachepyError):
     """A cluster cannot be started, or cannot be changed as asked; it is as the message says."""
 

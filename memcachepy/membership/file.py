@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from memcachepy.errors import MembershipError
+from memcachepy.errors import MembershipError, NoListYet
 from memcachepy.membership.membership import ReadOnly, following
 from memcachepy.membership.url import FilePlace
 from memcachepy.topology import VERSION_MAX, Topology
@@ -49,7 +49,8 @@ class FileMembership(ReadOnly):
         if self._failure:
             raise MembershipError(self._failure)
         if self._found is None:
-            raise MembershipError(f"{self.place.path} is not there")
+            kind = MembershipError if last.version else NoListYet
+            raise kind(f"{self.place.path} is not there")
         told = following(self._found, last, self.now())
         if told != self._found:
             self._raise_version(told)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from memcachepy import _core
-from memcachepy.errors import MembershipError, MemcachepyError
+from memcachepy.errors import MembershipError, MemcachepyError, NoListYet
 from memcachepy.log import fact
 from memcachepy.membership.file import VERSIONS_LEFT_MIN
 from memcachepy.membership.last_known import (
@@ -179,7 +179,8 @@ class Discovery:
             self._take(self._membership.poll(self._newer_served(self._last)))
             self._repair()
         except MemcachepyError as error:
-            self._on_failure(str(error))
+            level = logging.INFO if isinstance(error, NoListYet) else logging.WARNING
+            self._on_failure(str(error), level)
         else:
             self._on_success()
         self._tell_state()
@@ -227,13 +228,12 @@ class Discovery:
         added, removed = ",".join(sorted(after - before)), ",".join(sorted(before - after))
         log.info(fact("list changed", **facts, added=added or "none", removed=removed or "none"))
 
-    def _on_failure(self, reason: str) -> None:
+    def _on_failure(self, reason: str, level: int) -> None:
         if self._state != LAST_KNOWN:
             self._change_state(LAST_KNOWN)
             version = self._last.version or "none"
-            log.warning(
-                fact("no answer about the cluster", reason=reason, last_known_version=version)
-            )
+            text = fact("no answer about the cluster", reason=reason, last_known_version=version)
+            log.log(level, text)
         elif reason != self._failure:
             log.debug(fact("still no answer about the cluster", reason=reason))
         self._failure = reason

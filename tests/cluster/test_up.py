@@ -29,6 +29,7 @@ def test_all_nodes_serve_and_are_listed_when_up_returns(cluster: Cluster) -> Non
     assert cluster.ids == ["0001", "0002", "0003"]
     assert all(map(answers, cluster.addresses()))
     assert cluster.run("status").returncode == 0
+    assert "WARNING discovery" not in cluster.log(), "there was no list to be missed"
 
 
 def test_down_leaves_nobody(cluster: Cluster) -> None:
