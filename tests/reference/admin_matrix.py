@@ -129,7 +129,7 @@ LINES: dict[str, tuple[bytes, ...]] = {
     "debugitem": (b"", b" lock a"),
     "extstore": (b"", b" item_size 1"),
     "refresh_certs": (b"", b" x"),
-    "config": (b"", b" get", b" get cluster", b" set cluster 0 1"),
+    "config": (b"", b" get", b" get cluster", b" set cluster", b" delete a"),
 }
 
 

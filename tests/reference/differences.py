@@ -182,6 +182,13 @@ DIFFERENCES = (
         rb"END\r\n|CLIENT_ERROR invalid exptime argument\r\n",
     ),
     Difference(
+        "config is a command",
+        INTENDED + "it is ElastiCache's, not memcached's",
+        rb"config\b",
+        rb"(?:END|NOT_FOUND|CLIENT_ERROR bad command line format)\r\n",
+        ERROR,
+    ),
+    Difference(
         "shutdown without -A",
         DRIFT,
         rb"shutdown",
