@@ -15,8 +15,8 @@
   it (the last node of a list is killed where it is). One that is stopped by a signal is not killed:
   somebody stopped it, and may be looking at it.
 - A node that was out of the list returns only with a new process, and so without items: those of
-  the old one may have been changed elsewhere meanwhile. Of nodes that it has not taken out itself,
-  the monitor kills no more than it may take out: a list may be lost, and with it all caches.
+  the old one may have been changed elsewhere meanwhile. Where the list was lost, no more nodes that
+  seem to be in none are killed than may be taken out.
 
 Time counts only while the monitor runs: between two calls no more than `STEP_S` passes for it,
 whatever the clock says. After Ctrl-Z, or on a machine that was paused, nobody's grace is over.
@@ -102,7 +102,7 @@ class _Node:
     start_at_s: float | None = None
     is_being_killed: bool = False
     is_counted: bool = False
-    """Its way out of the list has been counted."""
+    """Its way out of the list has been counted, or was somebody else's doing."""
     deaths_at_s: deque[float] = field(default_factory=lambda: deque(maxlen=16))
 
 
@@ -136,13 +136,21 @@ class Monitor:
         """Somebody else was the monitor a moment ago, and may have taken out what is allowed."""
         self._quiet_until_s = self._advance() + self._limits.window_s
 
-    def watch(self, node_id: str, *, is_listed: bool, is_running: bool = True) -> None:
+    def watch(
+        self,
+        node_id: str,
+        *,
+        is_listed: bool,
+        is_running: bool = True,
+        is_list_doubtful: bool = False,
+    ) -> None:
         """Look after a node from now on, as if nothing was known of it.
 
         Args:
             node_id: its name in all that follows.
             is_listed: whether clients are told of it. If not, it is put back with a new process.
             is_running: whether it has a process; if not, it gets one.
+            is_list_doubtful: whether clients may still ask it, though it is in no list.
         """
         now_s = self._advance()
         node = _Node(
@@ -153,6 +161,7 @@ class Monitor:
             absent_since_s=now_s,
             reason="was never seen to serve",
             started_at_s=now_s,
+            is_counted=not is_list_doubtful,
         )
         if not is_running:
             node.reason = "has no process"
@@ -240,7 +249,7 @@ class Monitor:
                 actions.append(Action(Kind.START, node.node_id, node.reason))
             self._look_whether_it_is_there(node, now_s)
             if node.absent_since_s is None and not node.is_listed and node.is_new:
-                node.is_listed, node.is_counted = True, False
+                node.is_listed = True
                 actions.append(Action(Kind.PUT_BACK, node.node_id, "is healthy again"))
         actions += self._taken_out(now_s)
         actions += self._killed(now_s)

@@ -208,7 +208,8 @@ class ClusterSupervisor:
                 self._has_found_nodes = True
                 self._watcher.monitor.follow_another()
                 log.info(fact("node found running", node=spec.node_id, pid=pid))
-        if not self._is_new:
+        is_list_lost = not self._is_new and not self.list.topology.version
+        if is_list_lost:
             self.list.recover(map(self.folder.last_known_path, self.nodes))
         nodes = [self.nodes[spec.node_id] for spec in self.spec.staying]
         failures = await self.start_nodes([node for node in nodes if node not in found], self._tell)
@@ -229,7 +230,7 @@ class ClusterSupervisor:
             await self.dismiss(leaving, self.spec.drain_s, self._tell)
         await self.list_spread()
         for node in nodes:
-            self.watch(node)
+            self.watch(node, is_list_doubtful=is_list_lost)
 
     async def _take_over(self, node: Node) -> None:
         """It may be stopped, or in trouble: then it is not waited for."""
@@ -289,14 +290,18 @@ class ClusterSupervisor:
         self.nodes[spec.node_id] = node
         return node
 
-    def watch(self, node: Node) -> None:
+    def watch(self, node: Node, is_list_doubtful: bool = False) -> None:
         """From now on it is started when it dies, and so on, as the monitor decides."""
         is_listed = self.list.last.member(node.node_id) is not None
         host, port = node.probe_address
         with suppress(OSError):
             host = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
         self._watcher.watch(
-            node.node_id, Address(host, port), is_listed=is_listed, is_running=node.is_alive
+            node.node_id,
+            Address(host, port),
+            is_listed=is_listed,
+            is_running=node.is_alive,
+            is_list_doubtful=is_list_doubtful,
         )
 
     def leave_alone(self, node: Node) -> None:

@@ -38,7 +38,15 @@ class Watcher:
         self._news = asyncio.Event()
         self._watched: set[str] = set()
 
-    def watch(self, node_id: str, address: Address, *, is_listed: bool, is_running: bool) -> None:
+    def watch(
+        self,
+        node_id: str,
+        address: Address,
+        *,
+        is_listed: bool,
+        is_running: bool,
+        is_list_doubtful: bool = False,
+    ) -> None:
         """Look after a node from now on; also one that is looked after already, as if it was new.
 
         Args:
@@ -46,9 +54,15 @@ class Watcher:
             address: a path or an IP address.
             is_listed: whether clients are told of it.
             is_running: whether it has a process.
+            is_list_doubtful: whether clients may still ask it, though it is in no list.
         """
         self._watched.add(node_id)
-        self.monitor.watch(node_id, is_listed=is_listed, is_running=is_running)
+        self.monitor.watch(
+            node_id,
+            is_listed=is_listed,
+            is_running=is_running,
+            is_list_doubtful=is_list_doubtful,
+        )
         self._checks.watch(node_id, address)
         self._news.set()
 

@@ -193,11 +193,21 @@ def test_when_the_list_was_lost_not_all_caches_are_emptied_at_once() -> None:
     world = World()
     world.nodes = set("abcdefghij")
     for node_id in sorted(world.nodes):
-        world.monitor.watch(node_id, is_listed=False)
+        world.monitor.watch(node_id, is_listed=False, is_list_doubtful=True)
     world.pass_s(50.0)
     assert world.kinds().count(Kind.KILL) == 1
     world.pass_s(60.0)
     assert world.kinds().count(Kind.KILL) == 2
+
+
+def test_who_has_not_joined_a_list_that_is_known_joins_it_at_once() -> None:
+    world = World("a")
+    world.nodes |= set("bcd")
+    for node_id in "bcd":
+        world.monitor.watch(node_id, is_listed=False)
+    world.pass_s(20.0)
+    assert world.kinds().count(Kind.KILL) == 3
+    assert world.listed == set("abcd")
 
 
 def test_a_new_process_has_the_grace_period_for_itself() -> None:
