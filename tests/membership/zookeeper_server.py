@@ -87,8 +87,9 @@ class ZookeeperServer:
             self._process = None
 
     def pause(self) -> None:
-        """It keeps its connections, and says nothing."""
+        """It keeps its connections, and says nothing from when this returns."""
         os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
