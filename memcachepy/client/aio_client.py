@@ -14,7 +14,7 @@ from memcachepy.client.discovery import Endpoint, PollSchedule, is_newer, survey
 from memcachepy.client.errors import NoNodes
 from memcachepy.client.hashing import Key
 from memcachepy.client.options import AioOptions, Options
-from memcachepy.client.view import NodeState, PollCounters, View
+from memcachepy.client.view import Follower, PollCounters, View
 from memcachepy.client.wire import Lines, Request, Wire
 from memcachepy.topology import Member, Topology
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 _log = logging.getLogger("memcachepy.client")
 
 
-class DiscoveryClient:
+class DiscoveryClient(Follower[AioNode]):
     """`memcachepy.client.DiscoveryClient` with coroutines for methods.
 
     It learns who the nodes are when it is first used, or entered as a context. It belongs to the
@@ -55,23 +55,6 @@ class DiscoveryClient:
         self.polls = PollCounters()
 
     # Who the nodes are.
-
-    @property
-    def topology(self) -> Topology | None:
-        """The list as last learned; None: nobody has told one yet."""
-        return self._known.topology
-
-    @property
-    def nodes(self) -> tuple[Member, ...]:
-        return self._known.members
-
-    def node_of(self, key: Key) -> Member | None:
-        """The node that has the key; None: no nodes are known."""
-        return self._known.member_of(key)
-
-    def node_states(self) -> dict[str, NodeState]:
-        """How each node is, as this client sees it, by `host:port`."""
-        return self._known.node_states()
 
     async def refresh(self) -> Topology | None:
         """Ask for the list now, and return what is known then. Raises nothing."""

@@ -18,13 +18,13 @@ from memcachepy.client.hashing import Hashing, Key
 from memcachepy.client.options import Options
 from memcachepy.client.poller import Poller
 from memcachepy.client.pool import NodePool, NoPool
-from memcachepy.client.view import NodeState, PollCounters, View
+from memcachepy.client.view import Follower, PollCounters, View
 from memcachepy.topology import Member, Topology
 
 _clients: "weakref.WeakSet[DiscoveryClient]" = weakref.WeakSet()
 
 
-class DiscoveryClient:
+class DiscoveryClient(Follower[NodePool]):
     """A client of all nodes of a cluster, which follows the cluster as it changes.
 
     The methods are those of pymemcache's HashClient. Each key belongs to one node; while that node
@@ -135,23 +135,6 @@ class DiscoveryClient:
         _clients.add(self)
 
     # Who the nodes are.
-
-    @property
-    def topology(self) -> Topology | None:
-        """The list as last learned; None: nobody has told one yet."""
-        return self._known.topology
-
-    @property
-    def nodes(self) -> tuple[Member, ...]:
-        return self._known.members
-
-    def node_of(self, key: Key) -> Member | None:
-        """The node that has the key; None: no nodes are known."""
-        return self._known.member_of(key)
-
-    def node_states(self) -> dict[str, NodeState]:
-        """How each node is, as this client sees it, by `host:port`."""
-        return self._known.node_states()
 
     def refresh(self) -> Topology | None:
         """Ask for the list now, and return what is known then. Raises nothing."""

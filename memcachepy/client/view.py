@@ -119,5 +119,28 @@ class View(Generic[Pool]):
         }
 
 
+class Follower(Generic[Pool]):
+    """What both clients tell of the list that they follow."""
+
+    _known: View[Pool]
+
+    @property
+    def topology(self) -> Topology | None:
+        """The list as last learned; None: nobody has told one yet."""
+        return self._known.topology
+
+    @property
+    def nodes(self) -> tuple[Member, ...]:
+        return self._known.members
+
+    def node_of(self, key: Key) -> Member | None:
+        """The node that has the key; None: no nodes are known."""
+        return self._known.member_of(key)
+
+    def node_states(self) -> dict[str, NodeState]:
+        """How each node is, as this client sees it, by `host:port`."""
+        return self._known.node_states()
+
+
 def _first(_: Key) -> int:
     return 0

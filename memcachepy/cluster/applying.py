@@ -13,11 +13,12 @@ from enum import StrEnum
 from typing import Any
 
 from memcachepy.admin.client import Address, NodeConnection, text_of
+from memcachepy.atomic_file import replace_file
 from memcachepy.cache.handshake import connect_to_node
 from memcachepy.cluster.groups import Group
 from memcachepy.cluster.parameters import Parameter, settings_of
 from memcachepy.cluster.spec import ClusterSpec, toml_text
-from memcachepy.cluster.state import StateFolder, write_whole
+from memcachepy.cluster.state import StateFolder
 from memcachepy.config import CONTROL_OFF, SETTINGS, NodeConfig, resolve
 from memcachepy.errors import AttachError, ClusterError, ConfigError
 from memcachepy.node.control_settings import CHANGEABLE
@@ -188,7 +189,7 @@ def apply_running(
             trouble.append(f"node {node_id} does not take {', '.join(sorted(asked))}: {error}")
     if taken:
         settings = _running_settings(folder, node_id) | taken
-        write_whole(folder.settings_path(node_id), toml_text(settings).encode())
+        replace_file(folder.settings_path(node_id), toml_text(settings).encode(), ClusterError)
     return trouble
 
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from memcachepy.atomic_file import replace_file
 from memcachepy.cluster.parameters import FAMILIES, FAMILY_DEFAULT, parameter, read_values
 from memcachepy.cluster.spec import toml_text
-from memcachepy.cluster.state import write_whole
 from memcachepy.config import did_you_mean
 from memcachepy.errors import ClusterError, ConfigError
 
@@ -180,7 +180,7 @@ class Groups:
     def _write(self, group: Group) -> None:
         head = toml_text({"family": group.family, "description": group.description})
         text = f"{head}\n[parameters]\n{toml_text(group.values)}"
-        write_whole(self._path(group.name), text.encode())
+        replace_file(self._path(group.name), text.encode(), ClusterError)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -14,9 +14,10 @@ from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
+from memcachepy.atomic_file import replace_file
 from memcachepy.cluster.process import NodeProcess, node_environ, serve_words
 from memcachepy.cluster.spec import NodeSpec, toml_text
-from memcachepy.cluster.state import StateFolder, log_end, open_log, write_whole
+from memcachepy.cluster.state import StateFolder, log_end, open_log
 from memcachepy.config import SETTINGS, NodeConfig
 from memcachepy.errors import ClusterError, ConfigError
 from memcachepy.node.advertise import own_member
@@ -185,7 +186,7 @@ class Node:
         except (OSError, KeyError) as error:
             raise ClusterError(f"{folder} cannot be made: {error}") from None
         path = self._folder.settings_path(self.node_id)
-        write_whole(path, toml_text(settings).encode())
+        replace_file(path, toml_text(settings).encode(), ClusterError)
         log_fd = open_log(self._folder.node_log_path(self.node_id))
         try:
             self.process = NodeProcess.start(

@@ -26,6 +26,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from memcachepy.atomic_file import replace_file
 from memcachepy.cluster.spec import ClusterSpec, check_name
 from memcachepy.errors import ClusterError
 
@@ -106,7 +107,8 @@ class StateFolder:
             ) from None
 
     def write_spec(self, spec: ClusterSpec) -> None:
-        write_whole(self.spec_path, json.dumps(spec.as_dict(), indent=1).encode() + b"\n")
+        text = json.dumps(spec.as_dict(), indent=1)
+        replace_file(self.spec_path, text.encode() + b"\n", ClusterError)
 
     def forget_spec(self) -> None:
         """The cluster is over; its list's version and its events stay."""
@@ -225,23 +227,6 @@ def _uid_of(entry: Path) -> int:
         if line.startswith(b"Uid:"):
             return int(line.split()[2])
     raise ValueError("no user")
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Replace the file; readers see the old one or the new one.
-
-    Raises:
-        ClusterError: it cannot be written.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise ClusterError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def open_log(path: Path) -> int:

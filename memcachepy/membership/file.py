@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from memcachepy.atomic_file import replace_file
 from memcachepy.errors import MembershipError, NoListYet
 from memcachepy.membership.membership import ReadOnly, following
 from memcachepy.membership.url import FilePlace
@@ -129,7 +130,9 @@ def change_topology(path: Path, change: Callable[[Topology], Topology]) -> Topol
         old = read_topology(path) or Topology(0)
         new = change(old)
         if new != old:
-            replace_file(path, json.dumps(new.as_dict(), indent=1).encode() + b"\n")
+            replace_file(
+                path, json.dumps(new.as_dict(), indent=1).encode() + b"\n", MembershipError
+            )
         return new
     finally:
         os.close(lock_fd)
@@ -142,20 +145,3 @@ def _locked(lock_fd: int) -> bool:
             return True
         time.sleep(_LOCK_PAUSE_S)
     return False
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write it whole or not at all, whenever this process is killed; one writer at a time.
-
-    Raises:
-        MembershipError: it cannot be written.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise MembershipError(f"{path} cannot be written: {error.strerror}") from None

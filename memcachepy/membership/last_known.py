@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from memcachepy.atomic_file import replace_file
 from memcachepy.errors import ConfigError, MembershipError
-from memcachepy.membership.file import replace_file
 from memcachepy.membership.url import Place, parse_url
 from memcachepy.topology import Topology
 
@@ -65,4 +65,4 @@ def write_last_known(path: Path | None, known: LastKnown) -> None:
     if path is not None:
         about = {"provider": known.provider, "node_id": known.node_id}
         text = json.dumps({**about, **known.topology.as_dict()}, indent=1)
-        replace_file(path, text.encode() + b"\n")
+        replace_file(path, text.encode() + b"\n", MembershipError)

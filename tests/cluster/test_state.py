@@ -10,6 +10,7 @@ import pytest
 from clusters import PATIENCE_S
 from support.waiting import wait_until
 
+from memcachepy.atomic_file import replace_file
 from memcachepy.cluster.spec import ClusterSpec, NodeSpec
 from memcachepy.cluster.state import (
     LOG_BYTES_MAX,
@@ -19,7 +20,6 @@ from memcachepy.cluster.state import (
     log_end,
     open_log,
     send_to_node,
-    write_whole,
 )
 from memcachepy.errors import ClusterError, ConfigError
 
@@ -81,12 +81,12 @@ def test_names_cannot_leave_the_folder(tmp_path: Path) -> None:
 
 def test_a_file_is_whole_or_as_before(tmp_path: Path) -> None:
     path = tmp_path / "f"
-    write_whole(path, b"one")
-    write_whole(path, b"two")
+    replace_file(path, b"one", ClusterError)
+    replace_file(path, b"two", ClusterError)
     assert path.read_bytes() == b"two"
     assert [entry.name for entry in tmp_path.iterdir()] == ["f"]
     with pytest.raises(ClusterError, match="cannot be written"):
-        write_whole(tmp_path / "none" / "f", b"")
+        replace_file(tmp_path / "none" / "f", b"", ClusterError)
 
 
 def test_a_long_log_makes_room(tmp_path: Path) -> None:
