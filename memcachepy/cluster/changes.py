@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from memcachepy.admin.client import Address
 from memcachepy.client.hashing import HASHINGS, Hashing
@@ -23,14 +23,12 @@ from memcachepy.cluster.events import EventName
 from memcachepy.cluster.group_change import apply_group
 from memcachepy.cluster.node import Node
 from memcachepy.cluster.spec import ANY_PORT, NODES_MAX, ClusterSpec, NodeSpec, own_settings
+from memcachepy.cluster.supervisor import ClusterSupervisor
 from memcachepy.cluster.warm import SETTLE_S
 from memcachepy.cluster.warm_process import WarmProcess
 from memcachepy.config import CONTROL_OFF, SETTINGS, NodeConfig
 from memcachepy.errors import ClusterError, MemcachepyError, WarmError
 from memcachepy.topology import Topology
-
-if TYPE_CHECKING:
-    from memcachepy.cluster.supervisor import ClusterSupervisor
 
 PORTS_TRIED = 1000
 _LASTING_PORTS = range(20000, 32768)
@@ -40,7 +38,7 @@ _LASTING_PORTS = range(20000, 32768)
 class Changes:
     """Carries out one change at a time, in the loop of the cluster's supervisor."""
 
-    def __init__(self, supervisor: "ClusterSupervisor") -> None:
+    def __init__(self, supervisor: ClusterSupervisor) -> None:
         self._cluster = supervisor
         self.operations = {
             "scale": self.scale,

@@ -6,21 +6,19 @@ get them when they start next, and whoever applies the group again finds what is
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from memcachepy.cluster.applying import Change, When, apply_running, waiting_changes, with_group
 from memcachepy.cluster.control import Operation, Step, Tell
 from memcachepy.cluster.events import EventName
 from memcachepy.cluster.groups import Groups
 from memcachepy.cluster.node import Node
+from memcachepy.cluster.supervisor import ClusterSupervisor
 from memcachepy.errors import MemcachepyError
-
-if TYPE_CHECKING:
-    from memcachepy.cluster.supervisor import ClusterSupervisor
 
 
 async def apply_group(
-    cluster: "ClusterSupervisor",
+    cluster: ClusterSupervisor,
     nodes: Sequence[Node],
     restart: Operation,
     request: Mapping[str, Any],
@@ -67,7 +65,7 @@ async def apply_group(
 
 
 async def _change_running(
-    cluster: "ClusterSupervisor", changes: Iterable[Change], tell: Tell
+    cluster: ClusterSupervisor, changes: Iterable[Change], tell: Tell
 ) -> list[str]:
     """What can be changed on running nodes; returns sentences about what was not."""
     by_node: dict[str, list[Change]] = {}

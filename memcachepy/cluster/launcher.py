@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from memcachepy import log
 from memcachepy.cluster.applying import with_group
-from memcachepy.cluster.changes import with_free_ports
+from memcachepy.cluster.changes import Changes, with_free_ports
 from memcachepy.cluster.control import Tell
 from memcachepy.cluster.groups import Groups
 from memcachepy.cluster.spec import ClusterSpec, Declaration
@@ -71,7 +71,7 @@ def launch(
                 folder, spec, environ, tell, say_ready, ends_on_hangup=not is_detached
             )
             try:
-                supervisor.run()
+                supervisor.run(Changes(supervisor).operations)
             except Exception as error:
                 if is_detached:  # Once it serves nobody else hears of it.
                     logger.critical(fact("supervisor ends", name=spec.name, reason=repr(error)))

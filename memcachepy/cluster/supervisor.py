@@ -26,8 +26,7 @@ from dataclasses import replace
 from typing import Any
 
 from memcachepy.admin.client import Address
-from memcachepy.cluster.changes import Changes
-from memcachepy.cluster.control import ControlServer, Step, Tell
+from memcachepy.cluster.control import ControlServer, Operation, Step, Tell
 from memcachepy.cluster.events import EventLog, EventName
 from memcachepy.cluster.health import Health
 from memcachepy.cluster.list_file import ListFile
@@ -88,21 +87,24 @@ class ClusterSupervisor:
         self._is_to_be_forgotten = False
         self._has_found_nodes = False
 
-    def run(self) -> None:
+    def run(self, changes: Mapping[str, Operation]) -> None:
         """Bring the cluster up and look after it until a signal or `down` ends it.
+
+        Args:
+            changes: what may be asked for once it serves, by name.
 
         Raises:
             ClusterError: a new cluster's node could not start; then none runs.
         """
-        asyncio.run(self._run())
+        asyncio.run(self._run(changes))
 
-    async def _run(self) -> None:
+    async def _run(self, changes: Mapping[str, Operation]) -> None:
         self._stop_asked = asyncio.Event()
         async with AsyncExitStack() as opening:
             self._listen_to_signals()
             self.folder.note_pid()
             self._control = ControlServer(
-                self.folder.socket_path, self.status, Changes(self).operations, self._on_down
+                self.folder.socket_path, self.status, changes, self._on_down
             )
             await self._control.open()
             opening.push_async_callback(self._control.close)

@@ -24,7 +24,7 @@ class Supervisor:
     def __init__(self, folder, spec, environ, tell, on_ready, **_):
         self.on_ready = on_ready
 
-    def run(self):
+    def run(self, _changes):
         self.on_ready({})
         raise ZeroDivisionError("of a test")
 
