@@ -25,10 +25,14 @@ NOBODY = 65534
 
 
 def attached_pids(node: Node) -> list[int]:
-    stats = node.client().stats("memcachepy")
-    found = [int(pid) for name, pid in stats.items() if name.startswith("attached:")]
-    assert int(stats["attached_processes"]) == len(found)
-    return found
+    """As soon as `stats` has the same number of them, which it counts a moment before it lists."""
+
+    def look() -> tuple[list[int]] | None:
+        stats = node.client().stats("memcachepy")
+        found = [int(pid) for name, pid in stats.items() if name.startswith("attached:")]
+        return (found,) if int(stats["attached_processes"]) == len(found) else None
+
+    return wait_until(look, "as many attached processes as are counted")[0]
 
 
 def in_child(act: Callable[[], object]) -> str:
