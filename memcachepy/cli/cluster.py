@@ -1,6 +1,7 @@
 """`memcachepy cluster`: several nodes as one cluster, launched and changed by one command."""
 
 import os
+import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -84,7 +85,8 @@ def _up(
             folder, declaration, os.environ, progress, say_ready, is_detached, is_terse=has_bar
         )
     if is_detached:
-        how_to_end = f"`memcachepy cluster down --name {folder.name}` ends it."
+        where = f" --state-dir {shlex.quote(str(root))}" if root else ""
+        how_to_end = f"`memcachepy cluster down --name {folder.name}{where}` ends it."
         _say_up(of_folder(folder), as_json, how_to_end)
     return status
 

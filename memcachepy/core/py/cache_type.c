@@ -8,7 +8,6 @@
 
 #include "py/attachment.h"
 
-#include <stdarg.h>
 #include <time.h>
 
 /* A long value that cannot be read because others hold as much as may be held. */
@@ -23,23 +22,6 @@ struct cache_object {
     uint8_t *copy; /* as many bytes as a page of the attached segment */
     bool closed;
 };
-
-/* Raises an exception of memcachepy.errors. Returns NULL. */
-static PyObject *
-raise_error(const char *name, const char *format, ...)
-{
-    PyObject *errors = PyImport_ImportModule("memcachepy.errors");
-    PyObject *type = errors == NULL ? NULL : PyObject_GetAttrString(errors, name);
-    if (type != NULL) {
-        va_list arguments;
-        va_start(arguments, format);
-        PyErr_FormatV(type, format, arguments);
-        va_end(arguments);
-    }
-    Py_XDECREF(type);
-    Py_XDECREF(errors);
-    return NULL;
-}
 
 static PyObject *
 raise_busy(void)

@@ -40,19 +40,6 @@ struct copy_node_object {
 };
 
 static PyObject *
-raise_error(const char *name, const char *sentence)
-{
-    PyObject *errors = PyImport_ImportModule("memcachepy.errors");
-    PyObject *type = errors == NULL ? NULL : PyObject_GetAttrString(errors, name);
-    if (type != NULL) {
-        PyErr_SetString(type, sentence);
-    }
-    Py_XDECREF(type);
-    Py_XDECREF(errors);
-    return NULL;
-}
-
-static PyObject *
 raise_busy(void)
 {
     return raise_error("Busy", "a process that is stopped holds the lock of one of the shards");

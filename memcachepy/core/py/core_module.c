@@ -7,6 +7,24 @@
 #include "net/loop.h"
 #include "proto/conn.h"
 
+#include <stdarg.h>
+
+PyObject *
+raise_error(const char *name, const char *format, ...)
+{
+    PyObject *errors = PyImport_ImportModule("memcachepy.errors");
+    PyObject *type = errors == NULL ? NULL : PyObject_GetAttrString(errors, name);
+    if (type != NULL) {
+        va_list arguments;
+        va_start(arguments, format);
+        PyErr_FormatV(type, format, arguments);
+        va_end(arguments);
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(errors);
+    return NULL;
+}
+
 struct module_state *
 state_of_type(PyTypeObject *type)
 {

@@ -20,6 +20,9 @@ extern struct PyModuleDef core_module;
 
 struct module_state *state_of_type(PyTypeObject *type);
 
+/* Raises an exception of memcachepy.errors. Returns NULL. */
+PyObject *raise_error(const char *name, const char *format, ...);
+
 struct segment_object {
     PyObject_HEAD struct segment *segment; /* NULL after close() */
     struct store *store; /* of the slot this process claimed; opened on first use */
