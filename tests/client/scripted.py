@@ -5,9 +5,11 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from memcachepy import _core
 from memcachepy.client import DiscoveryClient
+from memcachepy.client.view import Follower
 from memcachepy.topology import Member, Topology
 
 _CONFIG_GET = b"config get cluster"
@@ -155,3 +157,13 @@ def tell(version: int, members: list[ScriptedNode], *others: ScriptedNode) -> No
     """All of them tell the list of `members` from now on."""
     for node in [*members, *others]:
         node.tells(version, *members)
+
+
+StartNode = Callable[..., ScriptedNode]
+StartCluster = Callable[..., list[ScriptedNode]]
+KEYS = [f"key:{number}" for number in range(60)]
+
+
+def keys_of(client: Follower[Any], node: ScriptedNode, keys: list[str] = KEYS) -> list[str]:
+    """Those that belong to the node."""
+    return [key for key in keys if client.node_of(key) == node.member]

@@ -11,7 +11,7 @@ import pytest
 from pymemcache.client.base import KeepaliveOpts
 from pymemcache.exceptions import MemcacheError, MemcacheIllegalInputError
 from pymemcache.serde import pickle_serde
-from scripted import ScriptedNode, tell
+from scripted import KEYS, StartCluster, StartNode, keys_of, tell
 
 from memcachepy.client import DiscoveryClient as BlockingClient
 from memcachepy.client import aio_client
@@ -21,10 +21,7 @@ from memcachepy.client.hashing import HASHINGS, Hashing
 from memcachepy.errors import ConfigError
 from memcachepy.topology import Topology
 
-StartNode = Callable[..., ScriptedNode]
-StartCluster = Callable[..., list[ScriptedNode]]
 T = TypeVar("T")
-KEYS = [f"key:{number}" for number in range(60)]
 WAIT_S = 20.0
 LONG = {"poll_s": 3600.0, "retry_timeout": 3600.0, "dead_timeout": 3600.0}
 
@@ -61,10 +58,6 @@ async def until_true(condition: Callable[[], Awaitable[Any]]) -> None:
     async with asyncio.timeout(WAIT_S):
         while not await condition():
             await asyncio.sleep(0.002)
-
-
-def keys_of(client: DiscoveryClient, node: ScriptedNode) -> list[str]:
-    return [key for key in KEYS if client.node_of(key) == node.member]
 
 
 def test_every_method_does_what_the_blocking_ones_do(start_cluster: StartCluster) -> None:
