@@ -54,6 +54,11 @@ def test_the_pool_takes_ahead_and_keeps_a_moving_limit(build: Build) -> None:
     assert run(build("pool", *SANITIZERS)) == "ok\n"
 
 
+def test_a_shortage_that_is_over_leaves_no_lower_limit(build: Build) -> None:
+    wraps = ("-Wl,--wrap=hostmem_available", "-Wl,--wrap=clock_gettime")
+    assert run(build("shortage", *SANITIZERS, *wraps)) == "ok\n"
+
+
 def test_log_rings_hold_whole_entries_whenever_their_writer_is_killed(build: Build) -> None:
     seed = random.randrange(1, 2**31)
     print("seed", seed)

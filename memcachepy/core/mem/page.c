@@ -2,6 +2,7 @@
 #include "mem/page.h"
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/crash.h"
 #include "base/span.h"
 #include "mem/hostmem.h"
@@ -24,6 +25,19 @@
 #define HEADROOM_BYTES (8u << 20)
 
 #define GROW_WAIT_MS 1000
+
+#define SECOND_NS UINT64_C(1000000000)
+
+/* After a shortage the effective limit comes back in steps of a part of the limit, as far as the
+ * host has memory for all of it and twice the headroom: growth up to there does not fail at once.
+ * The wait doubles with each shortage that follows a step closely, so that a host at the edge makes
+ * one line of the log a minute and not one a second. */
+#define RAISE_PARTS 16
+#define RAISE_STEP_S 1 /* between two steps */
+#define RAISE_LOOK_S 4 /* between two looks that found no memory */
+#define RAISE_WAIT_MIN_S 4
+#define RAISE_WAIT_MAX_S 64
+#define RAISE_CALM_S 60
 
 /* ---- taking and giving back ----------------------------------------------------------------- */
 
@@ -133,8 +147,11 @@ pool_repair(struct segment *segment)
     }
     atomic_store(&pool->present_count, present);
     pool->absent_from = 0;
-    /* A shortage that is still there shows itself again. */
-    atomic_store(&pool->effective_count, limit_pages(segment->superblock));
+    /* A limit that was set and not yet in force. What a shortage took away pool_raise() returns. */
+    uint32_t limit = limit_pages(segment->superblock);
+    if (atomic_load(&pool->short_since_ns) == 0 || atomic_load(&pool->effective_count) > limit) {
+        atomic_store(&pool->effective_count, limit);
+    }
     atomic_fetch_add(&pool->free_hint, EXTENT_BYTES >> segment->superblock->page_shift);
 }
 
@@ -174,6 +191,121 @@ static void
 look_whether_stuck(struct segment *segment)
 {
     if (atomic_load(&segment->superblock->pool.grow_stuck) != 0 && pool_lock(segment)) {
+        pool_unlock(segment);
+    }
+}
+
+/* ---- shortages ------------------------------------------------------------------------------ */
+
+/* It looks for the begin and the end of a shortage whenever a signal wakes it. */
+static void
+wake_supervisor(const struct superblock *superblock)
+{
+    if (superblock->settings.supervisor_pid > 0) {
+        kill(superblock->settings.supervisor_pid, SIGCHLD);
+    }
+}
+
+/* Doubles a wait, within the bounds. */
+static uint32_t
+longer_wait_s(uint32_t wait_s)
+{
+    uint32_t doubled = wait_s < RAISE_WAIT_MIN_S ? RAISE_WAIT_MIN_S : wait_s * 2;
+    return doubled < RAISE_WAIT_MAX_S ? doubled : RAISE_WAIT_MAX_S;
+}
+
+static void
+put_off_raising(struct page_pool *pool, uint64_t now_ns)
+{
+    uint64_t raised_at_ns = atomic_load(&pool->raised_at_ns);
+    bool calm = raised_at_ns == 0 || now_ns - raised_at_ns >= RAISE_CALM_S * SECOND_NS;
+    uint32_t wait_s = calm ? RAISE_WAIT_MIN_S : longer_wait_s(atomic_load(&pool->raise_wait_s));
+    atomic_store(&pool->raise_wait_s, wait_s);
+    atomic_store(&pool->raise_at_ns, now_ns + wait_s * SECOND_NS);
+}
+
+/* Under the grow lock. Only the first failure of a shortage is told. */
+static void
+note_shortage(struct superblock *superblock, const struct memory_limit *available, uint64_t bytes)
+{
+    struct page_pool *pool = &superblock->pool;
+    uint32_t present = atomic_load(&pool->present_count);
+    uint64_t now_ns = clock_boot_ns();
+    bool begins = atomic_load(&pool->short_since_ns) == 0;
+    put_off_raising(pool, now_ns);
+    if (begins) {
+        atomic_store(&pool->short_since_ns, now_ns);
+    }
+    CRASH_POINT(shortage_not_in_force);
+    atomic_store(&pool->effective_count, present);
+    if (!begins) {
+        return;
+    }
+    snprintf(pool->shortage_text, sizeof(pool->shortage_text),
+             "%s has %llu KiB left, %llu KiB are needed; the cache stays at "
+             "%llu MiB of its limit of %llu MiB until there is more (raise the limit or lower -m)",
+             available->owner, (unsigned long long)available->bytes >> 10,
+             (unsigned long long)bytes >> 10,
+             (unsigned long long)present << superblock->page_shift >> 20,
+             (unsigned long long)atomic_load(&superblock->settings.memory_limit_bytes) >> 20);
+    atomic_fetch_add(&pool->shortage_number, 1);
+    wake_supervisor(superblock);
+}
+
+/* Under the grow lock, with the whole limit in force. */
+static void
+note_recovery(struct superblock *superblock, uint64_t now_ns)
+{
+    struct page_pool *pool = &superblock->pool;
+    uint64_t since_ns = atomic_load(&pool->short_since_ns);
+    if (since_ns != 0) {
+        atomic_store(&pool->recovery_after_s, (uint32_t)((now_ns - since_ns) / SECOND_NS));
+        atomic_fetch_add(&pool->recovery_number, 1);
+        atomic_store(&pool->short_since_ns, 0);
+        wake_supervisor(superblock);
+    }
+}
+
+static void
+raise_locked(struct superblock *superblock, uint64_t available_bytes, uint64_t now_ns)
+{
+    struct page_pool *pool = &superblock->pool;
+    uint64_t limit = limit_pages(superblock);
+    uint64_t from = atomic_load(&pool->effective_count);
+    uint64_t extent = EXTENT_BYTES >> superblock->page_shift;
+    uint64_t spare =
+        available_bytes < 2 * HEADROOM_BYTES ? 0 : available_bytes - 2 * HEADROOM_BYTES;
+    /* What was raised before and is not taken yet counts, too. */
+    uint64_t most = atomic_load(&pool->present_count) + (spare >> superblock->page_shift);
+    uint64_t step = limit / RAISE_PARTS > extent ? limit / RAISE_PARTS : extent;
+    uint64_t to = from + step < most ? from + step : most;
+    to = to < limit ? to : limit;
+    bool raised = to == limit || to >= from + extent;
+    if (raised) {
+        atomic_store(&pool->effective_count, (uint32_t)to);
+        atomic_store(&pool->raised_at_ns, now_ns);
+        CRASH_POINT(limit_raised_not_noted);
+    }
+    atomic_store(&pool->raise_at_ns, now_ns + (raised ? RAISE_STEP_S : RAISE_LOOK_S) * SECOND_NS);
+    if (to == limit) {
+        note_recovery(superblock, now_ns);
+    }
+}
+
+void
+pool_raise(struct segment *segment, uint64_t now_ns)
+{
+    struct page_pool *pool = &segment->superblock->pool;
+    if (LIKELY(atomic_load_explicit(&pool->short_since_ns, memory_order_relaxed) == 0) ||
+        now_ns < atomic_load_explicit(&pool->raise_at_ns, memory_order_relaxed)) {
+        return;
+    }
+    struct memory_limit available;
+    hostmem_available(&available);
+    if (pool_lock(segment)) {
+        if (atomic_load(&pool->short_since_ns) != 0) {
+            raise_locked(segment->superblock, available.bytes, now_ns);
+        }
         pool_unlock(segment);
     }
 }
@@ -221,6 +353,7 @@ pool_set_limit(struct segment *segment, uint64_t bytes)
     atomic_store(&superblock->settings.memory_limit_bytes, bytes);
     CRASH_POINT(limit_set_not_in_force);
     atomic_store(&superblock->pool.effective_count, limit_pages(superblock));
+    note_recovery(superblock, clock_boot_ns());
     pool_unlock(segment);
     return true;
 }
@@ -268,33 +401,7 @@ pool_can_grow(const struct segment *segment)
     return atomic_load_explicit(&pool->present_count, memory_order_relaxed) <
                atomic_load_explicit(&pool->effective_count, memory_order_relaxed) &&
            atomic_load_explicit(&pool->grow_stuck, memory_order_relaxed) == 0 &&
-           !segment->may_not_grow;
-}
-
-/* It looks for a shortage whenever a signal wakes it. */
-static void
-wake_supervisor(const struct superblock *superblock)
-{
-    if (superblock->settings.supervisor_pid > 0) {
-        kill(superblock->settings.supervisor_pid, SIGCHLD);
-    }
-}
-
-static void
-note_shortage(struct superblock *superblock, const struct memory_limit *available, uint64_t bytes)
-{
-    struct page_pool *pool = &superblock->pool;
-    uint32_t present = atomic_load(&pool->present_count);
-    atomic_store(&pool->effective_count, present);
-    snprintf(pool->shortage_text, sizeof(pool->shortage_text),
-             "%s has %llu KiB left, %llu KiB are needed; the cache stays at "
-             "%llu MiB of its limit of %llu MiB (raise the limit or lower -m)",
-             available->owner, (unsigned long long)available->bytes >> 10,
-             (unsigned long long)bytes >> 10,
-             (unsigned long long)present << superblock->page_shift >> 20,
-             (unsigned long long)atomic_load(&superblock->settings.memory_limit_bytes) >> 20);
-    atomic_fetch_add(&pool->shortage_number, 1);
-    wake_supervisor(superblock);
+           (LIKELY(segment->grow_again_at_ns == 0) || clock_boot_ns() >= segment->grow_again_at_ns);
 }
 
 /* Populates pages that never had memory, and their entries. */
@@ -363,9 +470,14 @@ grow_locked(struct segment *segment, uint32_t bytes_max)
     hostmem_available(&available);
     bool populated = available.bytes > bytes + HEADROOM_BYTES &&
                      (absent ? populate_absent(segment, count) : populate_next(segment, count));
-    if (!populated && segment->attached) {
-        segment->may_not_grow = true; /* Its own shortage is none of the node's. */
-    } else if (!populated) {
+    if (populated) {
+        segment->grow_again_at_ns = 0;
+        segment->grow_wait_s = 0;
+    } else if (segment->attached) {
+        /* Its own shortage is none of the node's. */
+        segment->grow_wait_s = longer_wait_s(segment->grow_wait_s);
+        segment->grow_again_at_ns = clock_boot_ns() + segment->grow_wait_s * SECOND_NS;
+    } else {
         note_shortage(superblock, &available, bytes);
     }
     return populated;

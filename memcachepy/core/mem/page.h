@@ -136,8 +136,13 @@ bool pool_can_grow(const struct segment *segment);
 
 /* Takes memory for a few pages, absent ones before others. Call without any shard lock.
  * False: the limit is reached or there is a shortage, which then lowers the effective limit and is
- * told in the pool. */
+ * told in the pool. In an attached process a shortage is its own cgroup's: it lowers nothing, and
+ * pool_can_grow() is false for some seconds. */
 bool pool_grow(struct segment *segment);
+
+/* Raises the effective limit a step, if a shortage has lowered it and the host has memory again.
+ * Looks at the host at most once a second. now_ns is of the boot-time clock. For the maintainer. */
+void pool_raise(struct segment *segment, uint64_t now_ns);
 
 /* What the maintainer remembers from one call to the next. */
 struct pool_ahead {

@@ -25,7 +25,7 @@
 #include "mem/lock.h"
 
 #define SEGMENT_MAGIC "MCPYSEG"
-#define SEGMENT_LAYOUT_VERSION 4
+#define SEGMENT_LAYOUT_VERSION 5
 #define WORKERS_MAX 64
 #define SLOT_SUPERVISOR 0
 #define SLOT_ACCEPTOR 1
@@ -160,9 +160,16 @@ struct page_pool {
         effective_count;        /* [atomic] pages of the limit, less what a shortage took away */
     _Atomic uint32_t free_hint; /* [atomic] about how many populated pages are free */
     _Atomic uint32_t cursor;    /* [atomic] where the next search starts */
-    _Atomic uint32_t shortage_number; /* [atomic] counts shortages */
-    uint32_t count_max;               /* [const] pages the reserve holds */
-    char shortage_text[384];          /* [grow] */
+    /* A shortage lasts until the whole limit is in force again. */
+    _Atomic uint32_t shortage_number;  /* [atomic] shortages that have begun, */
+    _Atomic uint32_t recovery_number;  /* [atomic] and those that have ended */
+    _Atomic uint32_t recovery_after_s; /* [grow] how long the last of these lasted */
+    _Atomic uint32_t raise_wait_s;     /* [grow] from the last failure to the next step */
+    _Atomic uint64_t short_since_ns;   /* [grow], read by all: boot-time clock; 0: no shortage */
+    _Atomic uint64_t raise_at_ns;      /* [grow], read by all: no step before this moment */
+    _Atomic uint64_t raised_at_ns;     /* [grow] the last step; 0: none */
+    uint32_t count_max;                /* [const] pages the reserve holds */
+    char shortage_text[384];           /* [grow] */
 };
 
 /* Which configurations there are; see mem/config_table.h. */
@@ -222,8 +229,11 @@ struct segment {
     int fd;
     struct superblock *superblock;
     struct process_slot *slots;
-    bool attached;     /* by a process outside the node, in a cgroup of its own */
-    bool may_not_grow; /* that cgroup has no memory for the pool */
+    bool attached; /* by a process outside the node, in a cgroup of its own */
+    /* That cgroup has no memory for the pool: it is not asked again before this moment of the
+     * boot-time clock. 0: it may be asked. */
+    uint64_t grow_again_at_ns;
+    uint32_t grow_wait_s;
 };
 
 enum segment_status {

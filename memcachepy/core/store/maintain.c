@@ -9,6 +9,7 @@ store_maintain(struct store *store)
 {
     store_tick(store);
     bool shrinks = store_shrink(store);
+    pool_raise(store->segment, clock_boot_ns());
     uint64_t now_ns = clock_mono_ns();
     bool grows = pool_grow_ahead(store->segment, &store->ahead, now_ns) ||
                  hugepage_step(store->segment, &store->huge, now_ns);
