@@ -252,6 +252,14 @@ note_shortage(struct superblock *superblock, const struct memory_limit *availabl
     wake_supervisor(superblock);
 }
 
+/* In an attached process: that of its cgroup is none of the node's. */
+static void
+note_own_shortage(struct segment *segment, bool is_short)
+{
+    segment->grow_wait_s = is_short ? longer_wait_s(segment->grow_wait_s) : 0;
+    segment->grow_again_at_ns = is_short ? clock_boot_ns() + segment->grow_wait_s * SECOND_NS : 0;
+}
+
 /* Under the grow lock, with the whole limit in force. */
 static void
 note_recovery(struct superblock *superblock, uint64_t now_ns)
@@ -470,14 +478,9 @@ grow_locked(struct segment *segment, uint32_t bytes_max)
     hostmem_available(&available);
     bool populated = available.bytes > bytes + HEADROOM_BYTES &&
                      (absent ? populate_absent(segment, count) : populate_next(segment, count));
-    if (populated) {
-        segment->grow_again_at_ns = 0;
-        segment->grow_wait_s = 0;
-    } else if (segment->attached) {
-        /* Its own shortage is none of the node's. */
-        segment->grow_wait_s = longer_wait_s(segment->grow_wait_s);
-        segment->grow_again_at_ns = clock_boot_ns() + segment->grow_wait_s * SECOND_NS;
-    } else {
+    if (segment->attached) {
+        note_own_shortage(segment, !populated);
+    } else if (!populated) {
         note_shortage(superblock, &available, bytes);
     }
     return populated;
