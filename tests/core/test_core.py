@@ -59,6 +59,11 @@ def test_a_shortage_that_is_over_leaves_no_lower_limit(build: Build) -> None:
     assert run(build("shortage", *SANITIZERS, *wraps)) == "ok\n"
 
 
+@pytest.mark.parametrize("flags", [(), ("-DLOCK_ALWAYS_POLLS",)], ids=["clocklock", "polls"])
+def test_a_wait_for_a_lock_is_not_of_the_system_clock(build: Build, flags: tuple[str, ...]) -> None:
+    assert run(build("lockwait", *SANITIZERS, *flags, "-Wl,--wrap=clock_gettime")) == "ok\n"
+
+
 def test_log_rings_hold_whole_entries_whenever_their_writer_is_killed(build: Build) -> None:
     seed = random.randrange(1, 2**31)
     print("seed", seed)
