@@ -19,6 +19,11 @@ HERE = Path(__file__).parent
 # gcc says that it does not follow fences; what rests on them alone is named in tsan.supp.
 THREAD = ("-O1", "-fsanitize=thread", "-Wno-tsan")
 
+LARGE_SYSTEM_PAGES = (
+    str(HERE / "system_pages.c"),
+    *(f"-Wl,--wrap={name}" for name in ("sysconf", "fallocate", "mmap")),
+)
+
 Build = Callable[..., Path]
 
 
@@ -52,6 +57,11 @@ def test_units_hold_under_sanitizers(build: Build) -> None:
 
 def test_the_pool_takes_ahead_and_keeps_a_moving_limit(build: Build) -> None:
     assert run(build("pool", *SANITIZERS)) == "ok\n"
+
+
+@pytest.mark.parametrize("machine", [(), LARGE_SYSTEM_PAGES], ids=["this", "64k"])
+def test_the_layout_rests_on_whole_system_pages(build: Build, machine: tuple[str, ...]) -> None:
+    assert run(build("layout", *SANITIZERS, *machine)) == "ok\n"
 
 
 def test_a_shortage_that_is_over_leaves_no_lower_limit(build: Build) -> None:
@@ -137,6 +147,14 @@ def test_a_moving_limit_and_deaths_leave_the_segment_within_it(build: Build) -> 
     seed = random.randrange(2**32)
     print(run(build("shrink", *SANITIZERS), 16, 3, 12, seed), "seed", seed)
     print(run(build("shrink", "-O2"), 64, 3, 25, seed), "seed", seed)
+
+
+def test_small_caches_hold_and_shrink_where_system_pages_are_large(build: Build) -> None:
+    seed = random.randrange(2**32)
+    print(run(build("shrink", "-O2", *LARGE_SYSTEM_PAGES), 32, 3, 12, seed), "seed", seed)
+    program = build("pressure", "-O2", *LARGE_SYSTEM_PAGES)
+    for megabytes, value_max in ((4, 300_000), (16, 900_000)):
+        print(run(program, megabytes, 4, 3000, value_max, seed), "seed", seed)
 
 
 def repair_us(output: str) -> tuple[float, float]:

@@ -65,11 +65,6 @@ const char *const binding_names[BINDING_COUNT] = {
     [BINDING_BINARY] = "binary",
 };
 
-struct plan {
-    struct superblock superblock; /* the const fields */
-    uint64_t reserve_bytes;
-};
-
 static uint32_t
 shard_count_for(uint64_t memory_limit_bytes)
 {
@@ -78,6 +73,18 @@ shard_count_for(uint64_t memory_limit_bytes)
         count *= 2;
     }
     return count;
+}
+
+/* At least a system page: what is smaller cannot be given back to the host by itself. */
+static uint32_t
+page_shift_for(uint64_t memory_limit_bytes, uint64_t system_page_bytes)
+{
+    uint32_t shift =
+        memory_limit_bytes < LARGE_PAGE_FROM_BYTES ? SMALL_PAGE_SHIFT : LARGE_PAGE_SHIFT;
+    while (UINT64_C(1) << shift < system_page_bytes) {
+        shift++;
+    }
+    return shift;
 }
 
 /* The smallest unit whose refs reach the limit and, where that costs nothing more, the whole host.
@@ -102,10 +109,10 @@ place(uint64_t *at, uint64_t bytes, uint64_t alignment)
     return offset;
 }
 
-/* Lays the parts out for so many pages; returns the bytes of the whole. */
-static uint64_t
-lay_out(struct superblock *superblock, const struct segment_settings *settings, uint32_t page_count,
-        size_t shard_bytes)
+/* Places the parts for so many pages. */
+static void
+place_parts(struct superblock *superblock, const struct segment_settings *settings,
+            uint32_t page_count, size_t shard_bytes, uint64_t system_page_bytes)
 {
     uint64_t pages_of_shard = page_count / superblock->shard_count;
     superblock->table_pages_max = (uint32_t)round_up(pages_of_shard / TABLE_PART + 2, 16);
@@ -119,37 +126,36 @@ lay_out(struct superblock *superblock, const struct segment_settings *settings, 
     superblock->prefixes_at = place(&at, prefix_table_bytes(), 4096);
     superblock->conns_at = place(&at, conn_table_bytes(settings), 4096);
     superblock->configs_at = place(&at, config_table_bytes(), 4096);
-    superblock->tracks_at = place(&at, track_bytes(), 4096);
+    /* Other nodes map this part alone. */
+    superblock->tracks_at = place(&at, track_bytes(), system_page_bytes);
     superblock->pages_at = place(&at, (uint64_t)page_count * sizeof(struct page), 4096);
     superblock->data_at = place(&at, (uint64_t)page_count << superblock->page_shift, EXTENT_BYTES);
     superblock->pool.count_max = page_count;
-    return at;
+    superblock->reserve_bytes = at;
 }
 
-static enum segment_status
-plan_make(const struct segment_settings *settings, size_t shard_bytes, struct plan *plan,
-          char *sentence)
+enum segment_status
+segment_lay_out(const struct segment_settings *settings, size_t shard_bytes,
+                const struct memory_limit *host, uint64_t system_page_bytes,
+                struct superblock *superblock, char *sentence)
 {
-    struct superblock *superblock = &plan->superblock;
-    memset(plan, 0, sizeof(*plan));
+    memset(superblock, 0, sizeof(*superblock));
     uint64_t limit = settings->memory_limit_bytes;
-    struct memory_limit host;
-    hostmem_total(&host);
-    if (limit > host.bytes) {
+    if (limit > host->bytes) {
         snprintf(sentence, SEGMENT_SENTENCE_MAX,
                  "memory_limit: %llu MB are asked for, but %s allows %llu MB; use -m %llu or less, "
                  "or raise that limit",
-                 (unsigned long long)limit >> 20, host.owner, (unsigned long long)host.bytes >> 20,
-                 (unsigned long long)host.bytes >> 20);
+                 (unsigned long long)limit >> 20, host->owner,
+                 (unsigned long long)host->bytes >> 20, (unsigned long long)host->bytes >> 20);
         return SEGMENT_SHORTAGE;
     }
-    superblock->page_shift = limit < LARGE_PAGE_FROM_BYTES ? SMALL_PAGE_SHIFT : LARGE_PAGE_SHIFT;
+    superblock->page_shift = page_shift_for(limit, system_page_bytes);
     superblock->page_bytes = 1u << superblock->page_shift;
     superblock->unit_shift = unit_shift_for(limit);
     superblock->shard_count = shard_count_for(limit);
     /* What the refs reach, less room for the parts before the pages. */
     uint64_t reach = UINT64_C(1) << (32 + superblock->unit_shift);
-    uint64_t reserve = host.bytes > limit ? host.bytes : limit;
+    uint64_t reserve = host->bytes > limit ? host->bytes : limit;
     reserve = reserve < reach - reach / 32 ? reserve : reach - reach / 32;
     uint64_t page_count = reserve >> superblock->page_shift;
     if (page_count << superblock->page_shift < limit) {
@@ -178,7 +184,7 @@ plan_make(const struct segment_settings *settings, size_t shard_bytes, struct pl
             slabclass_chunks_per_page(superblock->page_bytes, superblock->chunk_bytes[class_id]);
     }
     superblock->log_ring_bytes = logring_bytes(settings->worker_logbuf_bytes);
-    plan->reserve_bytes = lay_out(superblock, settings, (uint32_t)page_count, shard_bytes);
+    place_parts(superblock, settings, (uint32_t)page_count, shard_bytes, system_page_bytes);
     return SEGMENT_OK;
 }
 
@@ -235,9 +241,9 @@ populate_parts(const struct segment *segment, const struct superblock *plan,
 /* Only under the pages: the parts before them are sparse. */
 static bool
 back_by_huge_pages(const struct segment *segment, const struct segment_settings *settings,
-                   const struct plan *plan, char *sentence)
+                   const struct superblock *plan, char *sentence)
 {
-    uint64_t data_at = plan->superblock.data_at;
+    uint64_t data_at = plan->data_at;
     hugepage_ask(segment->base, data_at, segment->bytes - data_at);
     return !settings->large_pages ||
            hugepage_require(segment->fd, segment->base, data_at, sentence, SEGMENT_SENTENCE_MAX);
@@ -263,13 +269,12 @@ fingerprint(size_t shard_bytes)
 }
 
 static void
-superblock_fill(struct superblock *superblock, const struct plan *plan,
+superblock_fill(struct superblock *superblock, const struct superblock *plan,
                 const struct segment_settings *settings, size_t shard_bytes)
 {
-    *superblock = plan->superblock;
+    *superblock = *plan;
     superblock->layout_version = SEGMENT_LAYOUT_VERSION;
     superblock->fingerprint = fingerprint(shard_bytes);
-    superblock->reserve_bytes = plan->reserve_bytes;
     superblock->settings = *settings;
     uint64_t wall_s = clock_wall_ns() / 1000000000u;
     superblock->wall_base_s =
@@ -288,15 +293,17 @@ enum segment_status
 segment_create(const struct segment_settings *settings, size_t shard_bytes, struct segment **out,
                char *sentence)
 {
-    struct plan *plan = malloc(sizeof(*plan));
+    struct superblock *plan = aligned_alloc(CACHE_LINE_BYTES, sizeof(*plan));
     struct segment *segment = calloc(1, sizeof(*segment));
     CHECK(plan != NULL && segment != NULL);
-    enum segment_status status = plan_make(settings, shard_bytes, plan, sentence);
+    struct memory_limit host;
+    hostmem_total(&host);
+    enum segment_status status = segment_lay_out(settings, shard_bytes, &host,
+                                                 (uint64_t)sysconf(_SC_PAGESIZE), plan, sentence);
     if (status == SEGMENT_OK) {
         status = map(plan->reserve_bytes, segment, sentence);
     }
-    if (status == SEGMENT_OK &&
-        !populate_parts(segment, &plan->superblock, settings, shard_bytes)) {
+    if (status == SEGMENT_OK && !populate_parts(segment, plan, settings, shard_bytes)) {
         snprintf(
             sentence, SEGMENT_SENTENCE_MAX,
             "memory_limit: the host or its cgroup has no memory left for the tables of a cache "
@@ -316,10 +323,10 @@ segment_create(const struct segment_settings *settings, size_t shard_bytes, stru
         return status;
     }
     segment->superblock = (struct superblock *)(void *)segment->base;
-    segment->slots = (struct process_slot *)(void *)(segment->base + plan->superblock.slots_at);
+    segment->slots = (struct process_slot *)(void *)(segment->base + plan->slots_at);
     uint64_t seed;
     CHECK(getrandom(&seed, sizeof(seed), 0) == sizeof(seed));
-    plan->superblock.hash_seed = seed;
+    plan->hash_seed = seed;
     superblock_fill(segment->superblock, plan, settings, shard_bytes);
     free(plan);
     *out = segment;

@@ -245,6 +245,15 @@ enum segment_status {
 
 #define SEGMENT_SENTENCE_MAX 384
 
+struct memory_limit;
+
+/* Lays a segment out for a host with so much memory and system pages of so many bytes: fills those
+ * fields of *superblock that are [const] and follow from the settings, and zeroes the others. On
+ * failure `sentence` (SEGMENT_SENTENCE_MAX bytes) says why. */
+enum segment_status segment_lay_out(const struct segment_settings *settings, size_t shard_bytes,
+                                    const struct memory_limit *host, uint64_t system_page_bytes,
+                                    struct superblock *superblock, char *sentence) MUST_CHECK;
+
 /* Creates and maps a sparse, sealed memfd of the reserve, with its metadata populated and
  * initialised. The shards, of shard_bytes each, are left zeroed for the store. On failure *segment
  * is untouched and `sentence` (SEGMENT_SENTENCE_MAX bytes) says why. */
