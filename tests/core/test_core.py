@@ -59,6 +59,14 @@ def test_the_pool_takes_ahead_and_keeps_a_moving_limit(build: Build) -> None:
     assert run(build("pool", *SANITIZERS)) == "ok\n"
 
 
+def test_free_pages_are_found_with_few_looks_and_none_is_lost(build: Build) -> None:
+    seed = random.randrange(1, 2**31)
+    print("seed", seed)
+    wraps = ("-Wl,--wrap=hostmem_total", "-Wl,--wrap=freemap_next")
+    assert run(build("freemap", *SANITIZERS, *wraps), seed, 20) == "ok\n"
+    assert run(build("freemap", "-O2", *wraps), seed, 200) == "ok\n"
+
+
 @pytest.mark.parametrize("machine", [(), LARGE_SYSTEM_PAGES], ids=["this", "64k"])
 def test_the_layout_rests_on_whole_system_pages(build: Build, machine: tuple[str, ...]) -> None:
     assert run(build("layout", *SANITIZERS, *machine)) == "ok\n"
@@ -136,6 +144,8 @@ def test_processes_killed_at_random_lose_nothing_acknowledged(build: Build) -> N
         "page_present_not_counted",
         "limit_set_not_in_force",
         "pool_grown_not_counted",
+        "page_listed_not_free",
+        "page_listed_still_absent",
     ],
 )
 def test_a_death_while_memory_comes_or_goes_leaves_it_counted(build: Build, point: str) -> None:

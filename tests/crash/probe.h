@@ -62,7 +62,8 @@ pages_add_up(struct world *world)
 {
     struct probe probe = probe_take(world);
     uint32_t present = atomic_load(&world->segment->superblock->pool.present_count);
-    return probe.pages_free + probe.pages[0] + probe.pages[1] == present &&
+    return freemap_count(world->segment, UINT32_MAX) == probe.pages_free &&
+           probe.pages_free + probe.pages[0] + probe.pages[1] == present &&
            present + probe.pages_absent == probe.populated;
 }
 

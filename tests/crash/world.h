@@ -6,6 +6,7 @@
 #define TESTS_CRASH_WORLD_H
 
 #include "base/xxh64.h"
+#include "mem/freemap.h"
 #include "mem/page.h"
 #include "mem/track.h"
 #include "store/check.h"
@@ -107,7 +108,7 @@ struct range {
 /* The head of what is tracked, and the bits. */
 #define TRACKS_BYTES (TRACK_HEAD_BYTES + (1u << TRACK_SHIFT_MIN) / 8)
 
-#define RANGES 5
+#define RANGES 6
 
 /* The parts that the three processes and PAGES_MAX pages can touch. */
 static unsigned
@@ -122,6 +123,8 @@ ranges(const struct world *world, struct range out[RANGES])
     out[2] = (struct range){superblock->pages_at, PAGES_MAX * sizeof(struct page)};
     out[3] = (struct range){superblock->data_at, (uint64_t)PAGES_MAX << superblock->page_shift};
     out[4] = (struct range){superblock->tracks_at, TRACKS_BYTES};
+    out[5] = (struct range){superblock->freemap_at,
+                            freemap_present_bytes(superblock->pool.count_max) + PAGES_MAX / 8};
     return RANGES;
 }
 

@@ -30,6 +30,13 @@ MUTATIONS = {
         "SAME_SEQUENCE",
         "FIRST_FREE",
     ),
+    "freemap": (
+        "FREE_BEFORE_BIT",
+        "NO_LOOK_AGAIN",
+        "CLEAR_UNNAMED",
+        "NOT_CONFIRMED",
+        "UPPER_FIRST",
+    ),
     "hits": ("SAME_PAGE_AND_WRAP", "NO_GENERATION", "PLAIN_STORE", "BYTES_MAY_MATCH"),
     "journal": (
         "COUNT_BEFORE_WORD",
@@ -60,8 +67,12 @@ MUTATIONS = {
     "share": ("JUDGE_FIRST",),
 }
 
-VARIANTS = [*((model, ()) for model in MUTATIONS), ("hits", ("SAME_PAGE",))]
-"""What has to hold: each model, and a stronger claim about a smaller world."""
+VARIANTS = [
+    *((model, ()) for model in MUTATIONS),
+    ("freemap", ("OWN_WORDS",)),
+    ("hits", ("SAME_PAGE",)),
+]
+"""What has to hold: each model, another world, and a stronger claim about a smaller one."""
 
 
 def _search(model: str, folder: Path, *defines: str) -> str:

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/crash.h"
 #include "base/span.h"
+#include "mem/freemap.h"
 #include "mem/hostmem.h"
 #include "mem/populate.h"
 
@@ -25,6 +26,9 @@
 #define HEADROOM_BYTES (8u << 20)
 
 #define GROW_WAIT_MS 1000
+
+/* Pages whose summaries the maintainer looks at in one step: 32 KiB of the free map. */
+#define CONFIRM_PAGES (UINT32_C(1) << 18)
 
 #define SECOND_NS UINT64_C(1000000000)
 
@@ -53,35 +57,53 @@ take_in_hand(struct segment *segment, struct process_slot *slot, uint32_t number
     if (atomic_compare_exchange_strong(&page->owner, &expected,
                                        page_owner_in_hand(segment, slot))) {
         CRASH_POINT(page_in_hand);
+        freemap_clear(segment, number);
         return true;
     }
     atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
     return false;
 }
 
+/* The first page from `from` on that can be had. A search that is cut off is gone on with by the
+ * next one: pages that are just being taken or given back have their bits, too, and their process
+ * may be stopped. */
+static uint32_t
+take_first(struct segment *segment, struct process_slot *slot, uint32_t from, unsigned *looks)
+{
+    struct page_pool *pool = &segment->superblock->pool;
+    while (*looks < FREEMAP_LOOKS_MAX) {
+        uint32_t number = freemap_next(segment, slot, from, looks);
+        if (number == FREEMAP_NONE) {
+            from = *looks < FREEMAP_LOOKS_MAX ? 0 : from;
+            break;
+        }
+        if (take_in_hand(segment, slot, number)) {
+            return number;
+        }
+        from = number + 1;
+    }
+    if (atomic_load_explicit(&pool->cursor, memory_order_relaxed) != from) {
+        atomic_store_explicit(&pool->cursor, from, memory_order_relaxed);
+    }
+    return PAGE_NONE;
+}
+
 static uint32_t
 take_free(struct segment *segment, struct process_slot *slot)
 {
-    struct page_pool *pool = &segment->superblock->pool;
-    if (atomic_load_explicit(&pool->free_hint, memory_order_relaxed) == 0) {
+    if (LIKELY(freemap_is_empty(segment))) {
         return PAGE_NONE;
     }
+    const struct page_pool *pool = &segment->superblock->pool;
+    unsigned looks = 0;
+    uint32_t from = atomic_load_explicit(&pool->cursor, memory_order_relaxed);
     uint32_t count = atomic_load_explicit(&pool->populated_count, memory_order_acquire);
-    uint32_t start = atomic_load_explicit(&pool->cursor, memory_order_relaxed);
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t number = start + i < count ? start + i : (start + i) % count;
-        if (take_in_hand(segment, slot, number)) {
-            atomic_store_explicit(&pool->cursor, number + 1 < count ? number + 1 : 0,
-                                  memory_order_relaxed);
-            uint32_t hint = atomic_load_explicit(&pool->free_hint, memory_order_relaxed);
-            while (hint != 0 && !atomic_compare_exchange_weak(&pool->free_hint, &hint, hint - 1)) {
-            }
-            return number;
-        }
+    from = from < count ? from : 0;
+    uint32_t number = take_first(segment, slot, from, &looks);
+    if (UNLIKELY(number == PAGE_NONE && from != 0 && looks < FREEMAP_LOOKS_MAX)) {
+        number = take_first(segment, slot, 0, &looks);
     }
-    /* The hint was too high. A page that came back meanwhile raises it again. */
-    atomic_store_explicit(&pool->free_hint, 0, memory_order_relaxed);
-    return PAGE_NONE;
+    return number;
 }
 
 bool
@@ -119,9 +141,10 @@ pool_give_back(struct segment *segment, struct process_slot *slot, uint32_t numb
 {
     struct page *page = page_entry(segment, number);
     DCHECK(atomic_load(&page->owner) == page_owner_in_hand(segment, slot));
+    freemap_set(segment, number);
+    CRASH_POINT(page_listed_not_free);
     /* Pairs with the compare-and-swap in take_in_hand(): the taker sees our last writes. */
     atomic_store_explicit(&page->owner, PAGE_FREE, memory_order_release);
-    atomic_fetch_add_explicit(&segment->superblock->pool.free_hint, 1, memory_order_relaxed);
     atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
 }
 
@@ -135,7 +158,7 @@ limit_pages(const struct superblock *superblock)
 }
 
 /* Makes what the lock guards agree with the page directory. Memory without its count is populated
- * again later, which is harmless; a free hint too high corrects itself. */
+ * again later, which is harmless. */
 static void
 pool_repair(struct segment *segment)
 {
@@ -143,8 +166,13 @@ pool_repair(struct segment *segment)
     uint32_t count = atomic_load(&pool->populated_count);
     uint32_t present = 0;
     for (uint32_t number = 0; number < count; number++) {
-        present += atomic_load(&page_entry(segment, number)->owner) != PAGE_ABSENT;
+        bool absent = atomic_load(&page_entry(segment, number)->owner) == PAGE_ABSENT;
+        present += !absent;
+        if (absent) {
+            freemap_clear(segment, number); /* It was to become free. */
+        }
     }
+    freemap_confirm_all(segment, 0, count);
     atomic_store(&pool->present_count, present);
     pool->absent_from = 0;
     /* A limit that was set and not yet in force. What a shortage took away pool_raise() returns. */
@@ -152,7 +180,6 @@ pool_repair(struct segment *segment)
     if (atomic_load(&pool->short_since_ns) == 0 || atomic_load(&pool->effective_count) > limit) {
         atomic_store(&pool->effective_count, limit);
     }
-    atomic_fetch_add(&pool->free_hint, EXTENT_BYTES >> segment->superblock->page_shift);
 }
 
 /* False: a stopped process has it. Only the first waits to find that out; see pool_can_grow(). */
@@ -375,29 +402,45 @@ pool_give_back_any(struct segment *segment, struct process_slot *slot)
     }
 }
 
-void
+/* Under the grow lock, or with `locked` false without. False: it has to be done under the lock. */
+static bool
+recover_page(struct segment *segment, struct process_slot *slot, uint32_t number, bool locked)
+{
+    const struct superblock *superblock = segment->superblock;
+    uint32_t owner = atomic_load(&page_entry(segment, number)->owner);
+    freemap_confirm(segment, number);
+    if (owner != page_owner_in_hand(segment, slot)) {
+        return true;
+    }
+    /* It may have died after giving the memory to the host. */
+    if (populate(segment->fd, segment->base, page_offset(superblock, number),
+                 superblock->page_bytes)) {
+        pool_give_back(segment, slot, number);
+        return true;
+    }
+    if (locked) {
+        freemap_clear(segment, number);
+        mark_absent(segment, slot, number);
+    }
+    return locked;
+}
+
+bool
 pool_recover(struct segment *segment, struct process_slot *slot)
 {
     bool locked = pool_lock(segment);
     uint32_t in_flight = atomic_load(&slot->page_in_flight);
-    uint32_t owner =
-        in_flight == 0 ? PAGE_ABSENT : atomic_load(&page_entry(segment, in_flight - 1)->owner);
-    if (owner == page_owner_in_hand(segment, slot)) {
-        /* It may have died after giving the memory to the host. */
-        uint64_t offset = page_offset(segment->superblock, in_flight - 1);
-        if (populate(segment->fd, segment->base, offset, segment->superblock->page_bytes)) {
-            pool_give_back(segment, slot, in_flight - 1);
-        } else if (locked) {
-            mark_absent(segment, slot, in_flight - 1);
-        }
-    } else if (owner == PAGE_FREE) {
-        /* It may have died between giving back and counting; a hint too high corrects itself. */
-        atomic_fetch_add_explicit(&segment->superblock->pool.free_hint, 1, memory_order_relaxed);
+    uint32_t populated = atomic_load(&segment->superblock->pool.populated_count);
+    /* An attached process may have left any number. */
+    bool done = in_flight == 0 || in_flight > populated ||
+                recover_page(segment, slot, in_flight - 1, locked);
+    if (done) {
+        atomic_store(&slot->page_in_flight, 0);
     }
-    atomic_store(&slot->page_in_flight, 0);
     if (locked) {
         pool_unlock(segment);
     }
+    return done;
 }
 
 /* ---- taking memory from the host ------------------------------------------------------------ */
@@ -412,7 +455,20 @@ pool_can_grow(const struct segment *segment)
            (LIKELY(segment->grow_again_at_ns == 0) || clock_boot_ns() >= segment->grow_again_at_ns);
 }
 
-/* Populates pages that never had memory, and their entries. */
+/* Under the grow lock: an absent page has memory now. Its bit comes first, as in pool_give_back().
+ */
+static void
+make_present(struct segment *segment, uint32_t number)
+{
+    freemap_set(segment, number);
+    CRASH_POINT(page_listed_still_absent);
+    atomic_store_explicit(&page_entry(segment, number)->owner, PAGE_FREE, memory_order_release);
+    CRASH_POINT(page_present_not_counted);
+    atomic_fetch_add(&segment->superblock->pool.present_count, 1);
+}
+
+/* Populates pages that never had memory, and their entries. They are absent until all of this can
+ * be seen. */
 static bool
 populate_next(struct segment *segment, uint32_t count)
 {
@@ -423,13 +479,19 @@ populate_next(struct segment *segment, uint32_t count)
                   (uint64_t)count << superblock->page_shift) ||
         !populate(segment->fd, segment->base,
                   superblock->pages_at + (uint64_t)first * sizeof(struct page),
-                  (uint64_t)count * sizeof(struct page))) {
+                  (uint64_t)count * sizeof(struct page)) ||
+        !freemap_populate(segment, first, count)) {
         return false;
+    }
+    for (uint32_t number = first; number < first + count; number++) {
+        atomic_store_explicit(&page_entry(segment, number)->owner, PAGE_ABSENT,
+                              memory_order_relaxed);
     }
     atomic_store_explicit(&pool->populated_count, first + count, memory_order_release);
     CRASH_POINT(pool_grown_not_counted);
-    atomic_fetch_add(&pool->present_count, count);
-    atomic_fetch_add(&pool->free_hint, count);
+    for (uint32_t number = first; number < first + count; number++) {
+        make_present(segment, number);
+    }
     return true;
 }
 
@@ -447,10 +509,7 @@ populate_absent(struct segment *segment, uint32_t count)
                           superblock->page_bytes)) {
                 return false;
             }
-            atomic_store_explicit(&page->owner, PAGE_FREE, memory_order_release);
-            CRASH_POINT(page_present_not_counted);
-            atomic_fetch_add(&pool->present_count, 1);
-            atomic_fetch_add(&pool->free_hint, 1);
+            make_present(segment, number);
             count--;
         }
         pool->absent_from = number + 1;
@@ -507,18 +566,25 @@ pool_grow(struct segment *segment)
     return grow(segment, GROW_BYTES);
 }
 
+/* The most pages that are kept free. */
+static uint32_t
+ahead_max(const struct segment *segment)
+{
+    const struct superblock *superblock = segment->superblock;
+    uint32_t most = AHEAD_BYTES_MAX >> superblock->page_shift;
+    uint32_t part = atomic_load(&superblock->pool.effective_count) / AHEAD_PART;
+    return part < most ? part : most;
+}
+
 /* Notes how many pages were taken lately, and wants as many free as a second would take. */
 static void
-look_ahead(struct segment *segment, struct pool_ahead *ahead, uint32_t used, uint64_t now_ns)
+look_ahead(struct pool_ahead *ahead, uint32_t used, uint32_t most, uint64_t now_ns)
 {
     uint64_t elapsed_ms = (now_ns - ahead->looked_at_ns) / 1000000u;
     if (elapsed_ms < AHEAD_LOOK_MS && ahead->looked_at_ns != 0) {
         return;
     }
     uint64_t taken = used > ahead->used ? used - ahead->used : 0;
-    uint64_t most = AHEAD_BYTES_MAX >> segment->superblock->page_shift;
-    uint64_t part = atomic_load(&segment->superblock->pool.effective_count) / AHEAD_PART;
-    most = part < most ? part : most;
     uint64_t wanted = ahead->looked_at_ns == 0 ? 0 : taken * 1000 / elapsed_ms;
     ahead->wanted = (uint32_t)(wanted < most ? wanted : most);
     ahead->used = used;
@@ -549,14 +615,27 @@ populate_unlocked(struct segment *segment)
     }
 }
 
+static void
+confirm_next(const struct segment *segment, struct pool_ahead *ahead)
+{
+    uint32_t count = atomic_load(&segment->superblock->pool.populated_count);
+    uint32_t first = ahead->confirm_next < count ? ahead->confirm_next : 0;
+    uint32_t step = count - first < CONFIRM_PAGES ? count - first : CONFIRM_PAGES;
+    freemap_confirm_all(segment, first, step);
+    ahead->confirm_next = first + step;
+}
+
 bool
 pool_grow_ahead(struct segment *segment, struct pool_ahead *ahead, uint64_t now_ns)
 {
     const struct page_pool *pool = &segment->superblock->pool;
     uint32_t present = atomic_load_explicit(&pool->present_count, memory_order_relaxed);
-    uint32_t spare = atomic_load_explicit(&pool->free_hint, memory_order_relaxed);
+    /* While more are free than are wanted at most, none counts as taken. */
+    uint32_t most = ahead_max(segment);
+    uint32_t spare = freemap_count(segment, most);
     look_whether_stuck(segment);
-    look_ahead(segment, ahead, present > spare ? present - spare : 0, now_ns);
+    confirm_next(segment, ahead);
+    look_ahead(ahead, present > spare ? present - spare : 0, most, now_ns);
     if (spare >= ahead->wanted || !pool_can_grow(segment)) {
         return false;
     }

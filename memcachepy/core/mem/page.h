@@ -14,7 +14,8 @@
  * death);
  *   in hand -> absent      under the grow lock, after its memory was given back to the host;
  *   absent -> free         under the grow lock, after its memory was taken again.
- * The lists are derived: shard_rebuild() makes them anew. */
+ * The lists are derived: shard_rebuild() makes them anew. Free pages are found by the free map
+ * (mem/freemap.h), which is derived, too. */
 #ifndef MEM_PAGE_H
 #define MEM_PAGE_H
 
@@ -98,9 +99,11 @@ page_of_offset(const struct superblock *superblock, uint64_t offset)
 
 #define PAGE_NONE UINT32_MAX
 
-/* Takes a free page in hand, or PAGE_NONE. The page is named in the slot until page_keep() or
+/* Takes a free page in hand, or returns PAGE_NONE: at a moment none was free, or many were just
+ * being taken or given back. The page is named in the slot until page_keep() or
  * pool_give_back(). A page that the process has in hand already is the one it gets. Never blocks,
- * takes no lock. While more memory is in use than the limit allows, there is no other. */
+ * takes no lock, and looks at a bounded number of words, however many pages there are. While more
+ * memory is in use than the limit allows, there is no other. */
 uint32_t pool_take(struct segment *segment, struct process_slot *slot);
 
 /* Forgets the page in hand: it has an owner now. */
@@ -128,8 +131,9 @@ bool pool_drop(struct segment *segment, struct process_slot *slot, uint32_t numb
  * reserve, or a stopped process keeps the pool's lock. */
 bool pool_set_limit(struct segment *segment, uint64_t bytes) MUST_CHECK;
 
-/* After a process's death: a page it had in hand goes back to the pool. */
-void pool_recover(struct segment *segment, struct process_slot *slot);
+/* After a process's death: a page it had in hand goes back to the pool. False: its memory cannot be
+ * had again, and a stopped process keeps the pool's lock; try again later. */
+bool pool_recover(struct segment *segment, struct process_slot *slot) MUST_CHECK;
 
 /* Whether pool_grow() could bring more. */
 bool pool_can_grow(const struct segment *segment);
@@ -147,13 +151,14 @@ void pool_raise(struct segment *segment, uint64_t now_ns);
 /* What the maintainer remembers from one call to the next. */
 struct pool_ahead {
     uint64_t looked_at_ns;
-    uint32_t used;   /* pages in use then */
-    uint32_t wanted; /* free pages to be kept until it looks again */
+    uint32_t used;         /* pages in use then */
+    uint32_t wanted;       /* free pages to be kept until it looks again */
+    uint32_t confirm_next; /* where it goes on looking through the free map */
 };
 
 /* Takes an extent from the host before it is needed: while pages are being taken, as many are kept
- * free as one second takes. True: it has, and may have to again soon. now_ns is of the monotonic
- * clock. */
+ * free as one second takes. Looks through a part of the free map, too. True: it has, and may have
+ * to again soon. now_ns is of the monotonic clock. */
 bool pool_grow_ahead(struct segment *segment, struct pool_ahead *ahead, uint64_t now_ns);
 
 #endif

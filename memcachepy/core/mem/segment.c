@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "mem/config_table.h"
 #include "mem/conn_table.h"
+#include "mem/freemap.h"
 #include "mem/hostmem.h"
 #include "mem/hugepage.h"
 #include "mem/logring.h"
@@ -128,6 +129,7 @@ place_parts(struct superblock *superblock, const struct segment_settings *settin
     superblock->configs_at = place(&at, config_table_bytes(), 4096);
     /* Other nodes map this part alone. */
     superblock->tracks_at = place(&at, track_bytes(), system_page_bytes);
+    superblock->freemap_at = place(&at, freemap_bytes(page_count), 4096);
     superblock->pages_at = place(&at, (uint64_t)page_count * sizeof(struct page), 4096);
     superblock->data_at = place(&at, (uint64_t)page_count << superblock->page_shift, EXTENT_BYTES);
     superblock->pool.count_max = page_count;
@@ -158,6 +160,7 @@ segment_lay_out(const struct segment_settings *settings, size_t shard_bytes,
     uint64_t reserve = host->bytes > limit ? host->bytes : limit;
     reserve = reserve < reach - reach / 32 ? reserve : reach - reach / 32;
     uint64_t page_count = reserve >> superblock->page_shift;
+    page_count = page_count < PAGE_COUNT_MAX ? page_count : PAGE_COUNT_MAX;
     if (page_count << superblock->page_shift < limit) {
         snprintf(sentence, SEGMENT_SENTENCE_MAX,
                  "memory_limit: %llu MB is more than references reach; the range is 1 to %llu MB",
@@ -235,7 +238,9 @@ populate_parts(const struct segment *segment, const struct superblock *plan,
            populate(segment->fd, segment->base, plan->shards_at, shards) &&
            populate(segment->fd, segment->base, plan->words_at,
                     plan->shard_count * sizeof(uint64_t)) &&
-           populate(segment->fd, segment->base, plan->tracks_at, TRACK_HEAD_PRESENT_BYTES);
+           populate(segment->fd, segment->base, plan->tracks_at, TRACK_HEAD_PRESENT_BYTES) &&
+           populate(segment->fd, segment->base, plan->freemap_at,
+                    freemap_present_bytes(plan->pool.count_max));
 }
 
 /* Only under the pages: the parts before them are sparse. */

@@ -10,6 +10,7 @@
  *   conns_at     connections       what `stats conns` tells of them (mem/conn_table.h)
  *   configs_at   configurations    what `config get` answers (mem/config_table.h)
  *   tracks_at    tracking          what was changed while items are copied (mem/track.h)
+ *   freemap_at   free map          which pages are free (mem/freemap.h)
  *   pages_at     page directory    owner and free list of each page
  *   data_at      pages             2 MiB aligned; populated in extents as the cache fills
  *
@@ -148,7 +149,8 @@ struct process_slot {
 };
 static_assert(sizeof(struct process_slot) == 27136, "layout change: bump SEGMENT_LAYOUT_VERSION");
 
-/* The pool of pages. Which pages are free stands in the page directory alone. */
+/* The pool of pages. Which pages are free stands in the page directory, and is found by the free
+ * map. */
 struct page_pool {
     struct shared_lock grow_lock;     /* guards [grow] */
     _Atomic uint32_t grow_stuck;      /* [atomic] 1: who holds the lock was waited for in vain */
@@ -157,9 +159,8 @@ struct page_pool {
     _Atomic uint32_t present_count;   /* [grow] pages that have it: all of them but the absent */
     _Atomic uint32_t absent_from;     /* [grow], read by all: no page before this one is absent */
     _Atomic uint32_t
-        effective_count;        /* [atomic] pages of the limit, less what a shortage took away */
-    _Atomic uint32_t free_hint; /* [atomic] about how many populated pages are free */
-    _Atomic uint32_t cursor;    /* [atomic] where the next search starts */
+        effective_count;     /* [atomic] pages of the limit, less what a shortage took away */
+    _Atomic uint32_t cursor; /* [atomic] where the next search for a free page starts */
     /* A shortage lasts until the whole limit is in force again. */
     _Atomic uint32_t shortage_number;  /* [atomic] shortages that have begun, */
     _Atomic uint32_t recovery_number;  /* [atomic] and those that have ended */
@@ -186,7 +187,7 @@ struct superblock {
     uint32_t fingerprint; /* of struct sizes and the libc's mutex: another build must not attach */
     uint64_t reserve_bytes;
     uint64_t slots_at, logs_at, shards_at, words_at, tables_at, prefixes_at, conns_at, configs_at,
-        tracks_at, pages_at, data_at;
+        tracks_at, freemap_at, pages_at, data_at;
     uint32_t page_bytes, page_shift, unit_shift;
     uint32_t log_ring_bytes;
     uint32_t shard_count, table_pages_max;

@@ -50,7 +50,9 @@ store_recover(struct store *store, unsigned slot_index, struct recovery *recover
         done = pin_recover(store, slot, i);
         recovery->pins_released += held && done;
     }
-    pool_recover(store->segment, slot);
+    if (!pool_recover(store->segment, slot)) {
+        return false;
+    }
     if (done) {
         atomic_store(&slot->upload_high, 0);
         atomic_store(&slot->pin_high, 0);
