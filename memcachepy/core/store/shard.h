@@ -114,6 +114,7 @@ struct sweep_pass {
     bool all;                     /* look at every item that expires, whatever its byte says */
     bool flushed;                 /* look at every chunk: what a flush killed stands in no column */
     uint64_t examined, reclaimed; /* items */
+    bool skipped;                 /* a stopped process was in the way of a page */
     uint64_t crawl;               /* look at every chunk of these classes; bit by class id */
     uint16_t epoch;               /* of flushes, when the pass began */
     uint32_t began_s;             /* 0: there was none yet */
@@ -144,9 +145,9 @@ struct store {
     uint32_t table_pages_max;
     /* As of the last tick. */
     uint32_t now_s;         /* seconds of the node's clock since the segment's base */
+    uint64_t now_ms;        /* the same in milliseconds */
     uint32_t wall_s;        /* seconds of the system clock since the segment's base */
     int64_t clocks_apart_s; /* that less the node's; changes only when somebody steps a clock */
-    bool all_flushed;       /* the very second of a delayed flush */
     bool peeks;             /* Who looks leaves no trace. */
     uint32_t tracking_seen; /* superblock.tracking, as of the last tick */
     struct track_mapping *tracks; /* of the nodes that copies come from; NULL: there are none */

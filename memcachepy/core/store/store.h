@@ -78,15 +78,15 @@ void key_init(struct store *store, struct key *key, const void *bytes, uint32_t 
 
 /* ---- expiry ---------------------------------------------------------------------------------
  * The wire's exptime becomes a word once: 0 never, up to 30 days relative (no clock step changes
- * it), above that a moment of the system clock, negative at once, also when it lost its sign on a
- * way through 32 bits. Moments beyond the representable reach (the beginning of 2088) are clamped
- * to it. */
+ * it, and it is never shorter than asked for, nor longer by more than a second), above that a
+ * moment of the system clock, negative at once, also when it lost its sign on a way through 32
+ * bits. Moments beyond the representable reach (the beginning of 2088) are clamped to it. */
 struct expiry {
     uint32_t word;
 };
 struct expiry store_expiry(const struct store *store, int64_t exptime);
 
-/* Seconds left until then as of the last tick: -1 never, 0 it has passed. */
+/* Whole seconds left until then as of the last tick: -1 never, 0 less than one or none. */
 int64_t store_ttl_s(const struct store *store, uint32_t expire_word);
 
 /* ---- reads ---------------------------------------------------------------------------------- */
@@ -405,8 +405,10 @@ enum fetch_result {
 enum fetch_result store_fetch(struct store *store, struct fetch *fetch,
                               struct view *view) MUST_CHECK;
 
-/* exptime as on the wire: 0 or negative now, else relative or absolute as for items. */
-void store_flush_all(struct store *store, int64_t exptime);
+/* exptime as on the wire: 0 or negative now, else relative or absolute as for items; takes the
+ * place of one that is to come. True: what was stored until then is dead, or will be at that
+ * moment. False: a stopped process is in the way, and nothing was flushed. */
+bool store_flush_all(struct store *store, int64_t exptime);
 
 /* ---- the memory limit ----------------------------------------------------------------------- */
 
