@@ -54,6 +54,10 @@ def test_the_pool_takes_ahead_and_keeps_a_moving_limit(build: Build) -> None:
     assert run(build("pool", *SANITIZERS)) == "ok\n"
 
 
+def test_what_a_stopped_process_keeps_from_being_released_is_released_later(build: Build) -> None:
+    assert run(build("left", *SANITIZERS)) == "ok\n"
+
+
 def test_log_rings_hold_whole_entries_whenever_their_writer_is_killed(build: Build) -> None:
     seed = random.randrange(1, 2**31)
     print("seed", seed)

@@ -222,15 +222,14 @@ upload_discard(struct store *store, struct shard *shard, struct held_ref *entry)
     reclaim_run(store, shard);
 }
 
-/* False: a stopped process has the shard; the entry stays, for recovery to try again when the
- * process that has it ends. */
+/* False: a stopped process has the shard, or, if this does not wait, any; the entry stays. */
 static bool
-upload_drop(struct store *store, struct process_slot *slot, struct held_ref *entry)
+upload_drop(struct store *store, struct process_slot *slot, struct held_ref *entry, bool waits)
 {
     struct ref head = {atomic_load_explicit(&entry->head_ref, memory_order_relaxed)};
     if (!ref_is_none(head)) {
         struct shard *shard = shard_of_ref(store, head);
-        if (!shard_lock(store, shard)) {
+        if (!(waits ? shard_lock(store, shard) : shard_try_lock(store, shard))) {
             return false;
         }
         /* Taking the lock may have undone what the entry's process was doing. */
@@ -248,14 +247,23 @@ store_upload_abort(struct store *store, struct upload *upload)
 {
     if (upload->open) {
         upload->open = false;
-        upload_drop(store, store->slot, upload_entry(store, upload));
+        struct held_ref *entry = upload_entry(store, upload);
+        if (!upload_drop(store, store->slot, entry, true)) {
+            held_release_later(store, entry);
+        }
     }
+}
+
+bool
+upload_try_drop(struct store *store, struct held_ref *entry)
+{
+    return upload_drop(store, store->slot, entry, false);
 }
 
 bool
 upload_recover(struct store *store, struct process_slot *slot, unsigned index)
 {
-    return upload_drop(store, slot, &slot->uploads[index]);
+    return upload_drop(store, slot, &slot->uploads[index], true);
 }
 
 /* Turns the complete chain into the key's item; under the lock, with room in the table. */

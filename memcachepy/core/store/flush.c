@@ -158,8 +158,8 @@ spoil_copies(const struct store *store)
 }
 
 /* Moves the epoch on, or sets the moment at which that is to happen; also where another process
- * changes the same word meanwhile, for that may have been a flush for later. One that is due is not
- * lost to one that comes after it. False: there is no free epoch. */
+ * changes the same word meanwhile, for that may have been a flush for later. False: there is no
+ * free epoch. */
 static bool
 flush_change(struct store *store, bool is_now, uint64_t pending_ms)
 {
@@ -167,8 +167,7 @@ flush_change(struct store *store, bool is_now, uint64_t pending_ms)
     uint64_t next;
     spoil_copies(store); /* This process may die in between. */
     do {
-        bool moves_on = is_now || is_due(store, flush);
-        uint16_t epoch = (uint16_t)(flush + moves_on);
+        uint16_t epoch = (uint16_t)(flush + is_now);
         if (UNLIKELY(epochs_since_swept(store, epoch) > EPOCHS_MAX)) {
             return false;
         }

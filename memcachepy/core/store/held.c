@@ -1,6 +1,10 @@
 /* See held.h. */
 #include "store/held.h"
 
+#include "base/check.h"
+#include "store/chain.h"
+#include "store/pin.h"
+
 /* Uploads and pins together hold at most this part of the memory limit. */
 #define HELD_PART 8
 
@@ -73,6 +77,73 @@ hold_no_more(struct process_slot *slot, struct held_ref *entry)
     entry->bytes = 0;
     STORES_IN_ORDER();
     atomic_fetch_sub(&slot->held_bytes, bytes);
+}
+
+/* ---- entries that are left ------------------------------------------------------------------
+ * Which entries those are is known to their process alone, in private memory. If it ends before
+ * they are released, they are an ended process's like all others: store_recover() releases them. */
+
+/* Locks that one tick tries. */
+#define RELEASES_PER_TICK 4
+
+static struct held_ref *
+entry_at(struct process_slot *slot, uint32_t index)
+{
+    return index < PIN_COUNT_MAX ? &slot->pins[index] : &slot->uploads[index - PIN_COUNT_MAX];
+}
+
+void
+held_release_later(struct store *store, struct held_ref *entry)
+{
+    struct process_slot *slot = store->slot;
+    bool is_pin = entry >= slot->pins && entry < slot->pins + PIN_COUNT_MAX;
+    uint32_t index =
+        is_pin ? (uint32_t)(entry - slot->pins) : PIN_COUNT_MAX + (uint32_t)(entry - slot->uploads);
+    struct held_left *left = &store->left;
+    DCHECK((left->marks[index / 64] >> index % 64 & 1) == 0);
+    left->marks[index / 64] |= UINT64_C(1) << index % 64;
+    left->count++;
+    /* Others are not to wait for it: an attached process may not come by for hours. At most what
+     * was held when the other process was stopped is beyond the share until then. */
+    hold_no_more(slot, entry);
+}
+
+/* The next entry that is left, from where the last try ended; there is one. */
+static uint32_t
+next_left(struct held_left *left)
+{
+    for (;;) {
+        uint32_t index = left->next++ % HELD_COUNT_MAX;
+        uint64_t marks = left->marks[index / 64] >> index % 64;
+        if (marks & 1) {
+            return index;
+        }
+        if (marks == 0) {
+            left->next = (index / 64 + 1) * 64 % HELD_COUNT_MAX;
+        }
+    }
+}
+
+void
+held_release(struct store *store)
+{
+    struct held_left *left = &store->left;
+    for (unsigned i = 0; i < RELEASES_PER_TICK && left->count != 0; i++) {
+        uint32_t index = next_left(left);
+        struct held_ref *entry = entry_at(store->slot, index);
+        bool done =
+            index < PIN_COUNT_MAX ? pin_try_drop(store, entry) : upload_try_drop(store, entry);
+        if (done) {
+            left->marks[index / 64] &= ~(UINT64_C(1) << index % 64);
+            left->count--;
+        }
+    }
+}
+
+bool
+store_holds_entries(const struct store *store)
+{
+    return store->left.count != 0;
 }
 
 int

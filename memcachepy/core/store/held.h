@@ -17,6 +17,13 @@ bool hold_if_room(const struct store *store, struct held_ref *entry, uint32_t by
 void hold(struct process_slot *slot, struct held_ref *entry, uint32_t bytes);
 void hold_no_more(struct process_slot *slot, struct held_ref *entry);
 
+/* The entry cannot be released, for a stopped process has its shard: counts its bytes out, and lets
+ * store_tick() release it when the shard can be had again. */
+void held_release_later(struct store *store, struct held_ref *entry);
+
+/* Tries some of those; called while there are any. */
+void held_release(struct store *store);
+
 /* A free entry of a table of the slot; -1 if all are taken. */
 int free_entry(struct held_ref *entries, _Atomic uint32_t *high, unsigned count);
 

@@ -51,11 +51,12 @@ store_recover(struct store *store, unsigned slot_index, struct recovery *recover
         recovery->pins_released += held && done;
     }
     pool_recover(store->segment, slot);
-    if (done) {
-        atomic_store(&slot->upload_high, 0);
-        atomic_store(&slot->pin_high, 0);
-        atomic_store(&slot->held_bytes, 0);
+    if (!done) {
+        return false; /* The next process would find entries that are not its own. */
     }
+    atomic_store(&slot->upload_high, 0);
+    atomic_store(&slot->pin_high, 0);
+    atomic_store(&slot->held_bytes, 0);
     atomic_store(&slot->waiters, 0);
     atomic_store(&slot->dumps, 0);
     if (atomic_exchange(&slot->watchers, 0) != 0 || atomic_load(&slot->watch_classes) != 0) {

@@ -122,6 +122,15 @@ struct sweep_pass {
     int64_t clocks_apart_s;
 };
 
+#define HELD_COUNT_MAX (PIN_COUNT_MAX + UPLOAD_COUNT_MAX)
+
+/* Pins, and behind them uploads, of the own slot that are to be released; see held.c. */
+struct held_left {
+    uint32_t count;
+    uint32_t next; /* where the next try looks first */
+    uint64_t marks[HELD_COUNT_MAX / 64];
+};
+
 struct track_mapping;
 
 /* One process's handle; store_open() fills it. */
@@ -153,6 +162,7 @@ struct store {
     struct track_mapping *tracks; /* of the nodes that copies come from; NULL: there are none */
     uint32_t draining;            /* page number + 1 that is kept though it becomes empty */
     uint32_t shrink_turn;         /* the shard that gives a page next */
+    struct held_left left;
     struct sweep_pass sweep;
     struct pool_ahead ahead;
     struct hugepage_pass huge;

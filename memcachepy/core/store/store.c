@@ -7,6 +7,7 @@
 #include "store/clocks.h"
 #include "store/flush.h"
 #include "store/hashtable.h"
+#include "store/held.h"
 #include "store/policy.h"
 #include "store/slab.h"
 #include "store/track.h"
@@ -151,6 +152,9 @@ store_tick(struct store *store)
     uint64_t flush = atomic_load_explicit(&store->superblock->flush, memory_order_acquire);
     if (UNLIKELY(flush_pending_ms(flush) != 0)) {
         flush_attend(store);
+    }
+    if (UNLIKELY(store->left.count != 0)) {
+        held_release(store);
     }
     uint32_t tracking = atomic_load_explicit(&store->superblock->tracking, memory_order_acquire);
     if (UNLIKELY(tracking != store->tracking_seen)) {

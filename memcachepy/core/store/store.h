@@ -60,8 +60,9 @@ store_superblock(struct store *store)
 /* lock_owner() of a shard's lock, for the supervisor's watch. */
 int32_t store_lock_owner(const struct store *store, uint32_t shard);
 
-/* Reads the clocks and lets a delayed flush that is due take effect. Call once per batch of events,
- * at least once a second while there are requests. */
+/* Reads the clocks, lets a delayed flush that is due take effect, and releases what a stopped
+ * process kept from being released. Call once per batch of events, at least once a second while
+ * there are requests. */
 void store_tick(struct store *store);
 
 /* One bounded step of the work that no request waits for; the maintainer's process calls it. True:
@@ -197,6 +198,7 @@ unsigned store_pin_pieces(struct store *store, const struct pin *pin, struct iov
 /* Moves the cursor over bytes that have been sent. */
 void store_pin_advance(struct store *store, struct pin *pin, size_t bytes);
 
+/* Releases it, or sees to it that store_tick() does. */
 void store_unpin(struct store *store, struct pin *pin);
 
 /* Counts the pinned item as a get of its slab class. */
@@ -245,6 +247,10 @@ uint64_t store_item_size_max(const struct store *store);
 bool store_fits(const struct store *store, uint32_t key_len, uint32_t client_flags,
                 uint64_t value_len);
 
+/* Whether pins or uploads of this process are left to be released by store_tick(), for a stopped
+ * process had their shard; then it wants to be called often. */
+bool store_holds_entries(const struct store *store);
+
 /* Whether this process keeps memory of other nodes, which it lets go of in a store_tick(). */
 bool store_maps_others(const struct store *store);
 
@@ -287,6 +293,8 @@ void store_upload_advance(struct store *store, struct upload *upload, uint32_t b
 /* Makes the complete upload live, in put->mode. The upload is closed whatever the result. */
 enum put_result store_upload_commit(struct store *store, struct put *put,
                                     struct upload *upload) MUST_CHECK;
+
+/* As store_unpin(). */
 void store_upload_abort(struct store *store, struct upload *upload);
 
 /* How many connections of this process wait for an upload's or a pin's share; other processes read
