@@ -26,7 +26,7 @@ static struct segment *segment;
 static struct store *store, *other; /* of two processes */
 static struct protocol *protocol;
 static struct conn conn;
-static char reply[1 << 16];
+static char reply[1 << 18];
 
 /* As one process does it: a tick, and then the request. */
 static const char *
@@ -243,6 +243,67 @@ the_sweep_takes_items_when_they_have_expired_and_not_before(void)
     }
     store_sum(store, &sums);
     EXPECT(before.curr_items - sums.curr_items >= 200);
+}
+
+/* ---- gat ------------------------------------------------------------------------------------ */
+
+#define LONG_BYTES 100000
+
+/* Called when a gat has read a value: there another process stores the key anew. */
+static const char *stored_beside;
+static unsigned times_stored;
+
+static void
+store_beside(void)
+{
+    static uint8_t value[LONG_BYTES];
+    if (stored_beside != NULL) {
+        struct put put = {.mode = PUT_SET, .value = value, .value_len = 1};
+        key_init(other, &put.key, stored_beside, (uint32_t)strlen(stored_beside));
+        put.value_len = *stored_beside == 'l' ? LONG_BYTES : 1;
+        memset(value, '2', put.value_len);
+        stored_beside = NULL;
+        EXPECT(store_put(other, &put) == PUT_STORED);
+        times_stored++;
+    }
+}
+
+bool __real_store_view_confirm(struct store *of, struct view *view, enum view_bump bump);
+bool
+__wrap_store_view_confirm(struct store *of, struct view *view, enum view_bump bump)
+{
+    bool confirmed = __real_store_view_confirm(of, view, bump);
+    store_beside();
+    return confirmed;
+}
+
+bool __real_output_add_pin(struct output *output, const struct pin *pin);
+bool
+__wrap_output_add_pin(struct output *output, const struct pin *pin)
+{
+    store_beside();
+    return __real_output_add_pin(output, pin);
+}
+
+static void
+what_is_stored_beside_a_gat_does_not_get_its_exptime(void)
+{
+    static char long_set[LONG_BYTES + 64];
+    int len = sprintf(long_set, "set l 0 0 %u\r\n", LONG_BYTES);
+    memset(long_set + len, '1', LONG_BYTES);
+    memcpy(long_set + len + LONG_BYTES, "\r\n", 3);
+    const char *gats[] = {"gat 100 %s\r\n", "gats 100 none %s\r\n"};
+    for (unsigned i = 0; i < 4; i++) {
+        const char *key = i % 2 ? "l" : "k";
+        char request[32];
+        EXPECT(answers(i % 2 ? long_set : "set k 0 0 1\r\n1\r\n", "STORED\r\n"));
+        sprintf(request, gats[i / 2], key);
+        times_stored = 0;
+        stored_beside = key;
+        EXPECT(strstr(ask(request), "\r\n1") != NULL && times_stored == 1);
+        sprintf(request, "mg %s t v\r\n", key);
+        EXPECT(strstr(ask(request), " t-1\r\n2") != NULL);
+    }
 }
 
 /* ---- flushes -------------------------------------------------------------------------------- */
@@ -466,6 +527,7 @@ main(void)
     a_moment_of_the_system_clock_is_the_end_to_the_millisecond();
     a_negative_exptime_is_at_once();
     the_sweep_takes_items_when_they_have_expired_and_not_before();
+    what_is_stored_beside_a_gat_does_not_get_its_exptime();
     a_flush_for_later_takes_effect_at_one_instant();
     a_flush_at_a_moment_of_the_system_clock_is_exact();
     of_several_flushes_to_come_the_last_is_the_one();

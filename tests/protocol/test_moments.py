@@ -13,12 +13,13 @@ def test_ttls_and_flushes_are_what_was_asked_for_whatever_happens_meanwhile(
     tmp_path: Path,
 ) -> None:
     protocol = sorted(str(path) for path in (CORE / "proto").glob("*.c"))
+    wrapped = ("track_spoil", "store_view_confirm", "output_add_pin")
     program = compile_program(
         Path(__file__).parent / "moments.c",
         tmp_path / "moments",
         *SANITIZERS,
         *DEBUGGING,
-        "-Wl,--wrap=track_spoil",
+        *(f"-Wl,--wrap={name}" for name in wrapped),
         *protocol,
     )
     result = subprocess.run([program], capture_output=True, text=True, timeout=120, check=False)
