@@ -58,6 +58,10 @@ def test_what_a_stopped_process_keeps_from_being_released_is_released_later(buil
     assert run(build("left", *SANITIZERS)) == "ok\n"
 
 
+def test_a_concatenation_is_stored_however_often_the_item_changes_meanwhile(build: Build) -> None:
+    assert run(build("concat", *SANITIZERS, "-Wl,--wrap=store_pin_pieces")) == "ok\n"
+
+
 def test_log_rings_hold_whole_entries_whenever_their_writer_is_killed(build: Build) -> None:
     seed = random.randrange(1, 2**31)
     print("seed", seed)

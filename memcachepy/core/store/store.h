@@ -275,6 +275,7 @@ struct upload {
     uint32_t tail_offset;
     uint16_t index;
     bool open;
+    bool locked; /* The shard is, all along. */
 };
 
 /* Opens an upload for put->value_len bytes (put->value is not looked at). PUT_STORED: open;
