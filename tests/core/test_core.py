@@ -58,6 +58,10 @@ def test_what_a_stopped_process_keeps_from_being_released_is_released_later(buil
     assert run(build("left", *SANITIZERS)) == "ok\n"
 
 
+def test_what_waits_longest_for_its_share_is_not_passed_for_ever(build: Build) -> None:
+    assert run(build("turns", *SANITIZERS)) == "ok\n"
+
+
 def test_a_concatenation_is_stored_however_often_the_item_changes_meanwhile(build: Build) -> None:
     assert run(build("concat", *SANITIZERS, "-Wl,--wrap=store_pin_pieces")) == "ok\n"
 

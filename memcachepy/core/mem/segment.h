@@ -200,9 +200,10 @@ struct superblock {
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t last_cas; /* [atomic] */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t flush;    /* [atomic] see store/flush.h */
     /* Beside what every request looks at. */
-    _Atomic uint32_t watched;     /* [atomic] classes that some process's connections watch */
-    _Atomic uint32_t tracking;    /* [atomic] 0: nobody copies items; else see mem/track.h */
-    _Atomic uint64_t flush_swept; /* [atomic] see store/flush.c */
+    _Atomic uint32_t watched;        /* [atomic] classes that some process's connections watch */
+    _Atomic uint32_t tracking;       /* [atomic] 0: nobody copies items; else see mem/track.h */
+    _Atomic uint64_t share_reserved; /* [atomic] see store/held.c */
+    _Atomic uint64_t flush_swept;    /* [atomic] see store/flush.c */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t log_gid; /* [atomic] of the last log entry */
     alignas(CACHE_LINE_BYTES) struct page_pool pool;
     alignas(CACHE_LINE_BYTES) struct segment_settings settings;

@@ -106,7 +106,7 @@ upload_open(struct store *store, const struct put *put, uint32_t value_len, bool
     struct held_ref *entry = &store->slot->uploads[index];
     if (!may_wait) {
         hold(store->slot, entry, value_len);
-    } else if (!hold_if_room(store, entry, value_len)) {
+    } else if (!hold_if_room(store, entry, put->key.hash, value_len)) {
         return PUT_WAIT;
     }
     struct shard *shard = shard_of_hash(store, put->key.hash);
@@ -665,6 +665,9 @@ void
 store_set_waiters(struct store *store, uint32_t waiters)
 {
     atomic_store_explicit(&store->slot->waiters, waiters, memory_order_relaxed);
+    if (waiters == 0) {
+        share_leave(store);
+    }
 }
 
 uint32_t

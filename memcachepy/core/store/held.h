@@ -10,8 +10,12 @@ struct shard *shard_of_ref(const struct store *store, struct ref ref);
 
 /* Counts the entry's bytes into the share if it has room. One value is always let in, however
  * large; of several that ask at the same time no more than fit, mostly the one of the lowest slot.
- */
-bool hold_if_room(const struct store *store, struct held_ref *entry, uint32_t bytes) MUST_CHECK;
+ * Who asks again and again, named by its key and bytes, is not passed by others for ever. */
+bool hold_if_room(struct store *store, struct held_ref *entry, uint64_t key_hash,
+                  uint32_t bytes) MUST_CHECK;
+
+/* Nothing of this process waits any more. */
+void share_leave(struct store *store);
 
 /* Counts the entry's bytes in, whatever is held already, and out. */
 void hold(struct process_slot *slot, struct held_ref *entry, uint32_t bytes);

@@ -52,7 +52,7 @@ store_pin(struct store *store, const struct key *key, struct pin *pin)
         result = PIN_GONE;
     } else if (!(item->bits & ITEM_CHAINED)) {
         result = PIN_SMALL;
-    } else if (!hold_if_room(store, &store->slot->pins[index], item->value_len)) {
+    } else if (!hold_if_room(store, &store->slot->pins[index], key->hash, item->value_len)) {
         result = PIN_WAIT;
     } else {
         item_hit_locked(store, item);

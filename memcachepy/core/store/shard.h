@@ -122,6 +122,13 @@ struct sweep_pass {
     int64_t clocks_apart_s;
 };
 
+/* What has waited longest in this process for its part of the share; see held.c. */
+struct share_wait {
+    uint64_t key_hash;
+    uint32_t bytes; /* 0: nothing waits */
+    uint64_t since_ms, tried_at_ms;
+};
+
 #define HELD_COUNT_MAX (PIN_COUNT_MAX + UPLOAD_COUNT_MAX)
 
 /* Pins, and behind them uploads, of the own slot that are to be released; see held.c. */
@@ -162,6 +169,7 @@ struct store {
     struct track_mapping *tracks; /* of the nodes that copies come from; NULL: there are none */
     uint32_t draining;            /* page number + 1 that is kept though it becomes empty */
     uint32_t shrink_turn;         /* the shard that gives a page next */
+    struct share_wait wait;
     struct held_left left;
     struct sweep_pass sweep;
     struct pool_ahead ahead;
