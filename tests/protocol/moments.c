@@ -177,6 +177,14 @@ no_ttl_is_shorter_than_asked_for_nor_longer_by_more_than_a_second(void)
 static void
 what_is_told_of_a_ttl_counts_down_from_what_was_asked_for(void)
 {
+    /* Also where a second has begun since the last tick. */
+    const uint64_t parts_ms[] = {400, 600, 990};
+    for (size_t i = 0; i < sizeof(parts_ms) / sizeof(parts_ms[0]); i++) {
+        stop_clock(parts_ms[i]);
+        set("k", 0);
+        pass_ms(450);
+        EXPECT(strcmp(ask_without_tick("mg k T30 t\r\n"), "HD t30\r\n") == 0);
+    }
     stop_clock(300);
     set("k", 3);
     for (int left_s = 3; left_s >= 0; left_s--) {

@@ -174,19 +174,20 @@ store_wall_s(const struct store *store)
     return store->superblock->wall_base_s + store->wall_s;
 }
 
-/* The second that a ttl begins in. A tick may lie back by less than half a second, while a batch is
- * executed, so only in the other half of its second the clock has to be asked again. */
-static uint32_t
-second_of_now(const struct store *store)
+/* A ttl begins now, and the last tick may lie in an earlier second: by less than half of one, while
+ * a batch is executed, so the clock has to be asked again only in the other half of the tick's.
+ * What is told of the ttl counts from the same second. */
+static void
+catch_up_with_second(struct store *store)
 {
-    if (store->now_ms % 1000 < 500) {
-        return store->now_s;
+    if (store->now_ms % 1000 >= 500 &&
+        clocks_node_ns(store->superblock) / NS_PER_S != (int64_t)store->now_s) {
+        read_clocks(store);
     }
-    return seconds_since(clocks_read(store->superblock).node_ns / NS_PER_S, 0);
 }
 
 struct expiry
-store_expiry(const struct store *store, int64_t exptime)
+store_expiry(struct store *store, int64_t exptime)
 {
     if (exptime == 0) {
         return (struct expiry){0};
@@ -195,7 +196,8 @@ store_expiry(const struct store *store, int64_t exptime)
         return (struct expiry){EXPIRED_AT_ONCE};
     }
     if (exptime <= RELATIVE_MAX_S) {
-        return (struct expiry){(second_of_now(store) + (uint32_t)exptime) << 1};
+        catch_up_with_second(store);
+        return (struct expiry){(store->now_s + (uint32_t)exptime) << 1};
     }
     int64_t at_s = exptime - (int64_t)store->superblock->wall_base_s;
     if (at_s <= 0) {

@@ -85,7 +85,7 @@ void key_init(struct store *store, struct key *key, const void *bytes, uint32_t 
 struct expiry {
     uint32_t word;
 };
-struct expiry store_expiry(const struct store *store, int64_t exptime);
+struct expiry store_expiry(struct store *store, int64_t exptime);
 
 /* Whole seconds left until then as of the last tick: -1 never, 0 less than one or none. */
 int64_t store_ttl_s(const struct store *store, uint32_t expire_word);
