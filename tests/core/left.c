@@ -134,7 +134,7 @@ what_could_not_be_released_is_released_by_a_later_tick(void)
     for (unsigned i = 0; i < 5; i++) {
         store_upload_abort(store, &uploads[i]);
     }
-    /* No one waits for their share, and nothing waits for the stopped process. */
+    /* Their share is free at once, and no tick waits for the stopped process. */
     EXPECT(held_bytes() == 0 && entries_of(SLOT_WORKER_FIRST) == 8 && store_holds_entries(store));
     for (unsigned i = 0; i < 100; i++) {
         store_tick(store);

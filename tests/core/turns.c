@@ -1,5 +1,6 @@
-/* Whose turn it is when the share of uploads and pins is taken: the clock stands still and is moved
- * by hand, ten milliseconds a round, which is how often waiting connections try. */
+/* The order in which values are let in when the share of uploads and pins is taken: the clock
+ * stands still and is moved by hand, ten milliseconds a round, which is how often waiting
+ * connections try. */
 #include "ledger.h"
 
 #include "base/clock.h"

@@ -2,14 +2,15 @@
  * which several processes ask for at the same time without a lock, and the reservation of the one
  * that has waited longest.
  *
- * Proves: what has been let in never exceeds the share, unless it is one value alone; who asks while
- * nobody else holds, asks or has reserved is let in; and all who ask after another process has reserved
- * leave room for it while the reservation stands, so each process passes a reservation once at most.
+ * Proves: what has been let in never exceeds the share, unless it is one value alone; a process
+ * that asks while no other holds, asks or has reserved is let in; and all that ask after another
+ * has reserved leave room for it while the reservation stands, so each process passes a reservation
+ * once at most.
  *
- * The world: three processes that ask for one part or four of a share of two, hold that for a while,
- * and let go; one of them asks again. Who is not let in may reserve what it asked for, ask again, or
- * not come back; a reservation lapses at any moment, as that of a stopped or dead process does. Slots
- * are looked at one after another; all accesses are seq_cst, so they have one order.
+ * The world: three processes that ask for one part or four of a share of two, hold that for a
+ * while, and let go. One of them, if it is not let in, may reserve what it asked for, ask again, or
+ * not come back; a reservation lapses at any moment, as that of a stopped or dead process does.
+ * Slots are looked at one after another; all accesses are seq_cst, so they have one order.
  *
  * Not proved: that somebody is let in when all ask at the same moment. The lowest slot looks again
  * for a while, so it nearly always is; else all of them ask again 10 ms later.
@@ -25,8 +26,8 @@
 
 byte held[PROCESSES]; /* slot->held_bytes */
 byte let_in[PROCESSES];
-byte knows[PROCESSES]; /* let in by those who knew of the reservation that stands */
-byte next, next_bytes; /* the reservation, one word: 1 + whose it is, 0: there is none */
+byte knows[PROCESSES]; /* let in by those that knew of the reservation that stands */
+byte next, next_bytes; /* the reservation, one word: 1 + the process, 0: there is none */
 byte number; /* of reservations that there were */
 byte asking; /* who asks or holds */
 byte asked;  /* how often anybody has begun to ask */

@@ -1,5 +1,5 @@
 /* The two clocks that times in the store are measured by, with the offsets that tests give them.
- * The node's is the boot-time clock, which no one can step; the other is the system's. */
+ * The node's is the boot-time clock, which cannot be stepped; the other is the system's. */
 #ifndef STORE_CLOCKS_H
 #define STORE_CLOCKS_H
 

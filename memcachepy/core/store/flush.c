@@ -60,7 +60,7 @@ flush_swept(struct store *store, uint16_t epoch)
     }
     bool keeps_pass = (uint16_t)((uint16_t)(word >> 16) - (uint16_t)word) > news;
     uint64_t next = keeps_pass ? (word & ~UINT64_C(0xFFFF)) | epoch : swept_word(0, epoch, epoch);
-    /* Who comes before this has swept as much, or says so in its next pass. */
+    /* A process that changes the word first has swept as much, or will say so in its next pass. */
     atomic_compare_exchange_strong(&store->superblock->flush_swept, &word, next);
 }
 
@@ -173,7 +173,8 @@ flush_change(struct store *store, bool is_now, uint64_t pending_ms)
         }
         next = flush_word(epoch, pending_ms);
     } while (!atomic_compare_exchange_weak(&store->superblock->flush, &flush, next));
-    /* In the one order of all: who begins a session shows it before it looks at the flushes. */
+    /* In the one order of all: a process that begins a session shows it before it looks
+     * at the flushes. */
     spoil_copies(store);
     help_sweep(store);
     return true;

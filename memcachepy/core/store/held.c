@@ -36,7 +36,7 @@ held_by_others(const struct store *store, const struct process_slot *slot, uint6
     return sum;
 }
 
-/* ---- whose turn it is ------------------------------------------------------------------------
+/* ---- turns ----------------------------------------------------------------------------------
  * Smaller values would pass a large one for ever. What has waited for RESERVE_AFTER_MS without
  * being let in reserves its part: others leave room for it. There is one reservation, and what has
  * waited longer takes it over. It is renewed with each try and lapses when none comes for a while,

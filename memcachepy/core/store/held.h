@@ -10,7 +10,8 @@ struct shard *shard_of_ref(const struct store *store, struct ref ref);
 
 /* Counts the entry's bytes into the share if it has room. One value is always let in, however
  * large; of several that ask at the same time no more than fit, mostly the one of the lowest slot.
- * Who asks again and again, named by its key and bytes, is not passed by others for ever. */
+ * A value that is asked for again and again, named by its key and bytes, is not passed by others
+ * for ever. */
 bool hold_if_room(struct store *store, struct held_ref *entry, uint64_t key_hash,
                   uint32_t bytes) MUST_CHECK;
 
