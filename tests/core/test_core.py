@@ -82,6 +82,18 @@ def test_a_wait_for_a_lock_is_not_of_the_system_clock(build: Build, flags: tuple
     assert run(build("lockwait", *SANITIZERS, *flags, "-Wl,--wrap=clock_gettime")) == "ok\n"
 
 
+def test_what_a_stopped_process_keeps_from_being_released_is_released_later(build: Build) -> None:
+    assert run(build("left", *SANITIZERS)) == "ok\n"
+
+
+def test_what_waits_longest_for_its_share_is_not_passed_for_ever(build: Build) -> None:
+    assert run(build("turns", *SANITIZERS)) == "ok\n"
+
+
+def test_a_concatenation_is_stored_however_often_the_item_changes_meanwhile(build: Build) -> None:
+    assert run(build("concat", *SANITIZERS, "-Wl,--wrap=store_pin_pieces")) == "ok\n"
+
+
 def test_log_rings_hold_whole_entries_whenever_their_writer_is_killed(build: Build) -> None:
     seed = random.randrange(1, 2**31)
     print("seed", seed)

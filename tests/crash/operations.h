@@ -73,7 +73,7 @@ static const struct operation operations[] = {
     {.name = "config_delete", prepare_config, run_config_delete, .keeps = true},
     {.name = "flush_all", prepare_set_over, run_flush_all},
     {.name = "flush_all_later", prepare_set_over, run_flush_all_later, .keeps = true},
-    {.name = "flush_all_sweep", prepare_flush_all_sweep, run_flush_all, .did = reclaimed},
+    {.name = "flush_all_sweep", prepare_flush_all_sweep, run_flush_all_sweep, .did = reclaimed},
     {.name = "table_split", prepare_split, run_put, .did = split},
     {.name = "table_page", prepare_table_page, run_put, .did = took_table_page},
     {.name = "table_overflow", prepare_overflow, run_put, .did = took_overflow},

@@ -21,12 +21,19 @@ run_flush_all_later(struct world *world)
     return true;
 }
 
-/* One flush before the number of flushes may come back: it frees what is dead. */
+/* So many flushes since the dead items of one were swept that the next helps with that. */
 static void
 prepare_flush_all_sweep(struct world *world)
 {
     atomic_store(&world->segment->superblock->flush, 0x7FFF);
     store_a_few(world);
+}
+
+static bool
+run_flush_all_sweep(struct world *world)
+{
+    store_flush_all(world->victim, 0);
+    return flush_sweep(world->victim, UINT32_MAX);
 }
 
 /* ---- table ---------------------------------------------------------------------------------- */

@@ -10,6 +10,7 @@
 #include "mem/page.h"
 #include "mem/track.h"
 #include "store/check.h"
+#include "store/flush.h"
 #include "store/hashtable.h"
 #include "store/rebuild.h"
 #include "store/recover.h"

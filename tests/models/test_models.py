@@ -64,7 +64,7 @@ MUTATIONS = {
         "SPLIT_KEEPS_VERSION",
         "NO_REBUILD_FENCE",
     ),
-    "share": ("JUDGE_FIRST",),
+    "share": ("JUDGE_FIRST", "PASSES", "PASSES_ALONE"),
 }
 
 VARIANTS = [

@@ -206,10 +206,12 @@ struct superblock {
     _Atomic uint64_t crawl_classes;   /* [atomic] bit by class: to be looked through; see sweep.c */
     _Atomic uint64_t child_user_us, child_system_us;     /* [sup] of reaped children */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t last_cas; /* [atomic] */
-    alignas(CACHE_LINE_BYTES) _Atomic uint64_t flush;    /* [atomic] epoch and pending moment */
+    alignas(CACHE_LINE_BYTES) _Atomic uint64_t flush;    /* [atomic] see store/flush.h */
     /* Beside what every request looks at. */
-    _Atomic uint32_t watched;  /* [atomic] classes that some process's connections watch */
-    _Atomic uint32_t tracking; /* [atomic] 0: nobody copies items; else see mem/track.h */
+    _Atomic uint32_t watched;        /* [atomic] classes that some process's connections watch */
+    _Atomic uint32_t tracking;       /* [atomic] 0: nobody copies items; else see mem/track.h */
+    _Atomic uint64_t share_reserved; /* [atomic] see store/held.c */
+    _Atomic uint64_t flush_swept;    /* [atomic] see store/flush.c */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t log_gid; /* [atomic] of the last log entry */
     alignas(CACHE_LINE_BYTES) struct page_pool pool;
     alignas(CACHE_LINE_BYTES) struct segment_settings settings;

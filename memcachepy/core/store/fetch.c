@@ -32,7 +32,8 @@ static bool
 fetch_pin(struct store *store, struct fetch *fetch, const struct table_place *place)
 {
     int index = free_entry(store->slot->pins, &store->slot->pin_high, PIN_COUNT_MAX);
-    if (index < 0 || !hold_if_room(store, &store->slot->pins[index], place->item->value_len)) {
+    if (index < 0 ||
+        !hold_if_room(store, &store->slot->pins[index], fetch->key.hash, place->item->value_len)) {
         return false;
     }
     pin_take(store, place->item, place->ref, (unsigned)index, &fetch->pin);

@@ -50,14 +50,13 @@ store_recover(struct store *store, unsigned slot_index, struct recovery *recover
         done = pin_recover(store, slot, i);
         recovery->pins_released += held && done;
     }
-    if (!pool_recover(store->segment, slot)) {
-        return false;
+    bool page_recovered = pool_recover(store->segment, slot);
+    if (!done || !page_recovered) {
+        return false; /* The next process would find entries that are not its own. */
     }
-    if (done) {
-        atomic_store(&slot->upload_high, 0);
-        atomic_store(&slot->pin_high, 0);
-        atomic_store(&slot->held_bytes, 0);
-    }
+    atomic_store(&slot->upload_high, 0);
+    atomic_store(&slot->pin_high, 0);
+    atomic_store(&slot->held_bytes, 0);
     atomic_store(&slot->waiters, 0);
     atomic_store(&slot->dumps, 0);
     if (atomic_exchange(&slot->watchers, 0) != 0 || atomic_load(&slot->watch_classes) != 0) {

@@ -114,11 +114,28 @@ struct sweep_pass {
     bool all;                     /* look at every item that expires, whatever its byte says */
     bool flushed;                 /* look at every chunk: what a flush killed stands in no column */
     uint64_t examined, reclaimed; /* items */
+    bool skipped;                 /* a stopped process was in the way of a page */
     uint64_t crawl;               /* look at every chunk of these classes; bit by class id */
     uint16_t epoch;               /* of flushes, when the pass began */
     uint32_t began_s;             /* 0: there was none yet */
     uint32_t next_page;
     int64_t clocks_apart_s;
+};
+
+/* What has waited longest in this process for its part of the share; see held.c. */
+struct share_wait {
+    uint64_t key_hash;
+    uint32_t bytes; /* 0: nothing waits */
+    uint64_t since_ms, tried_at_ms;
+};
+
+#define HELD_COUNT_MAX (PIN_COUNT_MAX + UPLOAD_COUNT_MAX)
+
+/* Pins, and behind them uploads, of the own slot that are to be released; see held.c. */
+struct held_left {
+    uint32_t count;
+    uint32_t next; /* where the next try looks first */
+    uint64_t marks[HELD_COUNT_MAX / 64];
 };
 
 struct track_mapping;
@@ -144,14 +161,16 @@ struct store {
     uint32_t table_pages_max;
     /* As of the last tick. */
     uint32_t now_s;         /* seconds of the node's clock since the segment's base */
+    uint64_t now_ms;        /* the same in milliseconds */
     uint32_t wall_s;        /* seconds of the system clock since the segment's base */
     int64_t clocks_apart_s; /* that less the node's; changes only when somebody steps a clock */
-    bool all_flushed;       /* the very second of a delayed flush */
     bool peeks;             /* Who looks leaves no trace. */
     uint32_t tracking_seen; /* superblock.tracking, as of the last tick */
     struct track_mapping *tracks; /* of the nodes that copies come from; NULL: there are none */
     uint32_t draining;            /* page number + 1 that is kept though it becomes empty */
     uint32_t shrink_turn;         /* the shard that gives a page next */
+    struct share_wait wait;
+    struct held_left left;
     struct sweep_pass sweep;
     struct pool_ahead ahead;
     struct hugepage_pass huge;

@@ -19,7 +19,4 @@ bool head_is_sound(const struct store *store, struct item *item, uint32_t class_
 /* Follows a chain; false if it does not hold all of the value. */
 bool chain_is_sound(const struct store *store, struct item *head);
 
-/* Unlinks every dead item of every shard; for a flush epoch about to be used again. */
-void store_sweep_dead(struct store *store);
-
 #endif
