@@ -4,6 +4,7 @@ A request is a native 64-bit number, the number of its key; streams are arrays o
 `ONCE_FIRST` on occur once in a stream.
 """
 
+import math
 import random
 from array import array
 from itertools import accumulate
@@ -43,3 +44,37 @@ def with_scans(stream: "array[int]", scan_keys: int, every: int) -> "array[int]"
             first = ONCE_FIRST + len(mixed)
             mixed.extend(range(first, first + scan_keys))
     return mixed
+
+
+def with_reuse(
+    request_count: int, key_count: int, exponent: float, seed: int, run_keys: int = 1
+) -> "array[int]":
+    """Requests that repeat earlier ones: what a program's accesses to its data look like.
+
+    A request is for a new key, or for the key of the request `request ** (chance ** exponent)`
+    before it: the larger the exponent, the nearer. New keys are consecutive numbers; they come
+    `run_keys` in a row, as a scan reads them.
+    """
+    chance = random.Random(seed)
+    stream = array("Q", [0])
+    keys = 1
+    while len(stream) < request_count:
+        at = len(stream)
+        if chance.random() < (key_count - keys) / (request_count - at) / run_keys:
+            count = min(run_keys, request_count - at)
+            stream.extend(range(keys, keys + count))
+            keys += count
+        else:
+            distance = math.exp(chance.random() ** exponent * math.log(at))
+            stream.append(stream[at - max(int(distance), 1)])
+    return stream
+
+
+def log_normal_sizes(
+    key_count: int, median: float, sigma: float, low: int, high: int, seed: int
+) -> "array[int]":
+    """A size for each of the keys 0 to key_count - 1, clipped to the range."""
+    chance = random.Random(seed)
+    mean = math.log(median)
+    sizes = (round(chance.lognormvariate(mean, sigma)) for _ in range(key_count))
+    return array("I", (min(max(size, low), high) for size in sizes))
