@@ -47,26 +47,28 @@ def with_scans(stream: "array[int]", scan_keys: int, every: int) -> "array[int]"
 
 
 def with_reuse(
-    request_count: int, key_count: int, exponent: float, seed: int, run_keys: int = 1
+    request_count: int, key_count: int, exponent: float, seed: int, run_len: int = 1
 ) -> "array[int]":
     """Requests that repeat earlier ones: what a program's accesses to its data look like.
 
-    A request is for a new key, or for the key of the request `request ** (chance ** exponent)`
-    before it: the larger the exponent, the nearer. New keys are consecutive numbers; they come
-    `run_keys` in a row, as a scan reads them.
+    Requests come in runs of `run_len`. A run is of new keys, which are consecutive numbers, or
+    repeats the requests that began `request ** (chance ** exponent)` before it: the larger the
+    exponent, the nearer. Almost all of `key_count` keys occur.
     """
     chance = random.Random(seed)
-    stream = array("Q", [0])
-    keys = 1
+    stream = array("Q", range(run_len))
+    keys = run_len
     while len(stream) < request_count:
         at = len(stream)
-        if chance.random() < (key_count - keys) / (request_count - at) / run_keys:
-            count = min(run_keys, request_count - at)
+        count = min(run_len, request_count - at)
+        if chance.random() < (key_count - keys) / (request_count - at):
+            count = min(count, key_count - keys)
             stream.extend(range(keys, keys + count))
             keys += count
         else:
-            distance = math.exp(chance.random() ** exponent * math.log(at))
-            stream.append(stream[at - max(int(distance), 1)])
+            distance = int(math.exp(chance.random() ** exponent * math.log(at)))
+            begin = at - max(distance, 1)
+            stream.extend(stream[begin : begin + count])
     return stream
 
 

@@ -1,18 +1,18 @@
-/* One cache: S3-FIFO over bytes, without slab classes, shards or pages, under a trace of keys. What a
- * store that loses nothing to slab classes could reach.
+/* One cache: S3-FIFO over bytes, without slab classes, shards or pages, under a trace of keys. What
+ * a store that loses nothing to slab classes could reach.
  *
  *   onecache IDS KEY_LEN VALUE_LEN|LENS WINDOW MEMORY_BYTES OVERHEAD_BYTES
  *
  * The arguments are those of readthrough.c. An item costs its key, its value and OVERHEAD_BYTES. A
- * line is printed for every WINDOW requests: how many of them missed, and the bytes of their values;
- * then a line with the evictions and the items that are left.
+ * line is printed for every WINDOW requests: how many of them missed, and the bytes of their
+ * values; then a line with the evictions and the items that are left.
  *
  * New items enter probation, a FIFO queue. An item that is to leave memory is taken from probation
- * while that holds at least a tenth of the memory, else from main. The oldest item of probation moves
- * to main if it was hit, else it is evicted and its key remembered by the ghost, which holds as many
- * keys as the cache holds items; a missing key that the ghost holds enters main. Main is a FIFO queue
- * with reinsertion: its oldest item loses one of at most three counts and enters again, or is evicted
- * if it has none. Items enter main without a count. */
+ * while that holds at least a tenth of the memory, else from main. The oldest item of probation
+ * moves to main if it was hit, else it is evicted and its key remembered by the ghost, which holds
+ * as many keys as the cache holds items; a missing key that the ghost holds enters main. Main is a
+ * FIFO queue with reinsertion: its oldest item loses one of at most three counts and enters again,
+ * or is evicted if it has none. Items enter main without a count. */
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -256,13 +256,13 @@ store(struct key *key, uint64_t bytes)
     if (bytes > cache.memory_bytes) {
         return;
     }
-    while (cache.probation.bytes + cache.main.bytes + bytes > cache.memory_bytes) {
-        evict_step();
-    }
     bool returned = key->in_ghost;
     if (returned) {
         key->in_ghost = 0;
         cache.ghost_keys--;
+    }
+    while (cache.probation.bytes + cache.main.bytes + bytes > cache.memory_bytes) {
+        evict_step();
     }
     key->bytes = (uint32_t)bytes;
     key->count = 0;
