@@ -146,25 +146,24 @@ def _swapping(seed: int) -> Load:
 
 
 def workloads(traces: Sequence[str], seed: int) -> Iterator[Workload]:
-    """The traces of the command line, stand-ins for those that are not there, and the others."""
-    names = {Path(path).name.split(".")[0]: path for path in traces}
-    for name, path in names.items():
+    """The traces of the command line, generated streams that are like three, and the others."""
+    for path in traces:
+        name = Path(path).name.split(".")[0]
         memories_mb = TRACE_MEMORIES_MB.get(name, ())
         yield Workload(name, name, partial(_trace, path), memories_mb, PERCENTS)
-    # As many requests and keys as the traces have; the exponents come near to their miss ratios.
+    # As many requests and keys as the traces have, and about the misses of one cache.
     for name, requests, keys, exponent, run_len in (
         ("oltp", 914_145, 186_880, 0.65, 1),
         ("w106", 1_000_000, 39_198, 0.15, 512),
         ("web12", 95_607, 13_756, 0.3, 1),
     ):
-        if name not in names:
-            yield Workload(
-                f"{name}-like",
-                f"like {name}",
-                partial(_stand_in, requests, keys, exponent, seed, run_len),
-                TRACE_MEMORIES_MB[name],
-                PERCENTS,
-            )
+        yield Workload(
+            f"{name}-like",
+            f"like {name}",
+            partial(_stand_in, requests, keys, exponent, seed, run_len),
+            TRACE_MEMORIES_MB[name],
+            PERCENTS,
+        )
     yield Workload(
         "zipf-400k",
         "Zipf 0.9, 400,000 keys",
