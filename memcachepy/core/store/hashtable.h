@@ -22,7 +22,17 @@
  *
  * The width of 12 slots makes 5.3 bytes a slot. With 12.5 items a bucket, overflow buckets
  * and what linear hashing leaves unsplit make it 7.4 to 7.9 bytes an item; one look-up in six needs
- * a second line. */
+ * a second line.
+ *
+ * A chain has at most five buckets, 56 items. A bucket that waits to be split holds up to twice the
+ * average, 28 items in a full cache; where one comes to a fifth bucket the splits hurry until its
+ * turn has come, and it is split long before it is full (tests/core/table.c has the arithmetic). A
+ * store into a full chain evicts from it: only an attacker who knows the hash key gets there. So a
+ * look-up is bounded, a longer chain is damage, and a split always fits the journal.
+ *
+ * Splits are made by copy on write. The new bucket, and what is to follow the old one, are filled
+ * in cells that nothing links; then the old bucket's slots, the table word and the heads of lists
+ * are logged and changed: 12 words and one for each overflow bucket before and after. */
 #ifndef STORE_HASHTABLE_H
 #define STORE_HASHTABLE_H
 
@@ -35,8 +45,17 @@
 #define BUCKET_SLOTS 12
 #define TAG_OVERFLOW 0xFF
 
+/* Buckets of the longest chain, the primary one included, and the items that they hold: each but
+ * the last gives a slot to the link. */
+#define CHAIN_BUCKETS_MAX 5
+#define CHAIN_ITEMS_MAX (CHAIN_BUCKETS_MAX * (BUCKET_SLOTS - 1) + 1)
+
 /* Items per bucket above which a bucket is split, times two. */
 #define TABLE_LOAD_HALVES 25
+
+/* The same, above which the table's next page is taken from items: a full cache settles below 14.
+ * Fewer overflow buckets pay for it, so memory is the same from 13 to 19 (bench/items.py). */
+#define TABLE_STEAL_HALVES 27
 
 struct table_bucket {
     _Atomic uint32_t version;
@@ -175,18 +194,23 @@ struct table_place {
     unsigned slot;
     struct item *item;
     struct ref ref;
-    uint64_t hash; /* what was looked up */
+    uint64_t hash;  /* what was looked up */
+    unsigned depth; /* not there: how many buckets the chain has */
 };
 
 /* ---- under the shard's lock (hashtable.c) --------------------------------------------------- */
 
-/* Finds the key's item, dead or alive. */
-void table_find(const struct store *store, struct shard *shard, const uint8_t *key,
-                uint32_t key_len, uint64_t hash, struct table_place *place);
+/* Finds the key's item, dead or alive. Outside a transaction: a chain that cannot be is damage, and
+ * the shard is rebuilt first. */
+void table_find(struct store *store, struct shard *shard, const uint8_t *key, uint32_t key_len,
+                uint64_t hash, struct table_place *place);
 
 /* Finds the place of a linked item. */
 void table_find_ref(const struct store *store, struct shard *shard, struct ref ref, uint64_t hash,
                     struct table_place *place);
+
+/* Whether the chain, in which the key was not found, can link nothing more. */
+bool chain_is_full(const struct store *store, const struct table_place *place);
 
 /* Whether table_prepare() has to find a page. */
 bool table_is_short(const struct store *store, const struct shard *shard);
@@ -200,14 +224,18 @@ bool table_prepare(struct store *store, struct shard *shard) MUST_CHECK;
 void bucket_open(const struct store *store, struct shard *shard, struct table_bucket *primary);
 void bucket_close(struct shard *shard, struct table_bucket *primary);
 
-/* Inside a transaction, with the primary open. */
+/* Inside a transaction, with the primary open. table_link() needs a slot: see room_in_chain(). */
 void table_link(struct store *store, struct shard *shard, struct table_bucket *primary,
                 uint64_t hash, struct ref ref);
 void table_replace(struct store *store, struct shard *shard, const struct table_place *place,
                    struct ref ref);
 void table_unlink(struct store *store, struct shard *shard, const struct table_place *place);
 
-/* Splits at most `steps` buckets if the table is loaded enough. Own transactions. */
+/* Has the next owner of the lock rebuild the shard: the caller met damage and is about to fail. */
+void table_condemn(struct store *store, struct shard *shard);
+
+/* Splits at most `steps` buckets if the table is loaded enough, more of them while a bucket with a
+ * long chain waits. Own transactions. */
 void table_grow(struct store *store, struct shard *shard, unsigned steps);
 
 /* Number of primary buckets. */

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/xxh64.h"
 #include "store/hashtable.h"
+#include "store/rebuild.h"
 #include "store/slab.h"
 #include "store/store.h"
 #include "store/track.h"
@@ -118,32 +119,52 @@ view_item(const struct store *store, const struct key *key, struct ref ref, stru
     return true;
 }
 
+enum found {
+    FOUND,
+    FOUND_NOTHING,
+    FOUND_CHANGED, /* the view is not current */
+    FOUND_DAMAGE,  /* the chain is longer than any can be, unless the view is not current */
+};
+
 /* A cell behind an old link may have become part of a probation ring: its words are believed to be
  * refs only while the view is current, for what they refer to may be memory that was never
  * populated. */
-static bool
+static enum found
 view_find(const struct store *store, const struct key *key, struct view *view, uint16_t *epoch)
 {
     uint8_t tag = hash_tag(key->hash);
     const struct table_bucket *bucket = view->bucket;
-    /* A torn chain of overflow buckets could be a circle; no real one is this long. */
-    for (unsigned i = 0; bucket != NULL && i < 64; i++) {
+    for (unsigned i = 0; bucket != NULL; i++) {
+        if (UNLIKELY(i == CHAIN_BUCKETS_MAX)) {
+            return FOUND_DAMAGE;
+        }
         for (uint32_t matches = bucket_match(bucket, tag); matches != 0; matches &= matches - 1) {
             unsigned slot = (unsigned)__builtin_ctz(matches);
             struct ref ref = {atomic_load_explicit(&bucket->ref[slot], memory_order_relaxed)};
             if (bucket != view->bucket && UNLIKELY(!view_is_current(store, view))) {
-                return false;
+                return FOUND_CHANGED;
             }
             if (view_item(store, key, ref, view, epoch)) {
-                return true;
+                return FOUND;
             }
         }
         const struct table_bucket *next = bucket_next(store, bucket);
         if (next != NULL && bucket != view->bucket && !view_is_current(store, view)) {
-            return false;
+            return FOUND_CHANGED;
         }
         bucket = next;
     }
+    return FOUND_NOTHING;
+}
+
+/* The table seems damaged: the next look is taken under the lock, and one that was is right. */
+static COLD bool
+look_again(struct store *store, struct view *view)
+{
+    if (view->locked) {
+        shard_rebuild(store, view->shard);
+    }
+    view->tries = VIEW_TRIES_MAX;
     return false;
 }
 
@@ -193,7 +214,7 @@ view_once(struct store *store, const struct key *key, struct view *view, enum vi
     view->bucket =
         table_bucket_at(store, view->shard, table_bucket_index(view->table_word, key->hash));
     if (UNLIKELY(view->bucket == NULL)) {
-        return false;
+        return view->locked ? look_again(store, view) : false;
     }
     view->version = atomic_load_explicit(&view->bucket->version, memory_order_acquire);
     if (UNLIKELY(view->version & 1) && !view->locked) {
@@ -201,7 +222,11 @@ view_once(struct store *store, const struct key *key, struct view *view, enum vi
         return false;
     }
     uint16_t epoch;
-    bool found = view_find(store, key, view, &epoch);
+    enum found what = view_find(store, key, view, &epoch);
+    if (UNLIKELY(what == FOUND_DAMAGE)) {
+        return look_again(store, view);
+    }
+    bool found = what == FOUND;
     bool expired = found && word_is_expired(store, view->expire_word);
     bool flushed = found && epoch_is_flushed(store, epoch);
     if (LIKELY(found && !expired && !flushed && !(view->bits & (ITEM_CHAINED | ITEM_COPIED)))) {
@@ -236,7 +261,6 @@ store_view(struct store *store, const struct key *key, struct view *view)
         if (LIKELY(view_once(store, key, view, &result))) {
             break;
         }
-        CHECK(!view->locked);
         view->tries++;
         COUNT(&store->slot->counters, read_retries);
     }

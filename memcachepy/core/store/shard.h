@@ -26,7 +26,7 @@
 /* Half of the largest page. */
 #define CHUNK_BYTES_MAX (32u << 10)
 
-/* The largest transaction, the split of a chain of five buckets, logs about 82. */
+/* The largest transactions log about 50. */
 #define JOURNAL_WORDS_MAX 120
 
 /* The ghost of a shard remembers at most so many pages of fingerprints. */
@@ -96,6 +96,7 @@ struct shard {
     uint32_t cell_free;       /* ref of the first unused cell (cell.h) */
     uint32_t cell_count;      /* cells in use */
     uint32_t bucket_capacity; /* primary buckets that the table's pages hold */
+    uint32_t grow_until;      /* a hint: buckets there should be, for a chain that has become long */
     uint32_t ghost_page_count;
     uint32_t ghost_turn;   /* what the ghost was told since ghost hits and entries were halved */
     uint32_t recent_count; /* of departures, modulo 2^32 */

@@ -316,6 +316,7 @@ sum_shards(struct store *store, struct store_sums *sums)
     X(evicted_donation)                                                                            \
     X(evicted_table)                                                                               \
     X(evicted_shrink)                                                                              \
+    X(chain_evictions)                                                                             \
     X(evicted_unfetched)                                                                           \
     X(reclaimed)                                                                                   \
     X(expired_unfetched)
