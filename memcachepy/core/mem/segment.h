@@ -21,11 +21,12 @@
 #define MEM_SEGMENT_H
 
 #include "base/platform.h"
+#include "base/siphash.h"
 #include "mem/counters.h"
 #include "mem/lock.h"
 
 #define SEGMENT_MAGIC "MCPYSEG"
-#define SEGMENT_LAYOUT_VERSION 4
+#define SEGMENT_LAYOUT_VERSION 5
 #define WORKERS_MAX 64
 #define SLOT_SUPERVISOR 0
 #define SLOT_ACCEPTOR 1
@@ -186,7 +187,7 @@ struct superblock {
     uint32_t class_count;
     uint32_t chunk_bytes[SLAB_CLASS_COUNT_MAX];
     uint32_t chunks_per_page[SLAB_CLASS_COUNT_MAX];
-    uint64_t hash_seed;
+    struct siphash_key hash_key; /* [const] of all keys; random */
     /* Clocks; see store.c. [const] but the test offsets. */
     uint64_t wall_base_s, boot_base_ns;
     _Atomic int64_t advance_s, wall_step_s; /* [atomic] tests only */

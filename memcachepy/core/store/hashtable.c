@@ -3,8 +3,8 @@
 
 #include "base/check.h"
 #include "base/crash.h"
+#include "base/siphash.h"
 #include "base/span.h"
-#include "base/xxh64.h"
 #include "mem/populate.h"
 #include "store/cell.h"
 #include "store/rebuild.h"
@@ -16,7 +16,7 @@
 uint64_t
 item_hash(const struct store *store, const struct item *item)
 {
-    return xxh64(item_key(item, item->bits), item->key_len, store->hash_seed);
+    return siphash13(item_key(item, item->bits), item->key_len, &store->hash_key);
 }
 
 uint32_t

@@ -7,7 +7,7 @@
  * by compare-and-swap from the state word that was read inside the validated section, and is lost
  * if that fails; a plain store would land in whatever the chunk has become. */
 #include "base/check.h"
-#include "base/xxh64.h"
+#include "base/siphash.h"
 #include "store/hashtable.h"
 #include "store/rebuild.h"
 #include "store/slab.h"
@@ -22,7 +22,7 @@ key_init(struct store *store, struct key *key, const void *bytes, uint32_t len)
 {
     key->bytes = bytes;
     key->len = len;
-    key->hash = xxh64(bytes, len, store->hash_seed);
+    key->hash = siphash13(bytes, len, &store->hash_key);
 }
 
 static struct table_bucket *

@@ -16,6 +16,7 @@
 
 #include "base/check.h"
 #include "base/platform.h"
+#include "base/siphash.h"
 #include "mem/hugepage.h"
 #include "mem/lock.h"
 #include "mem/page.h"
@@ -133,7 +134,7 @@ struct store {
     _Atomic uint64_t *table_words;       /* of each shard */
     _Atomic uint32_t *table_directories; /* see hashtable.h */
     struct process_slot *slot;
-    uint64_t hash_seed;
+    struct siphash_key hash_key;
     uint64_t data_at, data_end;
     uint32_t shard_mask;
     uint32_t unit_shift;
