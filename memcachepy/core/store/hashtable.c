@@ -3,8 +3,8 @@
 
 #include "base/check.h"
 #include "base/crash.h"
-#include "base/siphash.h"
 #include "base/span.h"
+#include "base/siphash.h"
 #include "mem/populate.h"
 #include "store/cell.h"
 #include "store/rebuild.h"
@@ -653,8 +653,7 @@ split_plan(const struct store *store, struct table_bucket *from, uint32_t new_bi
         struct chain_entry entry;
         EACH_ENTRY(split->chain.bucket[i], &entry)
         {
-            bool moves =
-                (item_hash(store, ref_at(store, (struct ref){entry.ref})) & new_bit) != 0;
+            bool moves = (item_hash(store, ref_at(store, (struct ref){entry.ref})) & new_bit) != 0;
             struct entries *side = moves ? &split->moves : &split->stays;
             side->entry[side->count++] = entry;
         }
@@ -663,8 +662,7 @@ split_plan(const struct store *store, struct table_bucket *from, uint32_t new_bi
 }
 
 static void
-split_apply(struct store *store, struct shard *shard, const struct split *split,
-            uint64_t next_word)
+split_apply(struct store *store, struct shard *shard, const struct split *split, uint64_t next_word)
 {
     struct bucket_image stays, moves;
     cells_log(store, shard);
@@ -746,4 +744,156 @@ table_grow(struct store *store, struct shard *shard, unsigned steps)
             return;
         }
     }
+}
+
+/* ---- shrinking ------------------------------------------------------------------------------ */
+
+/* What the table's last bucket and the one that it came from are made into. */
+struct merge {
+    struct chain chain;    /* of the bucket that stays */
+    struct entries merged; /* what that and the last primary link, and */
+    struct ref tail;       /* what follows the last primary, as it is; or none */
+};
+
+/* The word of a table that has a bucket less. */
+static uint64_t
+word_shrunk(uint64_t word)
+{
+    uint32_t level = table_word_level(word);
+    uint32_t split = table_word_split(word);
+    return split > 0 ? word_resized(word, level, split - 1)
+                     : word_resized(word, level - 1, (1u << (level - 1)) - 1);
+}
+
+/* False: the two make a chain that is longer than any may be. */
+static bool
+merge_plan(const struct store *store, struct table_bucket *stays, struct table_bucket *goes,
+           struct merge *merge)
+{
+    struct chain gone;
+    merge->merged.count = 0;
+    if (!chain_read(store, stays, &merge->chain) || !chain_read(store, goes, &gone)) {
+        return false;
+    }
+    struct chain_entry entry;
+    for (unsigned i = 0; i < merge->chain.count; i++) {
+        EACH_ENTRY(merge->chain.bucket[i], &entry)
+        {
+            merge->merged.entry[merge->merged.count++] = entry;
+        }
+    }
+    EACH_ENTRY(goes, &entry)
+    {
+        merge->merged.entry[merge->merged.count++] = entry;
+    }
+    merge->tail = gone.count > 1 ? ref_of(store, gone.bucket[1]) : REF_NONE;
+    return gone.count + cells_for(merge->merged.count, gone.count > 1) <= CHAIN_BUCKETS_MAX;
+}
+
+/* Nothing of the bucket that goes is written, its overflow buckets neither: a reader with the old
+ * table word may be in it, and finds the word changed; or finds it unchanged, and nothing else,
+ * when all this was undone. */
+static void
+merge_apply(struct store *store, struct shard *shard, const struct merge *merge, uint64_t next_word)
+{
+    struct bucket_image image;
+    cells_log(store, shard);
+    chain_build(store, shard, &merge->merged, merge->tail, &image);
+    CRASH_POINT(table_merge_filled);
+    struct table_bucket *stays = merge->chain.bucket[0];
+    bucket_open(store, shard, stays);
+    chain_switch(store, shard, &merge->chain, &image);
+    word_switch(store, shard, next_word);
+    CRASH_POINT(table_merge_switched);
+    journal_commit(shard);
+    bucket_close(shard, stays);
+}
+
+static bool
+merge_last(struct store *store, struct shard *shard)
+{
+    uint64_t word = table_word_locked(store, shard);
+    uint64_t next_word = word_shrunk(word);
+    struct merge merge;
+    if (!merge_plan(store, table_bucket_at(store, shard, table_word_split(next_word)),
+                    table_bucket_at(store, shard, table_bucket_count(next_word)), &merge)) {
+        return false;
+    }
+    unsigned needed = cells_for(merge.merged.count, !ref_is_none(merge.tail));
+    if (!cells_are_free(store, shard, needed)) {
+        return false;
+    }
+    shard->grow_until = 0;
+    merge_apply(store, shard, &merge, next_word);
+    return true;
+}
+
+/* Gives the last page of primary buckets to the pool, if the table does not need it. */
+static bool
+release_primary_page(struct store *store, struct shard *shard)
+{
+    uint64_t word = table_word_locked(store, shard);
+    uint32_t per_page = buckets_per_page(store);
+    if (table_bucket_count(word) + per_page > shard->bucket_capacity) {
+        return false;
+    }
+    uint32_t index = (shard->bucket_capacity >> (store->page_shift - 6)) - 1;
+    _Atomic uint32_t *entry = table_directory_entry(store, shard, index);
+    uint32_t number = atomic_load_explicit(entry, memory_order_relaxed) - 1;
+    struct page *page = page_entry(store->segment, number);
+    pool_give_back_any(store->segment, store->slot);
+    atomic_store_explicit(&store->slot->page_in_flight, number + 1, memory_order_relaxed);
+    STORES_IN_ORDER();
+    LOG(store, shard, *entry);
+    LOG(store, shard, shard->bucket_capacity);
+    LOG(store, shard, shard->table_page_count);
+    LOG(store, shard, shard->page_count);
+    LOG(store, shard, page->owner);
+    /* The page's versions go with it: a reader that has looked at a bucket in it must never find
+     * its table word again. */
+    word_switch(store, shard,
+                table_word_make(table_word_generation(word) + 1, table_word_level(word),
+                                table_word_split(word)) |
+                    (word & TABLE_WORD_REBUILDING));
+    /* Pairs with the acquire fence in view_is_current(): a reader that sees what the page is used
+     * for sees the word. */
+    atomic_thread_fence(memory_order_release);
+    atomic_store_explicit(entry, 0, memory_order_relaxed);
+    shard->bucket_capacity -= per_page;
+    shard->table_page_count--;
+    shard->page_count--;
+    atomic_store_explicit(&page->owner, page_owner_in_hand(store->segment, store->slot),
+                          memory_order_relaxed);
+    CRASH_POINT(table_page_released);
+    journal_commit(shard);
+    pool_give_back(store->segment, store->slot, number);
+    return true;
+}
+
+/* The first page stays. */
+static bool
+has_too_many_buckets(const struct store *store, const struct shard *shard)
+{
+    uint64_t buckets = table_bucket_count(table_word_locked(store, shard));
+    return buckets > buckets_per_page(store) &&
+           shard->sums.curr_items * 2 < buckets * TABLE_SHRINK_HALVES;
+}
+
+RACY_READ bool
+table_may_shrink(const struct store *store, const struct shard *shard)
+{
+    return has_too_many_buckets(store, shard) &&
+           !(table_word_locked(store, shard) & TABLE_WORD_REBUILDING);
+}
+
+bool
+table_shrink(struct store *store, struct shard *shard, unsigned steps)
+{
+    for (unsigned i = 0; i < steps && has_too_many_buckets(store, shard); i++) {
+        if (!merge_last(store, shard)) {
+            return false;
+        }
+        (void)release_primary_page(store, shard);
+    }
+    return has_too_many_buckets(store, shard);
 }

@@ -15,10 +15,11 @@
  *   | generation   | unused     | rebuilding | level    | split point |
  *
  * 2^level + split buckets exist. Level 0xFF: no table yet. Bucket i lies in table page i / buckets
- * per page; the page numbers stand in the table directory. Table pages are never used for anything
- * else, so a reader with an old table word reads old or new buckets but never other data. The words
- * of all shards lie side by side, and so do the first directory entries of all shards, then the
- * second: what every read needs stays in the nearest cache.
+ * per page; the page numbers stand in the table directory. A reader with an old table word reads
+ * old or new buckets, or, in a page that the table has given back, anything: it follows no ref
+ * before it has found the word unchanged. Pages of cells are never used for anything else. The
+ * words of all shards lie side by side, and so do the first directory entries of all shards, then
+ * the second: what every read needs stays in the nearest cache.
  *
  * The width of 12 slots makes 5.3 bytes a slot. With 12.5 items a bucket, overflow buckets
  * and what linear hashing leaves unsplit make it 7.4 to 7.9 bytes an item; one look-up in six needs
@@ -32,7 +33,9 @@
  *
  * Splits are made by copy on write. The new bucket, and what is to follow the old one, are filled
  * in cells that nothing links; then the old bucket's slots, the table word and the heads of lists
- * are logged and changed: 12 words and one for each overflow bucket before and after. */
+ * are logged and changed: 12 words and one for each overflow bucket before and after. When items
+ * have gone the maintainer merges the last bucket into the one that it came from, by the same
+ * means, and the last page of primary buckets goes back to the pool. Pages of cells stay. */
 #ifndef STORE_HASHTABLE_H
 #define STORE_HASHTABLE_H
 
@@ -56,6 +59,10 @@
 /* The same, above which the table's next page is taken from items: a full cache settles below 14.
  * Fewer overflow buckets pay for it, so memory is the same from 13 to 19 (bench/items.py). */
 #define TABLE_STEAL_HALVES 27
+
+/* The same, below which the last bucket is merged into the one that it came from. A table that has
+ * just grown to hold 12.5 items a bucket shrinks when three of five have gone. */
+#define TABLE_SHRINK_HALVES 10
 
 struct table_bucket {
     _Atomic uint32_t version;
@@ -237,6 +244,14 @@ void table_condemn(struct store *store, struct shard *shard);
 /* Splits at most `steps` buckets if the table is loaded enough, more of them while a bucket with a
  * long chain waits. Own transactions. */
 void table_grow(struct store *store, struct shard *shard, unsigned steps);
+
+/* Whether the table has many more buckets than its items need. Read without the lock: it may change
+ * the next moment. */
+bool table_may_shrink(const struct store *store, const struct shard *shard);
+
+/* Merges at most `steps` buckets of such a table, and gives pages that it no longer needs to the
+ * pool. Own transactions. False: nothing is left to do, or nothing can be done now. */
+bool table_shrink(struct store *store, struct shard *shard, unsigned steps);
 
 /* Number of primary buckets. */
 uint32_t table_bucket_count(uint64_t word);

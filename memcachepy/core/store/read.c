@@ -68,8 +68,24 @@ store_prefetch_item(struct store *store, const struct key *key, unsigned links)
             PREFETCH(bucket);
             return true;
         }
+        /* What only seems to be a link leads to memory that may not be there. */
+        atomic_thread_fence(memory_order_acquire);
+        if (bucket != NULL &&
+            atomic_load_explicit(table_word_at(store, shard), memory_order_relaxed) != word) {
+            return false;
+        }
     }
     return false;
+}
+
+/* Whether the bucket was in the table until now. */
+static bool
+word_is_current(const struct store *store, const struct view *view)
+{
+    /* Pairs with the release fence in release_primary_page(). */
+    atomic_thread_fence(memory_order_acquire);
+    return atomic_load_explicit(table_word_at(store, view->shard), memory_order_relaxed) ==
+           view->table_word;
 }
 
 static bool
@@ -126,9 +142,9 @@ enum found {
     FOUND_DAMAGE,  /* the chain is longer than any can be, unless the view is not current */
 };
 
-/* A cell behind an old link may have become part of a probation ring: its words are believed to be
- * refs only while the view is current, for what they refer to may be memory that was never
- * populated. */
+/* A cell behind an old link may have become part of a probation ring, and the primary bucket's page
+ * anything: words are believed to be refs only while the view is current, of the primary while the
+ * table word is, for what they refer to may be memory that was never populated. */
 static enum found
 view_find(const struct store *store, const struct key *key, struct view *view, uint16_t *epoch)
 {
@@ -141,7 +157,8 @@ view_find(const struct store *store, const struct key *key, struct view *view, u
         for (uint32_t matches = bucket_match(bucket, tag); matches != 0; matches &= matches - 1) {
             unsigned slot = (unsigned)__builtin_ctz(matches);
             struct ref ref = {atomic_load_explicit(&bucket->ref[slot], memory_order_relaxed)};
-            if (bucket != view->bucket && UNLIKELY(!view_is_current(store, view))) {
+            if (UNLIKELY(bucket == view->bucket ? !word_is_current(store, view)
+                                                : !view_is_current(store, view))) {
                 return FOUND_CHANGED;
             }
             if (view_item(store, key, ref, view, epoch)) {
@@ -149,7 +166,7 @@ view_find(const struct store *store, const struct key *key, struct view *view, u
             }
         }
         const struct table_bucket *next = bucket_next(store, bucket);
-        if (next != NULL && bucket != view->bucket && !view_is_current(store, view)) {
+        if (next != NULL && !view_is_current(store, view)) {
             return FOUND_CHANGED;
         }
         bucket = next;

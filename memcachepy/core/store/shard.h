@@ -97,7 +97,7 @@ struct shard {
     uint32_t cell_free;       /* ref of the first unused cell (cell.h) */
     uint32_t cell_count;      /* cells in use */
     uint32_t bucket_capacity; /* primary buckets that the table's pages hold */
-    uint32_t grow_until;      /* a hint: buckets there should be, for a chain that has become long */
+    uint32_t grow_until; /* a hint: buckets there should be, for a chain that has become long */
     uint32_t ghost_page_count;
     uint32_t ghost_turn;   /* what the ghost was told since ghost hits and entries were halved */
     uint32_t recent_count; /* of departures, modulo 2^32 */
@@ -154,6 +154,7 @@ struct store {
     struct track_mapping *tracks; /* of the nodes that copies come from; NULL: there are none */
     uint32_t draining;            /* page number + 1 that is kept though it becomes empty */
     uint32_t shrink_turn;         /* the shard that gives a page next */
+    uint32_t table_turn;          /* the shard whose table shrinks next */
     struct sweep_pass sweep;
     struct pool_ahead ahead;
     struct hugepage_pass huge;
