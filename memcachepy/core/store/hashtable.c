@@ -412,7 +412,7 @@ add_primary_page(struct store *store, struct shard *shard, bool steal)
     if (index >= store->table_pages_max) {
         return false;
     }
-    _Atomic uint32_t *entry = table_directory_entry(store, shard, index);
+    _Atomic uint32_t *entry = table_directory_entry(store, shard->index, index);
     if (!directory_entry_ready(store, entry)) {
         return false;
     }
@@ -838,7 +838,7 @@ release_primary_page(struct store *store, struct shard *shard)
         return false;
     }
     uint32_t index = (shard->bucket_capacity >> (store->page_shift - 6)) - 1;
-    _Atomic uint32_t *entry = table_directory_entry(store, shard, index);
+    _Atomic uint32_t *entry = table_directory_entry(store, shard->index, index);
     uint32_t number = atomic_load_explicit(entry, memory_order_relaxed) - 1;
     struct page *page = page_entry(store->segment, number);
     pool_give_back_any(store->segment, store->slot);

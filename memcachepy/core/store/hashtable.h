@@ -126,28 +126,34 @@ table_word_at(const struct store *store, const struct shard *shard)
 
 /* Where the number plus one of the table's page stands. */
 static inline _Atomic uint32_t *
-table_directory_entry(const struct store *store, const struct shard *shard, uint32_t page_index)
+table_directory_entry(const struct store *store, uint32_t shard_index, uint32_t page_index)
 {
-    return &store->table_directories[(uint64_t)page_index * (store->shard_mask + 1) +
-                                     shard_index(store, shard)];
+    return &store->table_directories[(uint64_t)page_index * (store->shard_mask + 1) + shard_index];
 }
 
-/* NULL if the index lies beyond the table's pages, as it may for a word read long ago. */
+/* By the shard's index, which readers have at hand. NULL if the bucket's lies beyond the table's
+ * pages, as it may for a word read long ago. */
 static inline struct table_bucket *
-table_bucket_at(const struct store *store, const struct shard *shard, uint32_t index)
+table_bucket_of(const struct store *store, uint32_t shard_index, uint32_t index)
 {
     uint32_t shift = store->page_shift - 6;
     uint32_t page_index = index >> shift;
     if (UNLIKELY(page_index >= store->table_pages_max)) {
         return NULL;
     }
-    uint32_t number =
-        atomic_load_explicit(table_directory_entry(store, shard, page_index), memory_order_acquire);
+    uint32_t number = atomic_load_explicit(table_directory_entry(store, shard_index, page_index),
+                                           memory_order_acquire);
     if (UNLIKELY(number == 0)) {
         return NULL;
     }
     uint8_t *page = store->base + store->data_at + ((uint64_t)(number - 1) << store->page_shift);
     return (struct table_bucket *)page + (index & ((1u << shift) - 1));
+}
+
+static inline struct table_bucket *
+table_bucket_at(const struct store *store, const struct shard *shard, uint32_t index)
+{
+    return table_bucket_of(store, shard_index(store, shard), index);
 }
 
 /* Bit i is set if slot i carries the tag. Of the words at the time each was read. */

@@ -26,19 +26,19 @@ key_init(struct store *store, struct key *key, const void *bytes, uint32_t len)
 }
 
 static struct table_bucket *
-bucket_of_key(const struct store *store, const struct shard *shard, uint64_t word, uint64_t hash)
+bucket_of_key(const struct store *store, uint32_t index, uint64_t word, uint64_t hash)
 {
     return table_word_level(word) == TABLE_LEVEL_NONE
                ? NULL
-               : table_bucket_at(store, shard, table_bucket_index(word, hash));
+               : table_bucket_of(store, index, table_bucket_index(word, hash));
 }
 
 void
 store_prefetch_bucket(struct store *store, const struct key *key)
 {
-    struct shard *shard = shard_of_hash(store, key->hash);
-    uint64_t word = atomic_load_explicit(table_word_at(store, shard), memory_order_acquire);
-    struct table_bucket *bucket = bucket_of_key(store, shard, word, key->hash);
+    uint32_t index = shard_index_of_hash(store, key->hash);
+    uint64_t word = atomic_load_explicit(&store->table_words[index], memory_order_acquire);
+    struct table_bucket *bucket = bucket_of_key(store, index, word, key->hash);
     if (bucket != NULL) {
         PREFETCH(bucket);
     }
@@ -47,9 +47,10 @@ store_prefetch_bucket(struct store *store, const struct key *key)
 bool
 store_prefetch_item(struct store *store, const struct key *key, unsigned links)
 {
-    struct shard *shard = shard_of_hash(store, key->hash);
-    uint64_t word = atomic_load_explicit(table_word_at(store, shard), memory_order_acquire);
-    const struct table_bucket *bucket = bucket_of_key(store, shard, word, key->hash);
+    uint32_t index = shard_index_of_hash(store, key->hash);
+    _Atomic uint64_t *word_at = &store->table_words[index];
+    uint64_t word = atomic_load_explicit(word_at, memory_order_acquire);
+    const struct table_bucket *bucket = bucket_of_key(store, index, word, key->hash);
     for (unsigned i = 0; bucket != NULL; i++) {
         uint32_t matches = bucket_match(bucket, hash_tag(key->hash));
         if (matches != 0) {
@@ -70,8 +71,7 @@ store_prefetch_item(struct store *store, const struct key *key, unsigned links)
         }
         /* What only seems to be a link leads to memory that may not be there. */
         atomic_thread_fence(memory_order_acquire);
-        if (bucket != NULL &&
-            atomic_load_explicit(table_word_at(store, shard), memory_order_relaxed) != word) {
+        if (bucket != NULL && atomic_load_explicit(word_at, memory_order_relaxed) != word) {
             return false;
         }
     }
@@ -80,22 +80,20 @@ store_prefetch_item(struct store *store, const struct key *key, unsigned links)
 
 /* Whether the bucket was in the table until now. */
 static bool
-word_is_current(const struct store *store, const struct view *view)
+word_is_current(const struct view *view)
 {
     /* Pairs with the release fence in release_primary_page(). */
     atomic_thread_fence(memory_order_acquire);
-    return atomic_load_explicit(table_word_at(store, view->shard), memory_order_relaxed) ==
-           view->table_word;
+    return atomic_load_explicit(view->table_word_at, memory_order_relaxed) == view->table_word;
 }
 
 static bool
-view_is_current(const struct store *store, const struct view *view)
+view_is_current(const struct view *view)
 {
     /* Pairs with the release fence in bucket_open(). */
     atomic_thread_fence(memory_order_acquire);
     return atomic_load_explicit(&view->bucket->version, memory_order_relaxed) == view->version &&
-           atomic_load_explicit(table_word_at(store, view->shard), memory_order_relaxed) ==
-               view->table_word;
+           atomic_load_explicit(view->table_word_at, memory_order_relaxed) == view->table_word;
 }
 
 /* Whether the chunk at `ref` holds the key; fills the view if so. Everything read may be torn. */
@@ -157,8 +155,8 @@ view_find(const struct store *store, const struct key *key, struct view *view, u
         for (uint32_t matches = bucket_match(bucket, tag); matches != 0; matches &= matches - 1) {
             unsigned slot = (unsigned)__builtin_ctz(matches);
             struct ref ref = {atomic_load_explicit(&bucket->ref[slot], memory_order_relaxed)};
-            if (UNLIKELY(bucket == view->bucket ? !word_is_current(store, view)
-                                                : !view_is_current(store, view))) {
+            if (UNLIKELY(bucket == view->bucket ? !word_is_current(view)
+                                                : !view_is_current(view))) {
                 return FOUND_CHANGED;
             }
             if (view_item(store, key, ref, view, epoch)) {
@@ -166,7 +164,7 @@ view_find(const struct store *store, const struct key *key, struct view *view, u
             }
         }
         const struct table_bucket *next = bucket_next(store, bucket);
-        if (next != NULL && !view_is_current(store, view)) {
+        if (next != NULL && !view_is_current(view)) {
             return FOUND_CHANGED;
         }
         bucket = next;
@@ -218,8 +216,7 @@ reclaim_dead(struct store *store, const struct key *key, struct view *view)
 static bool
 view_once(struct store *store, const struct key *key, struct view *view, enum view_result *result)
 {
-    view->table_word =
-        atomic_load_explicit(table_word_at(store, view->shard), memory_order_acquire);
+    view->table_word = atomic_load_explicit(view->table_word_at, memory_order_acquire);
     if (!view->locked && UNLIKELY(view->table_word & TABLE_WORD_REBUILDING)) {
         view->tries = VIEW_TRIES_MAX;
         return false;
@@ -228,8 +225,8 @@ view_once(struct store *store, const struct key *key, struct view *view, enum vi
         *result = VIEW_MISS;
         return true;
     }
-    view->bucket =
-        table_bucket_at(store, view->shard, table_bucket_index(view->table_word, key->hash));
+    view->bucket = table_bucket_of(store, shard_index_of_hash(store, key->hash),
+                                   table_bucket_index(view->table_word, key->hash));
     if (UNLIKELY(view->bucket == NULL)) {
         return view->locked ? look_again(store, view) : false;
     }
@@ -251,7 +248,7 @@ view_once(struct store *store, const struct key *key, struct view *view, enum vi
         return true;
     }
     bool hidden = found && view->bits & ITEM_COPIED && !copy_is_shown(store, key->bytes, key->len);
-    if (!view->locked && !view_is_current(store, view)) {
+    if (!view->locked && !view_is_current(view)) {
         return false;
     }
     *result = flushed                     ? VIEW_FLUSHED
@@ -265,7 +262,9 @@ view_once(struct store *store, const struct key *key, struct view *view, enum vi
 enum view_result
 store_view(struct store *store, const struct key *key, struct view *view)
 {
-    view->shard = shard_of_hash(store, key->hash);
+    uint32_t index = shard_index_of_hash(store, key->hash);
+    view->shard = &store->shards[index];
+    view->table_word_at = &store->table_words[index];
     enum view_result result = VIEW_BUSY;
     for (;;) {
         if (UNLIKELY(view->tries >= VIEW_TRIES_MAX) && !view->locked) {
@@ -318,7 +317,7 @@ store_peek(struct store *store, const struct key *key, struct view *view)
 bool
 store_view_confirm(struct store *store, struct view *view, enum view_bump bump)
 {
-    if (!view->locked && UNLIKELY(!view_is_current(store, view))) {
+    if (!view->locked && UNLIKELY(!view_is_current(view))) {
         view->tries++;
         COUNT(&store->slot->counters, read_retries);
         return false;

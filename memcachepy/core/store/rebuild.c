@@ -222,13 +222,13 @@ reset_table(struct rebuild *rebuild, uint64_t generation)
         }
         /* The first page is for primary buckets, the second for cells, and so on. */
         if (i % 2 == 0) {
-            atomic_store(table_directory_entry(store, shard, primary_pages++), number + 1);
+            atomic_store(table_directory_entry(store, shard->index, primary_pages++), number + 1);
         } else {
             cells_make(store, shard, (uint8_t *)bucket);
         }
     }
     for (uint32_t i = primary_pages; i << per_page_shift < shard->bucket_capacity; i++) {
-        atomic_store(table_directory_entry(store, shard, i), 0);
+        atomic_store(table_directory_entry(store, shard->index, i), 0);
     }
     shard->table_page_count = rebuild->table_page_count;
     shard->bucket_capacity = primary_pages << per_page_shift;

@@ -166,10 +166,16 @@ struct store {
 #define CLASS_COUNT(store, class_id, name)                                                         \
     class_counter_add(&(store)->slot->classes[class_id], CLASS_##name, 1)
 
+static inline uint32_t
+shard_index_of_hash(const struct store *store, uint64_t hash)
+{
+    return (uint32_t)(hash >> 40) & store->shard_mask;
+}
+
 static inline struct shard *
 shard_of_hash(const struct store *store, uint64_t hash)
 {
-    return &store->shards[(hash >> 40) & store->shard_mask];
+    return &store->shards[shard_index_of_hash(store, hash)];
 }
 
 /* Changed by store_set_memory_limit(), at any moment. */

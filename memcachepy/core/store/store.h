@@ -134,6 +134,7 @@ struct view {
     uint32_t version;
     uint32_t tries;
     uint64_t table_word;
+    _Atomic uint64_t *table_word_at;
     _Atomic uint32_t *state_at;
     struct table_bucket *bucket;
     struct shard *shard;
