@@ -207,11 +207,12 @@ a_long_chain_makes_the_splits_hurry(void)
     }
     EXPECT(table_bucket_count(atomic_load(table_word_at(store, shard))) == first);
     /* Bucket 200 only, until its chain has its fifth bucket. */
-    while (shard->grow_until == 0) {
+    for (unsigned stored = 0; shard->grow_until == 0;) {
         uint32_t len = number_key(key, "k", number++);
         uint64_t hash = siphash13(key, len, &fixed_key);
         if (shard_of_hash(store, hash) == shard && (hash & (first - 1)) == 200) {
             EXPECT(put(store, key, len, 8) == PUT_STORED);
+            EXPECT(stored++ < CHAIN_ITEMS_MAX);
         }
     }
     EXPECT(shard->grow_until == first + 201);

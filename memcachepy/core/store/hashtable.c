@@ -668,14 +668,13 @@ split_apply(struct store *store, struct shard *shard, const struct split *split,
     cells_log(store, shard);
     chain_build(store, shard, &split->moves, REF_NONE, &moves);
     chain_build(store, shard, &split->stays, REF_NONE, &stays);
-    /* The new bucket is not reachable before the table word says so: it needs no log, but may hold
-     * what an earlier attempt left. A reader may have begun when that attempt had set the very word
-     * that this one sets, and was not undone yet, or before the bucket was merged away: its version
-     * must not come out the same. A death leaves it odd, out of reach until the next attempt. */
-    version_open(split->to);
-    uint32_t version = atomic_load_explicit(&split->to->version, memory_order_relaxed);
+    /* Not reachable before the table word says so: it needs no log, but may hold what an earlier
+     * attempt left, or what was there before a merge. No reader has the word that this one sets:
+     * see renew_table_word() and word_shrunk(). The fence pairs with the one in view_is_current():
+     * a reader that has a word from before such a merge and sees a change here sees another word.
+     */
+    atomic_thread_fence(memory_order_release);
     image_store(split->to, &moves);
-    atomic_store_explicit(&split->to->version, version + 1, memory_order_release);
     CRASH_POINT(table_split_filled);
     struct table_bucket *from = split->chain.bucket[0];
     bucket_open(store, shard, from);
@@ -755,14 +754,19 @@ struct merge {
     struct ref tail;       /* what follows the last primary, as it is; or none */
 };
 
-/* The word of a table that has a bucket less. */
+/* The word of a table that has a bucket less. It must not be one that there was before: a reader
+ * may have begun with that, and seen what was in force until now. */
 static uint64_t
 word_shrunk(uint64_t word)
 {
     uint32_t level = table_word_level(word);
     uint32_t split = table_word_split(word);
-    return split > 0 ? word_resized(word, level, split - 1)
-                     : word_resized(word, level - 1, (1u << (level - 1)) - 1);
+    if (split == 0) {
+        level--;
+        split = 1u << level;
+    }
+    return table_word_make(table_word_generation(word) + 1, level, split - 1) |
+           (word & TABLE_WORD_REBUILDING);
 }
 
 /* False: the two make a chain that is longer than any may be. */
@@ -849,14 +853,9 @@ release_primary_page(struct store *store, struct shard *shard)
     LOG(store, shard, shard->table_page_count);
     LOG(store, shard, shard->page_count);
     LOG(store, shard, page->owner);
-    /* The page's versions go with it: a reader that has looked at a bucket in it must never find
-     * its table word again. */
-    word_switch(store, shard,
-                table_word_make(table_word_generation(word) + 1, table_word_level(word),
-                                table_word_split(word)) |
-                    (word & TABLE_WORD_REBUILDING));
-    /* Pairs with the acquire fence in view_is_current(): a reader that sees what the page is used
-     * for sees the word. */
+    /* Readers that have looked at a bucket in the page had a table word of an earlier generation.
+     * Pairs with the acquire fence in word_is_current(): one that sees what the page is used for
+     * sees that the word is another. */
     atomic_thread_fence(memory_order_release);
     atomic_store_explicit(entry, 0, memory_order_relaxed);
     shard->bucket_capacity -= per_page;

@@ -11,15 +11,17 @@
  * reset.
  *
  *   table word
- *    63          48 47         41    40       39      32 31          0
- *   | generation   | unused     | rebuilding | level    | split point |
+ *    63                  41     40       39      32 31          0
+ *   | generation           | rebuilding | level    | split point |
  *
- * 2^level + split buckets exist. Level 0xFF: no table yet. Bucket i lies in table page i / buckets
- * per page; the page numbers stand in the table directory. A reader with an old table word reads
- * old or new buckets, or, in a page that the table has given back, anything: it follows no ref
- * before it has found the word unchanged. Pages of cells are never used for anything else. The
- * words of all shards lie side by side, and so do the first directory entries of all shards, then
- * the second: what every read needs stays in the nearest cache.
+ * 2^level + split buckets exist. The generation grows with every merge, repair and rebuild: a
+ * reader that finds the word as it was knows that it was never another one meanwhile. Level 0xFF:
+ * no table yet. Bucket i lies in table page i / buckets per page; the page numbers stand in the
+ * table directory. A reader with an old table word reads old or new buckets, or, in a page that the
+ * table has given back, anything: it follows no ref before it has found the word unchanged. Pages
+ * of cells are never used for anything else. The words of all shards lie side by side, and so do
+ * the first directory entries of all shards, then the second: what every read needs stays in the
+ * nearest cache.
  *
  * The width of 12 slots makes 5.3 bytes a slot. With 12.5 items a bucket, overflow buckets
  * and what linear hashing leaves unsplit make it 7.4 to 7.9 bytes an item; one look-up in six needs
@@ -76,11 +78,12 @@ static_assert(sizeof(struct table_bucket) == 64, "layout change: bump SEGMENT_LA
 
 #define TABLE_WORD_REBUILDING (UINT64_C(1) << 40)
 #define TABLE_LEVEL_NONE 0xFFu
+#define TABLE_GENERATION_SHIFT 41
 
 static inline uint64_t
 table_word_make(uint64_t generation, uint32_t level, uint32_t split)
 {
-    return generation << 48 | (uint64_t)level << 32 | split;
+    return generation << TABLE_GENERATION_SHIFT | (uint64_t)level << 32 | split;
 }
 
 static inline uint32_t
@@ -98,7 +101,7 @@ table_word_split(uint64_t word)
 static inline uint64_t
 table_word_generation(uint64_t word)
 {
-    return word >> 48;
+    return word >> TABLE_GENERATION_SHIFT;
 }
 
 static inline uint8_t

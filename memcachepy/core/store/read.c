@@ -92,7 +92,8 @@ view_is_current(const struct view *view)
 {
     /* Pairs with the release fence in bucket_open(). */
     atomic_thread_fence(memory_order_acquire);
-    return atomic_load_explicit(&view->bucket->version, memory_order_relaxed) == view->version &&
+    /* The word last: as long as it is the same, no version began again from zero. */
+    return atomic_load_explicit(&view->bucket->version, memory_order_acquire) == view->version &&
            atomic_load_explicit(view->table_word_at, memory_order_relaxed) == view->table_word;
 }
 
