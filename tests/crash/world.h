@@ -80,7 +80,7 @@ world_open(unsigned megabytes, uint32_t pages, enum eviction_policy policy, uint
         exit(2);
     }
     /* The same keys meet in the same buckets each time. */
-    world->segment->superblock->hash_seed = seed;
+    world->segment->superblock->hash_key = (struct siphash_key){{seed, ~seed}};
     atomic_store(&world->segment->superblock->pool.effective_count, pages);
     world->victim = store_open(world->segment, SLOT_VICTIM);
     world->second = store_open(world->segment, SLOT_SECOND);

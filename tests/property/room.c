@@ -401,7 +401,7 @@ main(int argc, char **argv)
         return 2;
     }
     /* So that a seed repeats the run. */
-    run.segment->superblock->hash_seed = run.random_state;
+    run.segment->superblock->hash_key = (struct siphash_key){{run.random_state, 0}};
     run.value = calloc(1, run.item_bytes_max);
     for (unsigned i = 0; i < phase_count; i++) {
         if (!parse_phase(argv[7 + i], &phases[i])) {

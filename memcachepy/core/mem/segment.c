@@ -329,9 +329,8 @@ segment_create(const struct segment_settings *settings, size_t shard_bytes, stru
     }
     segment->superblock = (struct superblock *)(void *)segment->base;
     segment->slots = (struct process_slot *)(void *)(segment->base + plan->slots_at);
-    uint64_t seed;
-    CHECK(getrandom(&seed, sizeof(seed), 0) == sizeof(seed));
-    plan->hash_seed = seed;
+    struct siphash_key *key = &plan->hash_key;
+    CHECK(getrandom(key, sizeof(*key), 0) == sizeof(*key));
     superblock_fill(segment->superblock, plan, settings, shard_bytes);
     free(plan);
     *out = segment;

@@ -22,6 +22,7 @@
 #define MEM_SEGMENT_H
 
 #include "base/platform.h"
+#include "base/siphash.h"
 #include "mem/counters.h"
 #include "mem/lock.h"
 
@@ -194,7 +195,7 @@ struct superblock {
     uint32_t class_count;
     uint32_t chunk_bytes[SLAB_CLASS_COUNT_MAX];
     uint32_t chunks_per_page[SLAB_CLASS_COUNT_MAX];
-    uint64_t hash_seed;
+    struct siphash_key hash_key; /* [const] of all keys; random */
     /* Clocks; see store.c. [const] but the test offsets. */
     uint64_t wall_base_s, boot_base_ns;
     _Atomic int64_t advance_s, wall_step_s; /* [atomic] tests only */

@@ -400,6 +400,9 @@ upload_finish(struct store *store, struct put *put, struct upload *upload,
     if (result == PUT_STORED && basis != NULL && !basis_holds(basis, &place)) {
         result = PUT_WAIT;
     }
+    if (result == PUT_STORED && !room_in_chain(store, shard, &place)) {
+        result = PUT_NO_MEMORY;
+    }
     if (result == PUT_STORED) {
         upload_publish(store, shard, &place, old, put, upload, verdict);
     } else {
@@ -425,9 +428,15 @@ upload_vivify(struct store *store, struct put *put, struct upload *upload)
         shard_unlock(store, shard);
         return PUT_WAIT;
     }
-    upload_publish(store, shard, &place, NULL, put, upload, (struct verdict){.result = PUT_STORED});
+    if (room_in_chain(store, shard, &place)) {
+        upload_publish(store, shard, &place, NULL, put, upload,
+                       (struct verdict){.result = PUT_STORED});
+    } else {
+        upload_discard(store, shard, upload_entry(store, upload));
+        result = PUT_NO_MEMORY;
+    }
     upload_close(store, shard, upload);
-    return PUT_STORED;
+    return result;
 }
 
 /* ---- copying into a chain ------------------------------------------------------------------- */

@@ -243,14 +243,20 @@ check_table(struct check *check)
             report(check, "bucket %u is open", index);
         }
         linked += check_bucket(check, primary, index);
-        for (const struct table_bucket *bucket = bucket_next(store, primary); bucket != NULL;
-             bucket = bucket_next(store, bucket)) {
+        const struct table_bucket *bucket = bucket_next(store, primary);
+        for (unsigned depth = 1; bucket != NULL; depth++) {
+            if (depth == CHAIN_BUCKETS_MAX) {
+                report(check, "bucket %u goes on in more than %u", index, CHAIN_BUCKETS_MAX - 1);
+                break;
+            }
+            const struct table_bucket *next = bucket_next(store, bucket);
             uint32_t links = check_bucket(check, bucket, index);
-            if (links < 2) {
+            if (links < (next == NULL ? 2 : 1)) {
                 report(check, "bucket %u goes on in one that links %u items", index, links);
             }
             linked += links;
             cells++;
+            bucket = next;
         }
     }
     if (linked != check->live || shard->sums.curr_items != check->live) {

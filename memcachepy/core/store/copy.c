@@ -292,6 +292,10 @@ store_copy(struct store *store, const struct copy *copy)
         }
         struct table_place place;
         table_find(store, shard, copy->key.bytes, copy->key.len, copy->key.hash, &place);
+        if (!room_in_chain(store, shard, &place)) {
+            result = COPY_NO_ROOM;
+            break;
+        }
         if (place.primary != NULL) {
             write_copy(store, shard, &place, copy, &form, class_id);
             result = COPY_STORED;

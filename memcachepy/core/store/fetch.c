@@ -137,6 +137,9 @@ fetch_vivify(struct store *store, struct shard *shard, struct fetch *fetch,
         if (place->primary == NULL) {
             return FETCH_WAIT; /* The shard has a table only now. */
         }
+        if (!room_in_chain(store, shard, place)) {
+            return FETCH_MISS;
+        }
         write_small(store, shard, place, &form, class_id, PUBLISH_STORED);
         table_find(store, shard, key->bytes, key->len, key->hash, place);
         if (place->bucket == NULL) {

@@ -3,6 +3,7 @@
 #include "store/shard.h"
 #include "store/shrink.h"
 #include "store/sweep.h"
+#include "store/table_shrink.h"
 
 bool
 store_maintain(struct store *store)
@@ -14,5 +15,6 @@ store_maintain(struct store *store)
     bool grows = pool_grow_ahead(store->segment, &store->ahead, now_ns) ||
                  hugepage_step(store->segment, &store->huge, now_ns);
     bool sweeps = store_sweep(store);
-    return shrinks || grows || sweeps;
+    bool merges = store_shrink_tables(store);
+    return shrinks || grows || sweeps || merges;
 }

@@ -146,7 +146,8 @@ sweep_page(void *context, uint32_t number, uint32_t kind)
     list_page(rebuild, number, kind);
 }
 
-/* False for a second item with the same key: a crash cannot leave two, damage can. */
+/* False for a second item with the same key: a crash cannot leave two, damage can. False for a full
+ * chain, too. */
 static bool
 relink(struct rebuild *rebuild, struct item *item)
 {
@@ -155,7 +156,7 @@ relink(struct rebuild *rebuild, struct item *item)
     uint64_t hash = item_hash(store, item);
     struct table_place place;
     table_find(store, shard, item_key(item, item->bits), item->key_len, hash, &place);
-    if (place.bucket != NULL) {
+    if (place.bucket != NULL || chain_is_full(store, &place)) {
         return false;
     }
     table_link(store, shard, place.primary, hash, ref_of(store, item));
@@ -221,13 +222,13 @@ reset_table(struct rebuild *rebuild, uint64_t generation)
         }
         /* The first page is for primary buckets, the second for cells, and so on. */
         if (i % 2 == 0) {
-            atomic_store(table_directory_entry(store, shard, primary_pages++), number + 1);
+            atomic_store(table_directory_entry(store, shard->index, primary_pages++), number + 1);
         } else {
             cells_make(store, shard, (uint8_t *)bucket);
         }
     }
     for (uint32_t i = primary_pages; i << per_page_shift < shard->bucket_capacity; i++) {
-        atomic_store(table_directory_entry(store, shard, i), 0);
+        atomic_store(table_directory_entry(store, shard->index, i), 0);
     }
     shard->table_page_count = rebuild->table_page_count;
     shard->bucket_capacity = primary_pages << per_page_shift;
@@ -246,6 +247,7 @@ shard_rebuild(struct store *store, struct shard *shard)
     atomic_store(&shard->journal.count, 0);
     atomic_store(&shard->open_bucket, 0);
     shard->reclaiming = 0;
+    shard->grow_until = 0;
     struct rebuild rebuild = {.store = store, .shard = shard};
     uint32_t populated = atomic_load(&store->superblock->pool.populated_count);
     rebuild.table_pages = malloc((populated + 1) * sizeof(uint32_t));

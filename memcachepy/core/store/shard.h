@@ -16,6 +16,7 @@
 
 #include "base/check.h"
 #include "base/platform.h"
+#include "base/siphash.h"
 #include "mem/hugepage.h"
 #include "mem/lock.h"
 #include "mem/page.h"
@@ -26,7 +27,7 @@
 /* Half of the largest page. */
 #define CHUNK_BYTES_MAX (32u << 10)
 
-/* The largest transaction, the split of a chain of five buckets, logs about 82. */
+/* The largest transactions log about 50. */
 #define JOURNAL_WORDS_MAX 120
 
 /* The ghost of a shard remembers at most so many pages of fingerprints. */
@@ -96,6 +97,7 @@ struct shard {
     uint32_t cell_free;       /* ref of the first unused cell (cell.h) */
     uint32_t cell_count;      /* cells in use */
     uint32_t bucket_capacity; /* primary buckets that the table's pages hold */
+    uint32_t grow_until; /* a hint: buckets there should be, for a chain that has become long */
     uint32_t ghost_page_count;
     uint32_t ghost_turn;   /* what the ghost was told since ghost hits and entries were halved */
     uint32_t recent_count; /* of departures, modulo 2^32 */
@@ -149,7 +151,7 @@ struct store {
     _Atomic uint64_t *table_words;       /* of each shard */
     _Atomic uint32_t *table_directories; /* see hashtable.h */
     struct process_slot *slot;
-    uint64_t hash_seed;
+    struct siphash_key hash_key;
     uint64_t data_at, data_end;
     uint32_t shard_mask;
     uint32_t unit_shift;
@@ -171,6 +173,7 @@ struct store {
     uint32_t shrink_turn;         /* the shard that gives a page next */
     struct share_wait wait;
     struct held_left left;
+    uint32_t table_turn;          /* the shard whose table shrinks next */
     struct sweep_pass sweep;
     struct pool_ahead ahead;
     struct hugepage_pass huge;
@@ -182,10 +185,16 @@ struct store {
 #define CLASS_COUNT(store, class_id, name)                                                         \
     class_counter_add(&(store)->slot->classes[class_id], CLASS_##name, 1)
 
+static inline uint32_t
+shard_index_of_hash(const struct store *store, uint64_t hash)
+{
+    return (uint32_t)(hash >> 40) & store->shard_mask;
+}
+
 static inline struct shard *
 shard_of_hash(const struct store *store, uint64_t hash)
 {
-    return &store->shards[(hash >> 40) & store->shard_mask];
+    return &store->shards[shard_index_of_hash(store, hash)];
 }
 
 /* Changed by store_set_memory_limit(), at any moment. */

@@ -72,7 +72,7 @@ store_open(struct segment *segment, unsigned slot_index)
     store->table_directories = (_Atomic uint32_t *)(void *)(segment->base + superblock->tables_at);
     store->table_pages_max = superblock->table_pages_max;
     store->slot = &segment->slots[slot_index];
-    store->hash_seed = superblock->hash_seed;
+    store->hash_key = superblock->hash_key;
     store->data_at = superblock->data_at;
     store->data_end =
         superblock->data_at + ((uint64_t)superblock->pool.count_max << superblock->page_shift);
@@ -82,7 +82,7 @@ store_open(struct segment *segment, unsigned slot_index)
     store->chunk_bytes_max = superblock->chunk_bytes[superblock->class_count];
     store->counts_by_chance = is_lfu_policy(store);
     store->count_max = store->counts_by_chance ? COUNT_MAX_LFU : COUNT_MAX;
-    store->random = (uint32_t)store->hash_seed ^ slot_index << 16 ^ 1u << 31;
+    store->random = (uint32_t)store->hash_key.word[0] ^ slot_index << 16 ^ 1u << 31;
     store->random |= 1;
     map_sizes_to_classes(store);
     store_tick(store);
@@ -256,6 +256,7 @@ sum_shards(struct store *store, struct store_sums *sums)
     X(evicted_donation)                                                                            \
     X(evicted_table)                                                                               \
     X(evicted_shrink)                                                                              \
+    X(chain_evictions)                                                                             \
     X(evicted_unfetched)                                                                           \
     X(reclaimed)                                                                                   \
     X(expired_unfetched)

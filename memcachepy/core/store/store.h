@@ -135,6 +135,7 @@ struct view {
     uint32_t version;
     uint32_t tries;
     uint64_t table_word;
+    _Atomic uint64_t *table_word_at;
     _Atomic uint32_t *state_at;
     struct table_bucket *bucket;
     struct shard *shard;
@@ -461,7 +462,8 @@ bool store_debug_unref(struct store *store, const struct key *key) MUST_CHECK;
     X(PAGE_MOVE, evicted_page_move) /* its page went to another class */                           \
     X(DONATION, evicted_donation)   /* its page went to another shard */                           \
     X(TABLE, evicted_table)         /* its page went to the hash table or the ghost */             \
-    X(SHRINK, evicted_shrink)       /* its page went back to the host */
+    X(SHRINK, evicted_shrink)       /* its page went back to the host */                           \
+    X(CHAIN, chain_evictions)       /* its chain in the hash table was full */
 
 enum eviction_reason {
 #define X(reason, name) EVICTED_##reason,
@@ -482,6 +484,7 @@ enum eviction_reason {
     X(evicted_donation)                                                                            \
     X(evicted_table)                                                                               \
     X(evicted_shrink)                                                                              \
+    X(chain_evictions)                                                                             \
     X(evicted_unfetched)                                                                           \
     X(reclaimed)                                                                                   \
     X(expired_unfetched)                                                                           \
