@@ -25,7 +25,7 @@
 #include "mem/lock.h"
 
 #define SEGMENT_MAGIC "MCPYSEG"
-#define SEGMENT_LAYOUT_VERSION 4
+#define SEGMENT_LAYOUT_VERSION 5
 #define WORKERS_MAX 64
 #define SLOT_SUPERVISOR 0
 #define SLOT_ACCEPTOR 1
@@ -43,6 +43,7 @@
 /* What goes when memory is full; store/policy.h says how. */
 enum eviction_policy {
     POLICY_S3FIFO,
+    POLICY_S3FIFO_BYTES,
     POLICY_NOEVICTION,
     POLICY_ALLKEYS_LRU,
     POLICY_ALLKEYS_LFU,
