@@ -286,7 +286,7 @@ class NodeConfig:
         Whole(12, 32), None, "accepted without effect", shown="", effect=False
     )
     hash_algorithm: str = _extended(
-        Choice(("siphash13", "jenkins", "murmur3", "xxh3")),
+        Choice(("siphash13", "jenkins", "murmur3", "xxh3", "xxh64")),
         "siphash13",
         "accepted without effect",
         effect=False,

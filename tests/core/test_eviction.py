@@ -1,5 +1,6 @@
 """What goes when memory is full, under each policy."""
 
+import itertools
 import random
 from array import array
 from collections.abc import Iterable
@@ -230,3 +231,82 @@ def test_a_flush_gives_back_what_may_not_be_evicted(policy: str) -> None:
         pass
     assert segment.counters()["curr_items"] == 0
     assert segment.replay(array("Q", range(FITS)), VALUE_BYTES)[2] == 0
+
+
+def test_what_is_in_a_page_that_leaves_finds_room_in_the_others_of_its_class() -> None:
+    segment = open_segment("s3fifo")
+    connection = _core.Connection(segment)
+    value = bytes(1000)
+    keys = [b"key%05d" % number for number in range(1000)]
+    for key in keys:
+        line = b"set %s 0 100 1000\r\n%s\r\n" % (key, value)
+        assert connection.feed(line) == b"STORED\r\n"
+    kept = keys[::2]
+    for key in keys[1::2]:
+        assert connection.feed(b"delete %s\r\n" % key) == b"DELETED\r\n"
+    slabs = connection.feed(b"stats slabs\r\n").decode()
+    class_id = slabs.split(":")[0].split()[1]
+    for _ in range(20):
+        assert connection.feed(b"slabs reassign %s 0\r\n" % class_id.encode()) == b"OK\r\n"
+    assert segment.counters()["evictions"] == 0
+    for key in kept:
+        answer = connection.feed(b"mg %s s t v\r\n" % key)
+        assert answer.startswith(b"VA 1000 s1000 t"), key
+    assert segment.check() == []
+
+
+def mixed_sizes(
+    request_count: int, seed: int, first_key: int = 0, scale: float = 1.0
+) -> tuple["array[int]", "array[int]"]:
+    """Zipf over 20,000 keys, each with a value of a size of its own; and the sizes."""
+    chance = random.Random(seed)
+    sizes = [min(int(300 * scale * chance.lognormvariate(0, 1)) + 10, 6000) for _ in range(20_000)]
+    weights = list(itertools.accumulate((rank + 1) ** -0.9 for rank in range(len(sizes))))
+    keys = chance.choices(range(len(sizes)), cum_weights=weights, k=request_count)
+    return array("Q", (first_key + key for key in keys)), array("I", (sizes[key] for key in keys))
+
+
+def misses_of(policy: str, *streams: tuple["array[int]", "array[int]"]) -> list[int]:
+    """Misses in each stream, one after the other; evictions by page moves stay few in the last."""
+    segment = open_segment(policy, memory_limit_bytes=2 << 20)
+    misses = []
+    for ids, sizes in streams:
+        before = segment.counters()
+        misses.append(segment.replay(ids, sizes)[1])
+        after = segment.counters()
+    if policy == "s3fifo" and len(streams) == 1:
+        moved = after["evicted_page_move"] - before["evicted_page_move"]
+        assert moved < 0.05 * (after["evictions"] - before["evictions"])
+    assert segment.check() == []
+    return misses
+
+
+def test_the_default_policy_is_the_best_for_values_of_many_sizes() -> None:
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    stream = mixed_sizes(200_000, seed)
+    misses = {policy: misses_of(policy, stream)[0] for policy in ("s3fifo", "allkeys-lru")}
+    assert misses["s3fifo"] < 1.02 * misses["allkeys-lru"]
+
+
+def test_pages_follow_a_change_of_all_sizes() -> None:
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    before = mixed_sizes(100_000, seed)
+    after = mixed_sizes(100_000, seed + 1, first_key=10**6, scale=4.0)
+    fresh = misses_of("s3fifo", after)[0]
+    assert misses_of("s3fifo", before, after)[1] < 1.1 * fresh
+
+
+def test_s3fifo_bytes_misses_fewer_bytes_and_more_values() -> None:
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    ids, sizes = mixed_sizes(200_000, seed)
+    results = {}
+    for policy in ("s3fifo", "s3fifo-bytes"):
+        segment = open_segment(policy, memory_limit_bytes=2 << 20)
+        results[policy] = segment.replay(ids, sizes)
+    misses = {policy: result[1] for policy, result in results.items()}
+    missed_bytes = {policy: result[3] for policy, result in results.items()}
+    assert misses["s3fifo"] < misses["s3fifo-bytes"]
+    assert missed_bytes["s3fifo-bytes"] < missed_bytes["s3fifo"]

@@ -161,6 +161,7 @@ static const struct operation operations[] = {
      .did = evicted,
      .pages = 24,
      .piecemeal = true},
+    {.name = "carry", prepare_carry, run_carry, .did = gave_page, .keeps = true},
     {.name = "adopt", store_a_few, run_adopt, .did = took_page, .keeps = true},
     {.name = "shrink", prepare_shrink, run_shrink, .did = shrank, .pages = 24, .piecemeal = true},
     {.name = "rebuild",

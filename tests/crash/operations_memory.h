@@ -317,6 +317,29 @@ run_reassign(struct world *world)
     return store_reassign(world->victim, (int32_t)from, (int32_t)from + 1) == REASSIGN_DONE;
 }
 
+/* Several pages of one class, a third of it free, so that what is in a page finds room in the
+ * others. */
+static void
+prepare_carry(struct world *world)
+{
+    uint32_t bytes = world->segment->superblock->page_bytes;
+    for (unsigned i = 0; i * MEDIUM < 3 * bytes; i++) {
+        (void)!store_key(world, i, MEDIUM, i);
+    }
+    for (unsigned i = 0; i < world->key_count; i += 3) {
+        delete_key(world, i);
+    }
+    use_put(world, 1, MEDIUM, 99);
+}
+
+/* A page's items are carried to others of the class, and the page goes to the pool. */
+static bool
+run_carry(struct world *world)
+{
+    uint32_t from = store_class_id(world->victim, world->put.key.len, 0, world->put.value_len);
+    return store_reassign(world->victim, (int32_t)from, 0) == REASSIGN_DONE;
+}
+
 /* A page that nobody has goes to a class that has none. */
 static bool
 run_adopt(struct world *world)

@@ -26,9 +26,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* A shard covers 8 to 16 MiB of the limit: enough locks for several writers, enough items for a
- * policy. */
-#define SHARD_BYTES_MIN (8u << 20)
+/* A shard covers 512 to 1,023 pages of the limit: enough for its classes, of each of which it has
+ * half a page unused; and locks for several writers. */
+#define SHARD_PAGES_MIN 512
 
 #define SMALL_PAGE_SHIFT 14
 #define LARGE_PAGE_SHIFT 16
@@ -50,6 +50,7 @@
 
 const char *const policy_names[POLICY_COUNT] = {
     [POLICY_S3FIFO] = "s3fifo",
+    [POLICY_S3FIFO_BYTES] = "s3fifo-bytes",
     [POLICY_NOEVICTION] = "noeviction",
     [POLICY_ALLKEYS_LRU] = "allkeys-lru",
     [POLICY_ALLKEYS_LFU] = "allkeys-lfu",
@@ -67,10 +68,10 @@ const char *const binding_names[BINDING_COUNT] = {
 };
 
 static uint32_t
-shard_count_for(uint64_t memory_limit_bytes)
+shard_count_for(uint64_t memory_limit_bytes, uint32_t page_shift)
 {
     uint32_t count = 1;
-    while ((uint64_t)count * 2 * SHARD_BYTES_MIN <= memory_limit_bytes) {
+    while ((uint64_t)count * 2 * SHARD_PAGES_MIN <= memory_limit_bytes >> page_shift) {
         count *= 2;
     }
     return count;
@@ -154,7 +155,7 @@ segment_lay_out(const struct segment_settings *settings, size_t shard_bytes,
     superblock->page_shift = page_shift_for(limit, system_page_bytes);
     superblock->page_bytes = 1u << superblock->page_shift;
     superblock->unit_shift = unit_shift_for(limit);
-    superblock->shard_count = shard_count_for(limit);
+    superblock->shard_count = shard_count_for(limit, superblock->page_shift);
     /* What the refs reach, less room for the parts before the pages. */
     uint64_t reach = UINT64_C(1) << (32 + superblock->unit_shift);
     uint64_t reserve = host->bytes > limit ? host->bytes : limit;

@@ -45,6 +45,7 @@
 /* What goes when memory is full; store/policy.h says how. */
 enum eviction_policy {
     POLICY_S3FIFO,
+    POLICY_S3FIFO_BYTES,
     POLICY_NOEVICTION,
     POLICY_ALLKEYS_LRU,
     POLICY_ALLKEYS_LFU,

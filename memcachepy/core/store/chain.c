@@ -28,6 +28,8 @@
 #define CONCAT_LOCKED_BYTES_MAX (64u << 20)
 #define CONCAT_TRIES_MAX 64
 
+#define TAIL_WASTE_PART 32
+
 uint32_t
 chain_head_room(const struct store *store, const struct item *item)
 {
@@ -151,6 +153,28 @@ store_upload_begin(struct store *store, const struct put *put, struct upload *up
     return result == PUT_NO_MEMORY ? put_failed(store, put, result) : result;
 }
 
+/* The class of a chain's next chunk. A tail must not take a page of its own for the sake of a few
+ * bytes: it may waste a part of the value's length. Read without the lock: only a choice. */
+static RACY_READ uint32_t
+class_of_next_chunk(const struct store *store, const struct shard *shard,
+                    const struct upload *upload)
+{
+    uint32_t wanted = upload->value_len - upload->received + CONTINUATION_HEADER_BYTES;
+    if (wanted >= store->chunk_bytes_max) {
+        return store->superblock->class_count;
+    }
+    uint32_t fitting = slab_class_of(store, wanted);
+    uint32_t most = wanted + upload->value_len / TAIL_WASTE_PART;
+    for (uint32_t class_id = fitting;
+         class_id <= store->superblock->class_count && slab_chunk_bytes(store, class_id) <= most;
+         class_id++) {
+        if (shard->classes[class_id].page_count > 0) {
+            return class_id;
+        }
+    }
+    return fitting;
+}
+
 /* Hangs one more chunk behind the tail. */
 static enum put_result
 upload_extend(struct store *store, struct upload *upload)
@@ -158,9 +182,7 @@ upload_extend(struct store *store, struct upload *upload)
     struct ref head = {upload->head_ref};
     struct ref tail = {upload->tail_ref};
     struct shard *shard = shard_of_ref(store, head);
-    uint32_t wanted = upload->value_len - upload->received + CONTINUATION_HEADER_BYTES;
-    uint32_t class_id =
-        slab_class_of(store, wanted < store->chunk_bytes_max ? wanted : store->chunk_bytes_max);
+    uint32_t class_id = class_of_next_chunk(store, shard, upload);
     enum put_result result = lock_with_room(store, shard, class_id, upload);
     if (result != PUT_STORED) {
         return result;

@@ -12,6 +12,23 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+/* The page that is being emptied is one of the shard's classes, and goes to another. */
+static bool
+leaving_is_plausible(const struct store *store, const struct shard *shard)
+{
+    if (shard->leaving == 0) {
+        return true;
+    }
+    if (shard->leaving > atomic_load(&store->superblock->pool.populated_count)) {
+        return false;
+    }
+    uint32_t owner = atomic_load(&page_entry(store->segment, shard->leaving - 1)->owner);
+    uint32_t class_count = store->superblock->class_count;
+    uint32_t class_id = page_owner_kind(owner);
+    return class_id >= 1 && class_id <= class_count &&
+           owner == page_owner(shard->index, class_id) && shard->leaving_to <= class_count;
+}
+
 bool
 shard_is_plausible(const struct store *store, const struct shard *shard)
 {
@@ -19,6 +36,9 @@ shard_is_plausible(const struct store *store, const struct shard *shard)
     if (table_bucket_count(word) > shard->bucket_capacity ||
         shard->table_page_count > shard->page_count ||
         shard->page_count > atomic_load(&store->superblock->pool.populated_count)) {
+        return false;
+    }
+    if (!leaving_is_plausible(store, shard)) {
         return false;
     }
     for (uint32_t class_id = 1; class_id <= store->superblock->class_count; class_id++) {
@@ -141,8 +161,10 @@ check_page(void *context, uint32_t number, uint32_t kind)
                listed, page->free_count);
     }
     check->class_pages[kind]++;
-    check->class_free[kind] += free_chunks;
-    check->class_empty[kind] += free_chunks == count;
+    if (!page_is_leaving(check->shard, number)) {
+        check->class_free[kind] += free_chunks;
+        check->class_empty[kind] += free_chunks == count;
+    }
 }
 
 static void

@@ -168,20 +168,6 @@ item_unlink_place(struct store *store, struct shard *shard, const struct table_p
     }
 }
 
-/* Who had its chance in the main part and lost it comes back as anybody. */
-static void
-remember(struct store *store, struct shard *shard, uint32_t class_id, uint64_t hash,
-         enum eviction_reason reason)
-{
-    if (reason != EVICTED_MAIN) {
-        ghost_remember(store, shard, hash);
-        balance_remembered(store, shard, class_id);
-    }
-    if (reason == EVICTED_MAIN || reason == EVICTED_PROBATION) {
-        balance_evicted(store, shard, class_id);
-    }
-}
-
 void
 item_unlink_hashed(struct store *store, struct shard *shard, struct ref ref, uint64_t hash,
                    enum unlink_reason reason)
@@ -192,9 +178,9 @@ item_unlink_hashed(struct store *store, struct shard *shard, struct ref ref, uin
         table_condemn(store, shard);
     }
     CHECK(place.bucket != NULL);
-    if (reason >= UNLINK_EVICT && has_probation(store)) {
-        remember(store, shard, class_of_ref(store, ref), hash,
-                 (enum eviction_reason)(reason - UNLINK_EVICT));
+    /* What has had its chance in the main part and lost it comes back as a new key does. */
+    if (reason >= UNLINK_EVICT && reason != UNLINK_EVICT + EVICTED_MAIN && has_probation(store)) {
+        ghost_remember(store, shard, hash);
     }
     item_unlink_place(store, shard, &place, reason);
 }
@@ -231,6 +217,7 @@ struct sweep {
     uint32_t lowest_rank;
     struct item *last_resort; /* an item in probation, or of another class whose tail is here */
     bool spares_probation;    /* the class's ring will come to them */
+    uint32_t passed;          /* items that were looked at and are not in probation */
 };
 
 /* Looks at an item in the hand's way or drawn. True: it goes. */
@@ -242,6 +229,7 @@ consider(struct store *store, struct item *item, struct sweep *sweep)
         sweep->last_resort = item;
         return false;
     }
+    sweep->passed++;
     uint32_t rank = is_random_policy(store) ? random_next(store) : policy_rank(store, item, state);
     if (rank <= sweep->lowest_rank) {
         sweep->lowest = item;
@@ -258,9 +246,19 @@ consider(struct store *store, struct item *item, struct sweep *sweep)
     return false;
 }
 
+/* An item that the policy has chosen goes. */
+static void
+evict_item(struct store *store, struct shard *shard, uint32_t class_id, struct item *item,
+           enum eviction_reason reason)
+{
+    item_unlink(store, shard, ref_of(store, item), UNLINK_EVICT + reason);
+    balance_evicted(store, shard, class_id, reason == EVICTED_MAIN || reason == EVICTED_PROBATION);
+}
+
 /* Moves the hand until an item is gone. */
 static void
-evict_by_hand(struct store *store, struct shard *shard, uint32_t class_id)
+evict_by_hand(struct store *store, struct shard *shard, uint32_t class_id,
+              enum eviction_reason reason)
 {
     struct class_list *list = &shard->classes[class_id];
     struct sweep sweep = {.lowest_rank = UINT32_MAX, .spares_probation = list->ring_count > 0};
@@ -298,8 +296,12 @@ evict_by_hand(struct store *store, struct shard *shard, uint32_t class_id)
     struct item *victim = sweep.lowest != NULL ? sweep.lowest : sweep.last_resort;
     /* What was reclaimed above may have been the very item. */
     if (victim != NULL && state_kind(chunk_state(victim)) == CHUNK_LIVE) {
-        item_unlink(store, shard, ref_of(store, victim), UNLINK_EVICT + EVICTED_MAIN);
+        evict_item(store, shard, class_id, victim, reason);
+        /* That a page leaves is no demand of the class's own, but what it has to pass over then is.
+         */
+        sweep.passed -= reason != EVICTED_MAIN && sweep.passed > 0;
     }
+    balance_swept(shard, class_id, sweep.passed);
 }
 
 /* Considers the class's items among those of a bucket; returns how many there were. */
@@ -326,7 +328,8 @@ consider_bucket(struct store *store, const struct table_bucket *bucket, uint32_t
 /* Draws from all of the shard: the next in a page were stored at about the same time. A class that
  * has too few of the shard's items is left to the hand. */
 static void
-evict_by_sample(struct store *store, struct shard *shard, uint32_t class_id)
+evict_by_sample(struct store *store, struct shard *shard, uint32_t class_id,
+                enum eviction_reason reason)
 {
     struct sweep sweep = {.lowest_rank = UINT32_MAX};
     uint32_t count = table_bucket_count(atomic_load(table_word_at(store, shard)));
@@ -340,16 +343,19 @@ evict_by_sample(struct store *store, struct shard *shard, uint32_t class_id)
             bucket = bucket_next(store, bucket);
         }
     }
-    if (sweep.lowest != NULL) {
-        item_unlink(store, shard, ref_of(store, sweep.lowest),
-                    item_is_dead(store, sweep.lowest) ? UNLINK_RECLAIM
-                                                      : UNLINK_EVICT + EVICTED_MAIN);
+    if (sweep.lowest != NULL && item_is_dead(store, sweep.lowest)) {
+        item_unlink(store, shard, ref_of(store, sweep.lowest), UNLINK_RECLAIM);
+    } else if (sweep.lowest != NULL) {
+        evict_item(store, shard, class_id, sweep.lowest, reason);
+        balance_swept(shard, class_id, reason == EVICTED_MAIN);
     }
 }
 
-/* Ends the probation of the oldest: it stays if it was asked for, else it goes. */
+/* Ends the probation of the oldest: it stays if it was asked for more than once, for one more
+ * request often belongs to the first; else it goes. */
 static void
-evict_probationer(struct store *store, struct shard *shard, uint32_t class_id)
+evict_probationer(struct store *store, struct shard *shard, uint32_t class_id,
+                  enum eviction_reason reason)
 {
     struct item *item = probation_pop(store, shard, class_id);
     if (item == NULL) {
@@ -357,31 +363,33 @@ evict_probationer(struct store *store, struct shard *shard, uint32_t class_id)
     }
     if (item_is_dead(store, item)) {
         item_unlink(store, shard, ref_of(store, item), UNLINK_RECLAIM);
-    } else if (state_count(chunk_state(item)) > 0) {
+    } else if (state_count(chunk_state(item)) > 1) {
         probation_end(item, 0);
         CLASS_COUNT(store, class_id, moves_to_cold);
     } else {
-        item_unlink(store, shard, ref_of(store, item), UNLINK_EVICT + EVICTED_PROBATION);
+        evict_item(store, shard, class_id, item,
+                   reason == EVICTED_MAIN ? EVICTED_PROBATION : reason);
     }
 }
 
 bool
-evict_from_class(struct store *store, struct shard *shard, uint32_t class_id)
+evict_from_class(struct store *store, struct shard *shard, uint32_t class_id,
+                 enum eviction_reason reason)
 {
     struct class_list *list = &shard->classes[class_id];
     for (unsigned i = 0; i < EVICT_POPS_MAX && list->free_chunks == 0; i++) {
         if (list->ring_count < probation_target(store, shard, class_id)) {
             break;
         }
-        evict_probationer(store, shard, class_id);
+        evict_probationer(store, shard, class_id, reason);
     }
     if (list->free_chunks == 0 && !is_clock_policy(store)) {
-        evict_by_sample(store, shard, class_id);
+        evict_by_sample(store, shard, class_id, reason);
     }
     /* Where the policy protects most items one look at some of them may find none that may go. */
-    unsigned looks = is_volatile_policy(store) ? VOLATILE_LOOKS_MAX : 1;
+    unsigned looks = is_volatile_policy(store) ? VOLATILE_LOOKS_MAX : shard->leaving != 0 ? 2 : 1;
     for (unsigned i = 0; i < looks && list->free_chunks == 0; i++) {
-        evict_by_hand(store, shard, class_id);
+        evict_by_hand(store, shard, class_id, reason);
     }
     return list->free_chunks > 0;
 }

@@ -14,7 +14,14 @@ policy_of(const struct store *store)
 static inline bool
 has_probation(const struct store *store)
 {
-    return policy_of(store) == POLICY_S3FIFO;
+    return policy_of(store) <= POLICY_S3FIFO_BYTES;
+}
+
+/* A miss costs what its value has bytes, and not the same for every value. */
+static inline bool
+weighs_bytes(const struct store *store)
+{
+    return policy_of(store) == POLICY_S3FIFO_BYTES;
 }
 
 /* Only items that will expire may be evicted. */
@@ -53,6 +60,7 @@ is_clock_policy(const struct store *store)
 {
     switch (policy_of(store)) {
     case POLICY_S3FIFO:
+    case POLICY_S3FIFO_BYTES:
     case POLICY_NOEVICTION:
     case POLICY_ALLKEYS_LRU:
     case POLICY_VOLATILE_LRU:

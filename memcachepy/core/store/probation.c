@@ -27,8 +27,17 @@ entry_at(const struct store *store, uint32_t cell, uint32_t index)
 uint32_t
 probation_target(const struct store *store, const struct shard *shard, uint32_t class_id)
 {
-    uint32_t chunks = shard->classes[class_id].page_count * slab_chunks_per_page(store, class_id);
-    return chunks < PROBATION_PART ? 1 : chunks / PROBATION_PART;
+    const struct class_list *list = &shard->classes[class_id];
+    uint64_t chunks = (uint64_t)list->page_count * slab_chunks_per_page(store, class_id);
+    uint64_t target = chunks / PROBATION_PART;
+    if (shard->evicted_bytes != 0) {
+        uint64_t part_bytes = ((uint64_t)shard->page_count << store->page_shift) / PROBATION_PART;
+        uint64_t share = part_bytes * list->evicted / shard->evicted_bytes;
+        uint64_t most = list->item_count / 2; /* Long values have many chunks. */
+        share = share < most ? share : most;
+        target = share > target ? share : target;
+    }
+    return target == 0 ? 1 : (uint32_t)target;
 }
 
 static void

@@ -10,7 +10,9 @@
 
 #include "store/item.h"
 
-/* The part of a class's chunks whose items are in probation. */
+/* The part of a class's chunks whose items are in probation. A class that has more of the shard's
+ * evictions than of its memory gets its share of a ring over the whole shard, up to a half of its
+ * own chunks: what is stored once and soon asked for stays as long as in one cache. */
 #define PROBATION_PART 10
 
 #define PROBATION_CELL_ENTRIES 15

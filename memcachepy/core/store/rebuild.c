@@ -248,6 +248,7 @@ shard_rebuild(struct store *store, struct shard *shard)
     atomic_store(&shard->open_bucket, 0);
     shard->reclaiming = 0;
     shard->grow_until = 0;
+    shard->leaving = 0;
     struct rebuild rebuild = {.store = store, .shard = shard};
     uint32_t populated = atomic_load(&store->superblock->pool.populated_count);
     rebuild.table_pages = malloc((populated + 1) * sizeof(uint32_t));

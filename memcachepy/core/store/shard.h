@@ -61,12 +61,11 @@ struct class_list {
     uint32_t ring_count;
     uint16_t ring_popped, ring_pushed;
     /* What page moves are decided by (balance.h); not journaled, for they are only estimates. */
-    uint32_t ghost_hits;    /* sets of keys that the ghost remembered */
-    uint32_t ghost_entries; /* evictions the ghost was told of */
-    uint32_t credit;        /* ghost hits since the class was last given a page */
-    uint32_t evicted;       /* evictions since then, */
-    uint32_t turnover;      /* and of late: while half of the shard's memory was evicted */
-    uint32_t item_count;    /* items whose head is in the class */
+    uint32_t swept;      /* items that the hand has passed of late */
+    uint32_t evicted;    /* items that made room in the class of late */
+    uint32_t unlooked;   /* of them, since the class last compared itself with the others */
+    uint32_t item_count; /* items whose head is in the class */
+    uint32_t spare[2];
 };
 static_assert(sizeof(struct class_list) == 64, "layout change: bump SEGMENT_LAYOUT_VERSION");
 
@@ -99,9 +98,12 @@ struct shard {
     uint32_t bucket_capacity; /* primary buckets that the table's pages hold */
     uint32_t grow_until; /* a hint: buckets there should be, for a chain that has become long */
     uint32_t ghost_page_count;
-    uint32_t ghost_turn;   /* what the ghost was told since ghost hits and entries were halved */
     uint32_t recent_count; /* of departures, modulo 2^32 */
-    uint64_t turned_bytes; /* chunks evicted since turnovers were halved */
+    /* A page that is being emptied for another class, some items at a time (drain.h): its number
+     * plus one, the class that gets it, and the chunk to go on with, which is only a hint. */
+    uint32_t leaving, leaving_to, leaving_slot;
+    uint64_t turned_bytes;  /* chunks evicted since the classes' counts were halved */
+    uint64_t evicted_bytes; /* chunks of what the classes count as evicted of late */
     struct shard_sums sums;
     struct class_list classes[SLAB_CLASS_COUNT_MAX];
     uint64_t class_bytes[SLAB_CLASS_COUNT_MAX]; /* header, key and value of every item */
@@ -169,7 +171,7 @@ struct store {
     bool peeks;             /* Who looks leaves no trace. */
     uint32_t tracking_seen; /* superblock.tracking, as of the last tick */
     struct track_mapping *tracks; /* of the nodes that copies come from; NULL: there are none */
-    uint32_t draining;            /* page number + 1 that is kept though it becomes empty */
+    bool draining;                /* the page that is leaving stays though it becomes empty */
     uint32_t shrink_turn;         /* the shard that gives a page next */
     struct share_wait wait;
     struct held_left left;

@@ -12,6 +12,9 @@
 #include "store/probation.h"
 #include "store/tell.h"
 
+/* Chunks that are looked at in one step of a page's move. */
+#define MOVE_STEP_CHUNKS 64
+
 static void
 log_free_list(struct store *store, struct shard *shard, struct page *page)
 {
@@ -96,10 +99,10 @@ chunk_push(struct store *store, struct shard *shard, struct ref ref)
     struct class_list *list = &shard->classes[class_id];
     struct free_chunk *chunk = ref_at(store, ref);
     uint32_t offset = (uint32_t)((uint8_t *)chunk - page_memory(store, number));
+    bool leaving = page_is_leaving(shard, number);
     log_free_list(store, shard, page);
     journal_log(store, shard, chunk, 8);
-    LOG(store, shard, list->free_chunks);
-    if (page->free_count == 0) {
+    if (!leaving && page->free_count == 0) {
         partial_add(store, shard, list, number);
     }
     uint32_t state = chunk_state(chunk);
@@ -109,6 +112,11 @@ chunk_push(struct store *store, struct shard *shard, struct ref ref)
     chunk->next_slot = page->free_head;
     page->free_head = (uint16_t)(offset / slab_chunk_bytes(store, class_id) + 1);
     page->free_count++;
+    if (leaving) {
+        CRASH_POINT(leaving_chunk_pushed);
+        return;
+    }
+    LOG(store, shard, list->free_chunks);
     list->free_chunks++;
     if (page->free_count == slab_chunks_per_page(store, class_id)) {
         LOG(store, shard, list->empty_count);
@@ -172,12 +180,72 @@ page_attach(struct store *store, struct shard *shard, uint32_t number, uint32_t 
     list->page_count++;
     list->empty_count++;
     list->free_chunks += page->free_count;
+    list->evicted++; /* The class is in use. */
     shard->page_count++;
     partial_add(store, shard, list, number);
     atomic_store_explicit(&page->owner, page_owner(shard->index, class_id), memory_order_release);
     CRASH_POINT(page_attached);
     journal_commit(shard);
     page_keep(store->slot);
+}
+
+/* What the class counts and lists of the page's free chunks. Inside a transaction, with *list
+ * logged. */
+static void
+free_chunks_leave(struct store *store, struct shard *shard, struct class_list *list,
+                  uint32_t number, uint32_t class_id)
+{
+    const struct page *page = page_entry(store->segment, number);
+    if (page->free_count == 0) {
+        return;
+    }
+    partial_remove(store, shard, list, number);
+    list->free_chunks -= page->free_count;
+    if (page->free_count == slab_chunks_per_page(store, class_id)) {
+        LOG(store, shard, shard->empty_pages);
+        shard->empty_pages--;
+        list->empty_count--;
+    }
+}
+
+void
+page_begin_leaving(struct store *store, struct shard *shard, uint32_t number, uint32_t class_id,
+                   uint32_t to_class)
+{
+    struct class_list *list = &shard->classes[class_id];
+    DCHECK(shard->leaving == 0);
+    LOG(store, shard, *list);
+    LOG(store, shard, shard->leaving);
+    free_chunks_leave(store, shard, list, number, class_id);
+    shard->leaving_to = to_class;
+    shard->leaving_slot = 0;
+    STORES_IN_ORDER();
+    shard->leaving = number + 1;
+    CRASH_POINT(page_leaving);
+    journal_commit(shard);
+}
+
+void
+page_stop_leaving(struct store *store, struct shard *shard)
+{
+    uint32_t number = shard->leaving - 1;
+    const struct page *page = page_entry(store->segment, number);
+    uint32_t class_id = page_owner_kind(atomic_load_explicit(&page->owner, memory_order_relaxed));
+    struct class_list *list = &shard->classes[class_id];
+    LOG(store, shard, *list);
+    LOG(store, shard, shard->leaving);
+    shard->leaving = 0;
+    if (page->free_count != 0) {
+        partial_add(store, shard, list, number);
+        list->free_chunks += page->free_count;
+    }
+    if (page->free_count == slab_chunks_per_page(store, class_id)) {
+        LOG(store, shard, shard->empty_pages);
+        shard->empty_pages++;
+        list->empty_count++;
+    }
+    CRASH_POINT(page_stays);
+    journal_commit(shard);
 }
 
 /* Takes a wholly free page out of its class, in hand. Own transaction. */
@@ -194,7 +262,12 @@ page_detach(struct store *store, struct shard *shard, uint32_t number)
     LOG(store, shard, *list);
     LOG(store, shard, shard->page_count);
     LOG(store, shard, page->owner);
-    partial_remove(store, shard, list, number);
+    if (page_is_leaving(shard, number)) {
+        LOG(store, shard, shard->leaving);
+        shard->leaving = 0;
+    } else {
+        free_chunks_leave(store, shard, list, number, class_id);
+    }
     struct page *next = listed_page(store, page->class_next);
     struct page *prev = listed_page(store, page->class_prev);
     if (next == page) {
@@ -209,11 +282,7 @@ page_detach(struct store *store, struct shard *shard, uint32_t number)
             list->hand_slot = 0;
         }
     }
-    LOG(store, shard, shard->empty_pages);
-    shard->empty_pages--;
     list->page_count--;
-    list->empty_count--;
-    list->free_chunks -= page->free_count;
     shard->page_count--;
     atomic_store_explicit(&page->owner, page_owner_in_hand(store->segment, store->slot),
                           memory_order_relaxed);
@@ -221,13 +290,32 @@ page_detach(struct store *store, struct shard *shard, uint32_t number)
     journal_commit(shard);
 }
 
+/* A page that was left empty, or on the way there, by a process that died. */
+static void
+release_leaving(struct store *store, struct shard *shard)
+{
+    uint32_t number = shard->leaving - 1;
+    if (page_entry(store->segment, number)->free_count ==
+        slab_chunks_per_page(store, class_of_page(store, number))) {
+        page_detach(store, shard, number);
+        pool_give_back(store->segment, store->slot, number);
+    }
+}
+
 void
 slab_release_empty(struct store *store, struct shard *shard, uint32_t page_number)
 {
-    struct page *page = page_entry(store->segment, page_number);
-    uint32_t class_id = page_owner_kind(atomic_load_explicit(&page->owner, memory_order_relaxed));
-    if (page->free_count == slab_chunks_per_page(store, class_id) &&
-        shard->classes[class_id].empty_count > 1 && store->draining != page_number + 1) {
+    bool leaving = page_is_leaving(shard, page_number);
+    if (UNLIKELY(shard->leaving != 0) && !store->draining) {
+        release_leaving(store, shard);
+    }
+    if (leaving) {
+        return;
+    }
+    uint32_t class_id = class_of_page(store, page_number);
+    if (page_entry(store->segment, page_number)->free_count ==
+            slab_chunks_per_page(store, class_id) &&
+        shard->classes[class_id].empty_count > 1) {
         page_detach(store, shard, page_number);
         pool_give_back(store->segment, store->slot, page_number);
     }
@@ -243,8 +331,8 @@ may_evict_any(const struct store *store, const struct shard *shard)
              TABLE_WORD_REBUILDING);
 }
 
-/* A wholly free page of the class, still in the class; PAGE_NONE: none. With a reason, items are
- * evicted for it. */
+/* A wholly free page of the class, still in the class; PAGE_NONE: none. With a reason, one is
+ * emptied for it. */
 static uint32_t
 class_free_page(struct store *store, struct shard *shard, uint32_t class_id,
                 const enum eviction_reason *reason)
@@ -363,7 +451,6 @@ slab_reassign_page(struct store *store, struct shard *shard, uint32_t from, uint
         pool_give_back(store->segment, store->slot, number);
     } else {
         page_attach(store, shard, number, to);
-        balance_moved(shard, to);
     }
     return true;
 }
@@ -391,6 +478,27 @@ grow_ghost(struct store *store, struct shard *shard)
     }
 }
 
+/* Moves a page to the class that should have one more, a step at a time: begins if this class
+ * should, and goes on whichever class asks. */
+static void
+move_page_step(struct store *store, struct shard *shard, uint32_t class_id)
+{
+    if (shard->leaving == 0) {
+        uint32_t donor = balance_donor_for(store, shard, class_id);
+        if (donor == 0 || !drain_begin(store, shard, donor, class_id)) {
+            return;
+        }
+    }
+    uint32_t number = shard->leaving - 1;
+    uint32_t from = class_of_page(store, number);
+    uint32_t to = shard->leaving_to;
+    if (drain_step(store, shard, MOVE_STEP_CHUNKS, EVICTED_PAGE_MOVE) == DRAIN_EMPTY) {
+        page_detach(store, shard, number);
+        note_page_move(store, from, to);
+        page_attach(store, shard, number, to);
+    }
+}
+
 enum slab_result
 slab_ensure(struct store *store, struct shard *shard, uint32_t class_id, bool *evicted)
 {
@@ -398,12 +506,16 @@ slab_ensure(struct store *store, struct shard *shard, uint32_t class_id, bool *e
     if (LIKELY(list->free_chunks > 0)) {
         return SLAB_READY;
     }
-    uint32_t number = pool_take(store->segment, store->slot);
-    if (number == PAGE_NONE && pool_can_grow(store->segment)) {
-        return SLAB_GROW;
-    }
-    if (number == PAGE_NONE) {
-        number = take_empty_page(store, shard, class_id);
+    uint32_t number = PAGE_NONE;
+    bool can_grow = pool_can_grow(store->segment);
+    if (can_grow || !may_evict_any(store, shard) || balance_deserves_page(store, shard, class_id)) {
+        number = pool_take(store->segment, store->slot);
+        if (number == PAGE_NONE && can_grow) {
+            return SLAB_GROW;
+        }
+        if (number == PAGE_NONE) {
+            number = take_empty_page(store, shard, class_id);
+        }
     }
     if (number != PAGE_NONE) {
         page_attach(store, shard, number, class_id);
@@ -414,19 +526,24 @@ slab_ensure(struct store *store, struct shard *shard, uint32_t class_id, bool *e
         return SLAB_DONOR;
     }
     grow_ghost(store, shard);
-    if (balance_wants_page(store, shard, class_id)) {
-        number = take_used_page(store, shard, class_id, EVICTED_PAGE_MOVE);
-    } else if (list->free_chunks > 0 || evict_from_class(store, shard, class_id)) {
+    move_page_step(store, shard, class_id);
+    if (shard->leaving != 0 && list->page_count == 1 &&
+        class_of_page(store, shard->leaving - 1) == class_id) {
+        page_stop_leaving(store, shard);
+    }
+    if (list->free_chunks > 0 || evict_from_class(store, shard, class_id, EVICTED_MAIN)) {
         return SLAB_READY;
+    }
+    number = pool_take(store->segment, store->slot);
+    if (number == PAGE_NONE) {
+        number = take_empty_page(store, shard, class_id);
     }
     if (number == PAGE_NONE) {
         number = take_used_page(store, shard, class_id, EVICTED_PAGE_MOVE);
     }
-    if (number != PAGE_NONE) {
-        page_attach(store, shard, number, class_id);
-        balance_moved(shard, class_id);
-        return SLAB_READY;
+    if (number == PAGE_NONE) {
+        return list->free_chunks > 0 ? SLAB_READY : SLAB_DONOR;
     }
-    return list->free_chunks > 0 || evict_from_class(store, shard, class_id) ? SLAB_READY
-                                                                             : SLAB_DONOR;
+    page_attach(store, shard, number, class_id);
+    return SLAB_READY;
 }

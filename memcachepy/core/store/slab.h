@@ -29,10 +29,23 @@ slab_chunks_per_page(const struct store *store, uint32_t class_id)
 
 /* The class of a page that has chunks. */
 static inline uint32_t
+class_of_page(const struct store *store, uint32_t number)
+{
+    const struct page *page = page_entry(store->segment, number);
+    return page_owner_kind(atomic_load_explicit(&page->owner, memory_order_relaxed));
+}
+
+static inline uint32_t
 class_of_ref(const struct store *store, struct ref ref)
 {
-    const struct page *page = page_entry(store->segment, page_of_ref(store, ref));
-    return page_owner_kind(atomic_load_explicit(&page->owner, memory_order_relaxed));
+    return class_of_page(store, page_of_ref(store, ref));
+}
+
+/* Whether the page is being emptied: the class neither counts nor lists its free chunks. */
+static inline bool
+page_is_leaving(const struct shard *shard, uint32_t number)
+{
+    return shard->leaving == number + 1;
 }
 
 /* Page numbers in lists are stored plus one. */
@@ -85,13 +98,24 @@ bool slab_reassign_page(struct store *store, struct shard *shard, uint32_t from,
 /* Takes a free page of the pool for the class. False: there is none. */
 bool slab_adopt_page(struct store *store, struct shard *shard, uint32_t class_id);
 
-/* Gives a wholly free page back to the pool, but keeps one per class. Own transaction. */
+/* Gives a wholly free page back to the pool, but keeps one per class that is not leaving. Own
+ * transaction. */
 void slab_release_empty(struct store *store, struct shard *shard, uint32_t page_number);
+
+/* Begins to empty a page of the class: nothing is stored in it any more. There is one such page of
+ * a shard at a time. The other way round: its free chunks are the class's again. Own transactions.
+ */
+void page_begin_leaving(struct store *store, struct shard *shard, uint32_t number,
+                        uint32_t class_id, uint32_t to_class);
+void page_stop_leaving(struct store *store, struct shard *shard);
 
 /* ---- eviction (evict.c) --------------------------------------------------------------------- */
 
-/* Moves the class's hand until an item of it is gone. False: nothing there can go. */
-bool evict_from_class(struct store *store, struct shard *shard, uint32_t class_id) MUST_CHECK;
+/* Evicts items of the class until it has a free chunk. EVICTED_MAIN: the class needs one, and the
+ * part of the policy that chose the item is counted; another reason is counted itself. False:
+ * nothing there can go. */
+bool evict_from_class(struct store *store, struct shard *shard, uint32_t class_id,
+                      enum eviction_reason reason) MUST_CHECK;
 
 /* UNLINK_REFUSE: a set that could not be done takes the old item with it. UNLINK_EVICT + enum
  * eviction_reason. */

@@ -4,7 +4,6 @@
  * again), one transaction, unlock. */
 #include "base/check.h"
 #include "base/crash.h"
-#include "store/balance.h"
 #include "store/chain.h"
 #include "store/expiry.h"
 #include "store/ghost.h"
@@ -122,9 +121,6 @@ admit(struct store *store, struct shard *shard, const struct table_place *place,
     bool enters;
     if (old == NULL) {
         enters = !ghost_recall(store, shard, hash);
-        if (!enters) {
-            balance_returned(shard, class_id);
-        }
     } else if (class_of_ref(store, place->ref) == class_id) {
         return state;
     } else {
