@@ -75,9 +75,12 @@ balance_swept(struct shard *shard, uint32_t class_id, uint32_t items)
 }
 
 void
-balance_evicted(struct store *store, struct shard *shard, uint32_t class_id, bool makes_room)
+balance_evicted(struct store *store, struct shard *shard, uint32_t class_id,
+                enum eviction_reason reason)
 {
-    if (makes_room) {
+    shard->evicted_from_probation += reason == EVICTED_PROBATION;
+    shard->evicted_from_main += reason == EVICTED_MAIN;
+    if (reason == EVICTED_PROBATION || reason == EVICTED_MAIN) {
         shard->classes[class_id].evicted++;
         shard->classes[class_id].unlooked++;
         shard->evicted_bytes += slab_chunk_bytes(store, class_id);
@@ -89,10 +92,18 @@ balance_evicted(struct store *store, struct shard *shard, uint32_t class_id, boo
     }
     shard->turned_bytes = 0;
     shard->evicted_bytes /= 2;
+    shard->evicted_from_probation /= 2;
+    shard->evicted_from_main /= 2;
     for (uint32_t i = 1; i <= store->superblock->class_count; i++) {
         shard->classes[i].swept /= 2;
         shard->classes[i].evicted /= 2;
     }
+}
+
+bool
+balance_main_is_fleeting(const struct shard *shard)
+{
+    return shard->evicted_from_main * UINT64_C(5) >= shard->evicted_from_probation * UINT64_C(4);
 }
 
 /* Whether a page does more for the class than for the donor. */

@@ -18,7 +18,12 @@
 void balance_swept(struct shard *shard, uint32_t class_id, uint32_t items);
 
 /* An item of the class was evicted: to make room in the class, or because a page leaves it. */
-void balance_evicted(struct store *store, struct shard *shard, uint32_t class_id, bool makes_room);
+void balance_evicted(struct store *store, struct shard *shard, uint32_t class_id,
+                     enum eviction_reason reason);
+
+/* Whether the main part of the shard loses about as many items as fail probation: then most of what
+ * one hit lets into it goes again. */
+bool balance_main_is_fleeting(const struct shard *shard);
 
 /* Whether a page that is free should go to the class, which has to evict otherwise: not if other
  * classes have more use for it. */

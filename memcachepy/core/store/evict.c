@@ -252,7 +252,7 @@ evict_item(struct store *store, struct shard *shard, uint32_t class_id, struct i
            enum eviction_reason reason)
 {
     item_unlink(store, shard, ref_of(store, item), UNLINK_EVICT + reason);
-    balance_evicted(store, shard, class_id, reason == EVICTED_MAIN || reason == EVICTED_PROBATION);
+    balance_evicted(store, shard, class_id, reason);
 }
 
 /* Moves the hand until an item is gone. */
@@ -351,8 +351,8 @@ evict_by_sample(struct store *store, struct shard *shard, uint32_t class_id,
     }
 }
 
-/* Ends the probation of the oldest: it stays if it was asked for more than once, for one more
- * request often belongs to the first; else it goes. */
+/* Ends the probation of the oldest: it stays if it was asked for, else it goes. Where the main part
+ * is fleeting one request is not enough: it often belongs to the same burst as the set. */
 static void
 evict_probationer(struct store *store, struct shard *shard, uint32_t class_id,
                   enum eviction_reason reason)
@@ -363,7 +363,7 @@ evict_probationer(struct store *store, struct shard *shard, uint32_t class_id,
     }
     if (item_is_dead(store, item)) {
         item_unlink(store, shard, ref_of(store, item), UNLINK_RECLAIM);
-    } else if (state_count(chunk_state(item)) > 1) {
+    } else if (state_count(chunk_state(item)) > (balance_main_is_fleeting(shard) ? 1 : 0)) {
         probation_end(item, 0);
         CLASS_COUNT(store, class_id, moves_to_cold);
     } else {

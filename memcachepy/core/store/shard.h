@@ -104,6 +104,7 @@ struct shard {
     uint32_t leaving, leaving_to, leaving_slot;
     uint64_t turned_bytes;  /* chunks evicted since the classes' counts were halved */
     uint64_t evicted_bytes; /* chunks of what the classes count as evicted of late */
+    uint32_t evicted_from_probation, evicted_from_main; /* of that, items */
     struct shard_sums sums;
     struct class_list classes[SLAB_CLASS_COUNT_MAX];
     uint64_t class_bytes[SLAB_CLASS_COUNT_MAX]; /* header, key and value of every item */
@@ -175,7 +176,7 @@ struct store {
     uint32_t shrink_turn;         /* the shard that gives a page next */
     struct share_wait wait;
     struct held_left left;
-    uint32_t table_turn;          /* the shard whose table shrinks next */
+    uint32_t table_turn; /* the shard whose table shrinks next */
     struct sweep_pass sweep;
     struct pool_ahead ahead;
     struct hugepage_pass huge;
