@@ -1,15 +1,8 @@
 /* append and prepend to values that another process stores anew while they are being copied. */
+#include "expect.h"
 #include "ledger.h"
 
 #include "store/shard.h"
-
-#define EXPECT(condition)                                                                          \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);                                 \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 #define LONG_BYTES 200000
 #define PART_BYTES 150000

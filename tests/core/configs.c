@@ -2,6 +2,8 @@
  * each crash point in turn and at random. Values say themselves whether they are whole.
  *
  *     configs SEED KILLS */
+#include "expect.h"
+
 #include "base/crash.h"
 #include "base/clock.h"
 #include "mem/config_table.h"
@@ -15,15 +17,6 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-
-#define EXPECT(condition)                                                                          \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);                                 \
-            fflush(stdout);                                                                        \
-            _exit(1);                                                                              \
-        }                                                                                          \
-    } while (0)
 
 /* Linked in place of populate(). */
 bool __real_populate(int fd, uint8_t *base, uint64_t offset, uint64_t bytes);

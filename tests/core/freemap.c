@@ -2,6 +2,8 @@
  * the order in which processes take, give, stop and die.
  *
  * usage: freemap SEED ROUNDS */
+#include "expect.h"
+
 #include "base/crash.h"
 #include "mem/freemap.h"
 #include "mem/hostmem.h"
@@ -13,14 +15,6 @@
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#define EXPECT(condition)                                                                          \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            printf("line %d: %s\n", __LINE__, #condition);                                         \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 #define MIB (UINT64_C(1) << 20)
 #define GIB (UINT64_C(1) << 30)

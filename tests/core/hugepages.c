@@ -1,6 +1,8 @@
 /* The maintainer's pass over the extents, before a kernel whose answers are the test's.
  *
  *     hugepages */
+#include "expect.h"
+
 #include "mem/hugepage.h"
 #include "mem/page.h"
 #include "mem/segment.h"
@@ -9,14 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-
-#define EXPECT(condition)                                                                          \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);                                 \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 #define SECOND_NS UINT64_C(1000000000)
 #define COLLAPSE 25

@@ -1,5 +1,7 @@
 /* The layout of the segment over machines: every limit, and system pages of every size. With a
  * machine of 64 KiB played by system_pages.c, what rests on their size works, too. */
+#include "expect.h"
+
 #include "mem/hostmem.h"
 #include "mem/page.h"
 #include "mem/track.h"
@@ -7,14 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
-
-#define EXPECT(condition)                                                                          \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            printf("line %d: %s\n", __LINE__, #condition);                                         \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 #define MIB (UINT64_C(1) << 20)
 #define GIB (UINT64_C(1) << 30)

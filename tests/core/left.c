@@ -1,17 +1,10 @@
 /* Pins and uploads whose release a stopped process is in the way of, and which their process or the
  * recovery of its slot releases later. */
+#include "expect.h"
 #include "ledger.h"
 
 #include "store/flush.h"
 #include "store/held.h"
-
-#define EXPECT(condition)                                                                          \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);                                 \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 #define MEGABYTES 16
 #define LONG_BYTES 900000

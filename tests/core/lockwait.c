@@ -1,6 +1,8 @@
 /* Waits for a lock take as long as they are asked to take, whatever happens to the system clock
  * meanwhile. The system clock is the test's: an hour fast when the wait begins, which to the kernel
  * is the same as a step back by an hour while it lasts. */
+#include "expect.h"
+
 #include "base/clock.h"
 #include "mem/lock.h"
 
@@ -10,14 +12,6 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#define EXPECT(condition)                                                                          \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            printf("line %d: %s\n", __LINE__, #condition);                                         \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 #define WAIT_MS 50
 

@@ -2,6 +2,8 @@
  * meanwhile gets whole entries only, in their order, and is told how many it missed.
  *
  *     logring <seed> <kills> */
+#include "expect.h"
+
 #include "mem/logring.h"
 #include "store/store.h"
 
@@ -12,14 +14,6 @@
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#define EXPECT(condition)                                                                          \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);                                 \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 static uint32_t random_state;
 

@@ -1,5 +1,7 @@
 /* The pool of pages: what it takes ahead of need, and how a limit that moves changes what it gives.
  */
+#include "expect.h"
+
 #include "mem/freemap.h"
 #include "mem/page.h"
 #include "mem/segment.h"
@@ -7,14 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
-
-#define EXPECT(condition)                                                                          \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            printf("line %d: %s\n", __LINE__, #condition);                                         \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 #define MIB (UINT64_C(1) << 20)
 

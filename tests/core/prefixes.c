@@ -2,6 +2,8 @@
  * middle of an addition is done from within the request for memory that the addition makes.
  *
  *     prefixes */
+#include "expect.h"
+
 #include "base/clock.h"
 #include "base/siphash.h"
 #include "mem/populate.h"
@@ -11,14 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define EXPECT(condition)                                                                          \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);                                 \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 /* Linked in place of populate(). */
 bool __real_populate(int fd, uint8_t *base, uint64_t offset, uint64_t bytes);

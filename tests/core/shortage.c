@@ -1,5 +1,7 @@
 /* What a shortage of memory on the host, or in the cgroup of an attached process, leaves behind:
  * nothing, once it is over. The host's memory and the boot-time clock are the test's. */
+#include "expect.h"
+
 #include "base/clock.h"
 #include "base/crash.h"
 #include "mem/hostmem.h"
@@ -12,14 +14,6 @@
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#define EXPECT(condition)                                                                          \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            printf("line %d: %s\n", __LINE__, #condition);                                         \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 #define MIB (UINT64_C(1) << 20)
 #define GIB (UINT64_C(1) << 30)

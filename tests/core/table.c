@@ -2,6 +2,8 @@
  * shrink, keys made to collide, and damage.
  *
  * usage: table CASE; prints ok, or the facts that are wrong. */
+#include "expect.h"
+
 #include "base/xxh64.h"
 #include "mem/segment.h"
 #include "store/check.h"
@@ -14,14 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define EXPECT(condition)                                                                          \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);                                 \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 static const struct siphash_key fixed_key = {{0x0706050403020100, 0x0F0E0D0C0B0A0908}};
 

@@ -1,18 +1,11 @@
 /* The order in which values are let in when the share of uploads and pins is taken: the clock
  * stands still and is moved by hand, ten milliseconds a round, which is how often waiting
  * connections try. */
+#include "expect.h"
 #include "ledger.h"
 
 #include "base/clock.h"
 #include "store/held.h"
-
-#define EXPECT(condition)                                                                          \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);                                 \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 #define MEGABYTES 16
 #define SHARE_BYTES (MEGABYTES << 20 >> 3)

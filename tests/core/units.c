@@ -1,4 +1,6 @@
 /* Small facts of base and mem, with inputs that end at an unreadable page. */
+#include "expect.h"
+
 #include "base/check.h"
 #include "base/number.h"
 #include "base/xxh64.h"
@@ -10,14 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-
-#define EXPECT(condition)                                                                          \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);                                 \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 static uint8_t *guard;
 

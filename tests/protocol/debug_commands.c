@@ -1,17 +1,11 @@
 /* debugtime and debugitem of a test build, over a connection without a socket. */
+#include "expect.h"
+
 #include "proto/conn.h"
 #include "proto/execute.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-
-#define EXPECT(condition)                                                                          \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);                                 \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 static struct protocol *protocol;
 static struct conn conn;

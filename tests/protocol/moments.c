@@ -1,5 +1,7 @@
 /* When items and flushes take effect, to the millisecond: the clocks of the segment stand still and
  * are moved by hand. Over connections without a socket, in a test build. */
+#include "expect.h"
+
 #include "proto/conn.h"
 #include "proto/execute.h"
 #include "store/clocks.h"
@@ -11,14 +13,6 @@
 #include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#define EXPECT(condition)                                                                          \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);                                 \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 #define MS UINT64_C(1000000)
 

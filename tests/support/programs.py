@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-CORE = Path(__file__).parents[2] / "memcachepy" / "core"
+HERE = Path(__file__).parent
+CORE = HERE.parents[1] / "memcachepy" / "core"
 SANITIZERS = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 DEBUGGING = ("-DMEMCACHEPY_DEBUG", "-DMEMCACHEPY_CRASH_POINTS")
 """Most programs are compiled with `SANITIZERS` and `DEBUGGING`, and share the objects."""
@@ -27,7 +28,7 @@ def compile_program(source: Path, program: Path, *flags: str) -> Path:
     """Compile `source` with the layers into `program`, and return that.
 
     Args:
-        source: has `main`; its folder is looked for headers.
+        source: has `main`; headers are looked for in its folder and in this one.
         program: to be made.
         flags: of the compiler; what begins with -Wl, or -l is for the linker, and what is a path
             of a C file is another source.
@@ -36,7 +37,7 @@ def compile_program(source: Path, program: Path, *flags: str) -> Path:
     others = [flag for flag in flags if flag.endswith(".c")]
     compiling = tuple(flag for flag in flags if flag not in linking and flag not in others)
     objects = [*_layers(compiling), *_compile([*map(Path, others)], compiling)]
-    include = [f"-I{CORE}", f"-I{source.parent}"]
+    include = [f"-I{CORE}", f"-I{source.parent}", f"-I{HERE}"]
     command = [*_ALWAYS, *compiling, *include, str(source), *map(str, objects)]
     _cc([*command, "-o", str(program), *linking, "-lpthread", "-lm"])
     return program
@@ -53,7 +54,7 @@ def _compile(sources: Iterable[Path], flags: tuple[str, ...]) -> list[Path]:
 
     def compile_one(source: Path) -> Path:
         made = folder / f"{source.parent.name}-{source.stem}.o"
-        _cc([*_ALWAYS, *flags, f"-I{CORE}", "-c", str(source), "-o", str(made)])
+        _cc([*_ALWAYS, *flags, f"-I{CORE}", f"-I{HERE}", "-c", str(source), "-o", str(made)])
         return made
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:

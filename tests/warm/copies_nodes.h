@@ -2,6 +2,8 @@
 #ifndef TESTS_WARM_COPIES_NODES_H
 #define TESTS_WARM_COPIES_NODES_H
 
+#include "expect.h"
+
 #include "../core/ledger.h"
 
 #include "base/clock.h"
@@ -11,14 +13,6 @@
 #include "store/slab.h"
 #include "store/track.h"
 #include "store/walk.h"
-
-#define EXPECT(condition)                                                                          \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);                                 \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 #define MEGABYTES 16
 #define SHIFT 20
