@@ -24,9 +24,9 @@ entries_of(const struct segment *segment, unsigned slot_index)
 {
     const struct superblock *superblock = segment->superblock;
     unsigned process = slot_index == SLOT_ACCEPTOR ? 0 : slot_index - SLOT_WORKER_FIRST + 1;
-    DCHECK(process <= superblock->settings.worker_count);
+    DCHECK(process <= superblock->boot_settings.worker_count);
     struct conn_entry *entries = segment_at(segment, superblock->conns_at);
-    return entries + (size_t)process * conn_table_capacity(&superblock->settings);
+    return entries + (size_t)process * conn_table_capacity(&superblock->boot_settings);
 }
 
 void
@@ -49,7 +49,7 @@ has_memory(const struct segment *segment, unsigned slot_index, uint32_t index)
     if (index < from) {
         return true;
     }
-    if (index >= conn_table_capacity(&superblock->settings)) {
+    if (index >= conn_table_capacity(&superblock->boot_settings)) {
         return false;
     }
     uint32_t to = (index / STEP + 1) * STEP;

@@ -52,7 +52,7 @@ take_free(struct segment *segment, struct process_slot *slot)
     if (atomic_load_explicit(&pool->free_hint, memory_order_relaxed) == 0) {
         return PAGE_NONE;
     }
-    uint32_t count = atomic_load_explicit(&pool->populated_count, memory_order_acquire);
+    uint32_t count = pool_populated(segment);
     uint32_t start = atomic_load_explicit(&pool->cursor, memory_order_relaxed);
     for (uint32_t i = 0; i < count; i++) {
         uint32_t number = start + i < count ? start + i : (start + i) % count;
@@ -78,12 +78,23 @@ pool_is_over(const struct segment *segment)
            atomic_load_explicit(&pool->effective_count, memory_order_relaxed);
 }
 
+/* The page that the slot names, if it has it in hand: the word may be damaged. */
+static uint32_t
+page_in_hand(const struct segment *segment, const struct process_slot *slot)
+{
+    uint32_t in_flight = atomic_load_explicit(&slot->page_in_flight, memory_order_relaxed);
+    bool in_hand = in_flight != 0 && in_flight <= segment->superblock->page_count_max &&
+                   atomic_load_explicit(&page_entry(segment, in_flight - 1)->owner,
+                                        memory_order_relaxed) == page_owner_in_hand(segment, slot);
+    return in_hand ? in_flight - 1 : PAGE_NONE;
+}
+
 uint32_t
 pool_take(struct segment *segment, struct process_slot *slot)
 {
-    uint32_t in_hand = atomic_load_explicit(&slot->page_in_flight, memory_order_relaxed);
-    if (in_hand != 0) {
-        return in_hand - 1;
+    uint32_t in_hand = page_in_hand(segment, slot);
+    if (in_hand != PAGE_NONE) {
+        return in_hand;
     }
     return UNLIKELY(pool_is_over(segment)) ? PAGE_NONE : take_free(segment, slot);
 }
@@ -126,7 +137,7 @@ static void
 pool_repair(struct segment *segment)
 {
     struct page_pool *pool = &segment->superblock->pool;
-    uint32_t count = atomic_load(&pool->populated_count);
+    uint32_t count = pool_populated(segment);
     uint32_t present = 0;
     for (uint32_t number = 0; number < count; number++) {
         present += atomic_load(&page_entry(segment, number)->owner) != PAGE_ABSENT;
@@ -215,7 +226,7 @@ bool
 pool_set_limit(struct segment *segment, uint64_t bytes)
 {
     struct superblock *superblock = segment->superblock;
-    if (bytes >> superblock->page_shift > superblock->pool.count_max || !pool_lock(segment)) {
+    if (bytes >> superblock->page_shift > superblock->page_count_max || !pool_lock(segment)) {
         return false;
     }
     atomic_store(&superblock->settings.memory_limit_bytes, bytes);
@@ -228,9 +239,9 @@ pool_set_limit(struct segment *segment, uint64_t bytes)
 void
 pool_give_back_any(struct segment *segment, struct process_slot *slot)
 {
-    uint32_t in_hand = atomic_load_explicit(&slot->page_in_flight, memory_order_relaxed);
-    if (in_hand != 0) {
-        pool_give_back(segment, slot, in_hand - 1);
+    uint32_t in_hand = page_in_hand(segment, slot);
+    if (in_hand != PAGE_NONE) {
+        pool_give_back(segment, slot, in_hand);
     }
 }
 
@@ -239,8 +250,8 @@ pool_recover(struct segment *segment, struct process_slot *slot)
 {
     bool locked = pool_lock(segment);
     uint32_t in_flight = atomic_load(&slot->page_in_flight);
-    uint32_t owner =
-        in_flight == 0 ? PAGE_ABSENT : atomic_load(&page_entry(segment, in_flight - 1)->owner);
+    bool named = in_flight != 0 && in_flight <= segment->superblock->page_count_max;
+    uint32_t owner = !named ? PAGE_ABSENT : atomic_load(&page_entry(segment, in_flight - 1)->owner);
     if (owner == page_owner_in_hand(segment, slot)) {
         /* It may have died after giving the memory to the host. */
         uint64_t offset = page_offset(segment->superblock, in_flight - 1);
@@ -275,8 +286,8 @@ pool_can_grow(const struct segment *segment)
 static void
 wake_supervisor(const struct superblock *superblock)
 {
-    if (superblock->settings.supervisor_pid > 0) {
-        kill(superblock->settings.supervisor_pid, SIGCHLD);
+    if (superblock->boot_settings.supervisor_pid > 0) {
+        kill(superblock->boot_settings.supervisor_pid, SIGCHLD);
     }
 }
 
@@ -303,7 +314,7 @@ populate_next(struct segment *segment, uint32_t count)
 {
     struct superblock *superblock = segment->superblock;
     struct page_pool *pool = &superblock->pool;
-    uint32_t first = atomic_load(&pool->populated_count);
+    uint32_t first = pool_populated(segment);
     if (!populate(segment->fd, segment->base, page_offset(superblock, first),
                   (uint64_t)count << superblock->page_shift) ||
         !populate(segment->fd, segment->base,
@@ -324,7 +335,7 @@ populate_absent(struct segment *segment, uint32_t count)
 {
     struct superblock *superblock = segment->superblock;
     struct page_pool *pool = &superblock->pool;
-    uint32_t end = atomic_load(&pool->populated_count);
+    uint32_t end = pool_populated(segment);
     for (uint32_t number = pool->absent_from; number < end && count > 0; number++) {
         struct page *page = page_entry(segment, number);
         if (atomic_load_explicit(&page->owner, memory_order_relaxed) == PAGE_ABSENT) {
@@ -355,8 +366,9 @@ grow_locked(struct segment *segment, uint32_t bytes_max)
     }
     uint32_t count = bytes_max >> superblock->page_shift;
     count = count < limit - present ? count : limit - present;
-    uint32_t unused = pool->count_max - atomic_load(&pool->populated_count);
-    bool absent = present < atomic_load(&pool->populated_count);
+    uint32_t populated_count = pool_populated(segment);
+    uint32_t unused = superblock->page_count_max - populated_count;
+    bool absent = present < populated_count;
     count = absent || count < unused ? count : unused;
     uint64_t bytes = (uint64_t)count << superblock->page_shift;
     struct memory_limit available;
@@ -418,7 +430,7 @@ populate_unlocked(struct segment *segment)
 {
     const struct superblock *superblock = segment->superblock;
     const struct page_pool *pool = &superblock->pool;
-    uint32_t first = atomic_load(&pool->populated_count);
+    uint32_t first = pool_populated(segment);
     uint32_t present = atomic_load(&pool->present_count);
     uint32_t limit = atomic_load(&pool->effective_count);
     if (present < first || limit <= first) {

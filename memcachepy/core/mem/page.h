@@ -57,11 +57,11 @@ page_owner_is_shard(uint32_t owner)
     return owner >> 8 != 0 && owner < PAGE_OWNER_PROCESS;
 }
 
-/* Whether it is a shard's and cut into chunks; its kind is then its class. */
+/* Whether the kind is the number of a slab class. */
 static inline bool
-page_has_chunks(uint32_t owner)
+page_kind_is_class(const struct superblock *superblock, uint32_t kind)
 {
-    return page_owner_is_shard(owner) && page_owner_kind(owner) < PAGE_KIND_GHOST;
+    return kind - 1 < superblock->class_count;
 }
 
 /* In hand of the process in the slot. */
@@ -71,11 +71,31 @@ page_owner_in_hand(const struct segment *segment, const struct process_slot *slo
     return PAGE_OWNER_PROCESS | (uint32_t)(slot - segment->slots) << 8 | PAGE_KIND_IN_HAND;
 }
 
-/* Only for owners that are a shard. */
+/* Only for owners that are a shard. The caller compares it with the number of shards: the word may
+ * be damaged. */
 static inline uint32_t
 page_owner_shard(uint32_t owner)
 {
     return (owner >> 8) - 1;
+}
+
+/* Whether it is a shard's and cut into chunks; its kind is then its class. False for a damaged
+ * word. */
+static inline bool
+page_has_chunks(const struct superblock *superblock, uint32_t owner)
+{
+    return page_owner_is_shard(owner) && page_owner_shard(owner) < superblock->shard_count &&
+           page_kind_is_class(superblock, page_owner_kind(owner));
+}
+
+/* Pages that ever had memory: the ones to look at. At most as many as there are, whatever another
+ * process has written there. */
+static inline uint32_t
+pool_populated(const struct segment *segment)
+{
+    const struct superblock *superblock = segment->superblock;
+    uint32_t count = atomic_load_explicit(&superblock->pool.populated_count, memory_order_acquire);
+    return LIKELY(count <= superblock->page_count_max) ? count : superblock->page_count_max;
 }
 
 static inline struct page *

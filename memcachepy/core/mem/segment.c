@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/xxh64.h"
 #include "mem/config_table.h"
 #include "mem/conn_table.h"
 #include "mem/hostmem.h"
@@ -35,6 +36,8 @@
 
 /* A table takes at most a quarter of its shard's share of the reserve. */
 #define TABLE_PART 4
+
+#define SLACK_BYTES 4096
 
 /* The node's clock starts a little above 0, so that 0 and 1 are never now. */
 #define CLOCK_BASE_S 2
@@ -122,7 +125,9 @@ lay_out(struct superblock *superblock, const struct segment_settings *settings, 
     superblock->tracks_at = place(&at, track_bytes(), 4096);
     superblock->pages_at = place(&at, (uint64_t)page_count * sizeof(struct page), 4096);
     superblock->data_at = place(&at, (uint64_t)page_count << superblock->page_shift, EXTENT_BYTES);
-    superblock->pool.count_max = page_count;
+    /* Read, at most, by a process that takes damaged bytes at the very end for an item. */
+    place(&at, SLACK_BYTES, 4096);
+    superblock->page_count_max = page_count;
     return at;
 }
 
@@ -262,6 +267,31 @@ fingerprint(size_t shard_bytes)
     return value;
 }
 
+static uint64_t
+constants_check(const struct superblock *superblock)
+{
+    return xxh64((const uint8_t *)superblock, offsetof(struct superblock, constants_check), 0);
+}
+
+/* Lays a private, read-only copy over the constants of the mapping. False: no memory. */
+static bool
+make_constants_private(struct segment *segment)
+{
+    void *copy =
+        mmap(NULL, CONSTANTS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (copy == MAP_FAILED) {
+        return false;
+    }
+    memcpy(copy, segment->base, CONSTANTS_BYTES);
+    if (mprotect(copy, CONSTANTS_BYTES, PROT_READ) != 0 ||
+        mremap(copy, CONSTANTS_BYTES, CONSTANTS_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED,
+               segment->base) == MAP_FAILED) {
+        munmap(copy, CONSTANTS_BYTES);
+        return false;
+    }
+    return true;
+}
+
 static void
 superblock_fill(struct superblock *superblock, const struct plan *plan,
                 const struct segment_settings *settings, size_t shard_bytes)
@@ -271,6 +301,7 @@ superblock_fill(struct superblock *superblock, const struct plan *plan,
     superblock->fingerprint = fingerprint(shard_bytes);
     superblock->reserve_bytes = plan->reserve_bytes;
     superblock->settings = *settings;
+    superblock->boot_settings = *settings;
     uint64_t wall_s = clock_wall_ns() / 1000000000u;
     superblock->wall_base_s =
         wall_s - CLOCK_BASE_S < WALL_BASE_MAX_S ? wall_s - CLOCK_BASE_S : WALL_BASE_MAX_S;
@@ -280,8 +311,8 @@ superblock_fill(struct superblock *superblock, const struct plan *plan,
     lock_init(&superblock->configs.lock);
     uint32_t limit = (uint32_t)(settings->memory_limit_bytes >> superblock->page_shift);
     atomic_store(&pool->effective_count, limit);
-    /* Last: who finds the magic finds the rest. */
     memcpy(superblock->magic, SEGMENT_MAGIC, sizeof(SEGMENT_MAGIC));
+    superblock->constants_check = constants_check(superblock);
 }
 
 enum segment_status
@@ -322,6 +353,11 @@ segment_create(const struct segment_settings *settings, size_t shard_bytes, stru
     plan->superblock.hash_seed = seed;
     superblock_fill(segment->superblock, plan, settings, shard_bytes);
     free(plan);
+    if (!make_constants_private(segment)) {
+        status = fail(sentence, "mremap");
+        segment_close(segment);
+        return status;
+    }
     *out = segment;
     return SEGMENT_OK;
 }
@@ -347,6 +383,10 @@ refuse_superblock(const struct superblock *superblock, uint64_t bytes, size_t sh
         snprintf(sentence, SEGMENT_SENTENCE_MAX,
                  "the node's segment says it has %llu bytes and has %llu",
                  (unsigned long long)superblock->reserve_bytes, (unsigned long long)bytes);
+    } else if (superblock->constants_check != constants_check(superblock)) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX,
+                 "the node's segment is damaged: another process has written over its head; "
+                 "restart the node");
     } else {
         return false;
     }
@@ -386,6 +426,12 @@ segment_attach(int fd, size_t shard_bytes, struct segment **out, char *sentence)
     CHECK(segment != NULL);
     *segment = (struct segment){
         .base = base, .bytes = bytes, .fd = own_fd, .superblock = base, .attached = true};
+    if (!make_constants_private(segment)) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX, "cannot map the node's segment: %s",
+                 strerror(errno));
+        segment_close(segment);
+        return SEGMENT_FAILED;
+    }
     if (refuse_superblock(segment->superblock, bytes, shard_bytes, sentence)) {
         segment_close(segment);
         return SEGMENT_FAILED;
@@ -428,10 +474,10 @@ bool
 segment_open_attached(struct segment *segment, int32_t pid, unsigned *slot_index, char *sentence)
 {
     struct superblock *superblock = segment->superblock;
-    unsigned first = SLOT_WORKER_FIRST + superblock->settings.worker_count;
-    unsigned high = atomic_load_explicit(&superblock->attached_high, memory_order_relaxed);
+    unsigned first = SLOT_WORKER_FIRST + superblock->boot_settings.worker_count;
+    unsigned high = segment->attached_high;
     unsigned index = 0;
-    while (index < high && atomic_load(&segment->slots[first + index].pid) != 0) {
+    while (index < high && segment->attached_open[index]) {
         index++;
     }
     if (index == ATTACHED_MAX) {
@@ -451,7 +497,9 @@ segment_open_attached(struct segment *segment, int32_t pid, unsigned *slot_index
         }
     }
     claim_for(&segment->slots[first + index], pid);
+    segment->attached_open[index] = true;
     if (index == high) {
+        segment->attached_high = high + 1;
         /* Pairs with the acquire load in segment_slot_count(). */
         atomic_store_explicit(&superblock->attached_high, high + 1, memory_order_release);
     }
@@ -459,11 +507,29 @@ segment_open_attached(struct segment *segment, int32_t pid, unsigned *slot_index
     return true;
 }
 
+void
+segment_close_attached(struct segment *segment, unsigned slot_index)
+{
+    unsigned first = SLOT_WORKER_FIRST + segment->superblock->boot_settings.worker_count;
+    if (slot_index >= first && slot_index - first < ATTACHED_MAX) {
+        segment->attached_open[slot_index - first] = false;
+    }
+}
+
+void
+segment_reassert(struct segment *segment)
+{
+    _Atomic uint32_t *high = &segment->superblock->attached_high;
+    if (atomic_load(high) != segment->attached_high) {
+        atomic_store(high, segment->attached_high);
+    }
+}
+
 uint64_t
 segment_connection_count(const struct segment *segment)
 {
     uint64_t count = 0;
-    for (unsigned i = 0; i < segment->superblock->settings.worker_count; i++) {
+    for (unsigned i = 0; i < segment->superblock->boot_settings.worker_count; i++) {
         const struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST + i];
         uint64_t closed = atomic_load_explicit(&slot->conns_closed, memory_order_relaxed);
         uint64_t assigned = atomic_load_explicit(&slot->conns_assigned, memory_order_relaxed);

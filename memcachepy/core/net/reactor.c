@@ -298,7 +298,7 @@ reactor_run(struct segment *segment, unsigned slot_index, int channel_fd, int wa
         .counters = &segment->slots[slot_index].counters,
         .channel_fd = channel_fd,
         .liveness_fd = liveness_fd,
-        .idle_timeout_s = segment->superblock->settings.idle_timeout_s,
+        .idle_timeout_s = segment->superblock->boot_settings.idle_timeout_s,
     };
     list_init(&reactor.all);
     list_init(&reactor.ready);

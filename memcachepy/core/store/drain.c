@@ -152,7 +152,7 @@ drain_page_of_class(struct store *store, struct shard *shard, uint32_t class_id,
     uint32_t at = coldest_page(store, list, class_id);
     for (uint32_t i = 0; i < tries && at != 0; i++) {
         uint32_t next = listed_page(store, at)->class_next;
-        uint32_t owner = page_owner(shard->index, class_id);
+        uint32_t owner = page_owner(shard_index(store, shard), class_id);
         /* Draining frees whole chains, whose empty pages may have gone back to the pool. */
         if (atomic_load(&listed_page(store, at)->owner) != owner) {
             return PAGE_NONE;

@@ -60,7 +60,8 @@ table_find(const struct store *store, struct shard *shard, const uint8_t *key, u
             struct ref ref = {atomic_load_explicit(&bucket->ref[slot], memory_order_relaxed)};
             struct item *item = ref_at(store, ref);
             if (atomic_load_explicit(&bucket->tag[slot], memory_order_relaxed) == tag &&
-                key_is(item, key, key_len)) {
+                LIKELY(ref_is_in_pages(store, ref)) && key_is(item, key, key_len) &&
+                LIKELY(item_header_agrees(item, hash))) {
                 place->bucket = bucket;
                 place->slot = slot;
                 place->item = item;
@@ -106,7 +107,8 @@ table_find_probationer(const struct store *store, struct shard *shard, uint32_t 
             }
             struct ref ref = {atomic_load_explicit(&bucket->ref[slot], memory_order_relaxed)};
             struct item *item = ref_at(store, ref);
-            if (chunk_state(item) & STATE_PROBATION && (uint32_t)item_hash(store, item) == hash) {
+            if (LIKELY(ref_is_in_pages(store, ref)) && chunk_state(item) & STATE_PROBATION &&
+                (uint32_t)item_hash(store, item) == hash) {
                 return item;
             }
         }
@@ -311,7 +313,7 @@ adopt_page(struct store *store, struct shard *shard, uint32_t number)
     LOG(store, shard, page->owner);
     LOG(store, shard, shard->table_page_count);
     LOG(store, shard, shard->page_count);
-    atomic_store_explicit(&page->owner, page_owner(shard->index, PAGE_KIND_TABLE),
+    atomic_store_explicit(&page->owner, page_owner(shard_index(store, shard), PAGE_KIND_TABLE),
                           memory_order_release);
     shard->table_page_count++;
     shard->page_count++;

@@ -117,8 +117,8 @@ table_bucket_at(const struct store *store, const struct shard *shard, uint32_t i
     }
     uint32_t number =
         atomic_load_explicit(table_directory_entry(store, shard, page_index), memory_order_acquire);
-    if (UNLIKELY(number == 0)) {
-        return NULL;
+    if (UNLIKELY(number - 1 >= store->page_count_max)) {
+        return NULL; /* There is none, or the word is damaged. */
     }
     uint8_t *page = store->base + store->data_at + ((uint64_t)(number - 1) << store->page_shift);
     return (struct table_bucket *)page + (index & ((1u << shift) - 1));

@@ -1,6 +1,8 @@
 /* See held.h. */
 #include "store/held.h"
 
+#include "store/item.h"
+
 /* Uploads and pins together hold at most this part of the memory limit. */
 #define HELD_PART 8
 
@@ -10,9 +12,13 @@
 struct shard *
 shard_of_ref(const struct store *store, struct ref ref)
 {
+    if (!ref_is_in_pages(store, ref)) {
+        return NULL;
+    }
     const struct page *page = page_entry(store->segment, page_of_ref(store, ref));
     uint32_t owner = atomic_load_explicit(&page->owner, memory_order_relaxed);
-    return &store->shards[page_owner_shard(owner)];
+    return page_has_chunks(store->superblock, owner) ? &store->shards[page_owner_shard(owner)]
+                                                     : NULL;
 }
 
 /* What is held in all slots but `slot`, and in those before it. */
@@ -78,7 +84,7 @@ hold_no_more(struct process_slot *slot, struct held_ref *entry)
 int
 free_entry(struct held_ref *entries, _Atomic uint32_t *high, unsigned count)
 {
-    uint32_t used = atomic_load_explicit(high, memory_order_relaxed);
+    uint32_t used = held_count(high, count);
     for (uint32_t i = 0; i < used; i++) {
         if (atomic_load_explicit(&entries[i].head_ref, memory_order_relaxed) == 0) {
             return (int)i;

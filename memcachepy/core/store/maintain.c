@@ -1,5 +1,6 @@
 /* What the maintainer does between requests; see store_maintain() in store.h. */
 #include "base/clock.h"
+#include "store/mend.h"
 #include "store/shard.h"
 #include "store/shrink.h"
 #include "store/sweep.h"
@@ -13,5 +14,6 @@ store_maintain(struct store *store)
     bool grows = pool_grow_ahead(store->segment, &store->ahead, now_ns) ||
                  hugepage_step(store->segment, &store->huge, now_ns);
     bool sweeps = store_sweep(store);
-    return shrinks || grows || sweeps;
+    bool audits = store_audit(store, now_ns);
+    return shrinks || grows || sweeps || audits;
 }

@@ -25,7 +25,7 @@ take_from_other(struct store *store, const struct shard *for_shard, uint32_t tur
     for (unsigned pass = 0; pass < 2; pass++) {
         bool waits = pass == 1;
         for (uint32_t i = 0; i < count; i++) {
-            uint32_t index = (for_shard->index + 1 + turn + i) & store->shard_mask;
+            uint32_t index = (shard_index(store, for_shard) + 1 + turn + i) & store->shard_mask;
             struct shard *donor = &store->shards[index];
             if (donor == for_shard ||
                 !(waits ? shard_lock(store, donor) : shard_try_lock(store, donor))) {

@@ -26,6 +26,9 @@
 /* Half of the largest page. */
 #define CHUNK_BYTES_MAX (32u << 10)
 
+/* A shard that so many repairs in turn did not survive is emptied. */
+#define REPAIR_ATTEMPTS_MAX 3
+
 /* The largest transaction, the split of a chain of five buckets, logs about 82. */
 #define JOURNAL_WORDS_MAX 120
 
@@ -97,9 +100,10 @@ struct shard {
     uint32_t cell_count;      /* cells in use */
     uint32_t bucket_capacity; /* primary buckets that the table's pages hold */
     uint32_t ghost_page_count;
-    uint32_t ghost_turn;   /* what the ghost was told since ghost hits and entries were halved */
-    uint32_t recent_count; /* of departures, modulo 2^32 */
-    uint64_t turned_bytes; /* chunks evicted since turnovers were halved */
+    uint32_t ghost_turn;      /* what the ghost was told since ghost hits and entries were halved */
+    uint32_t recent_count;    /* of departures, modulo 2^32 */
+    uint32_t repair_attempts; /* repairs begun since one was finished; see shard.c */
+    uint64_t turned_bytes;    /* chunks evicted since turnovers were halved */
     struct shard_sums sums;
     struct class_list classes[SLAB_CLASS_COUNT_MAX];
     uint64_t class_bytes[SLAB_CLASS_COUNT_MAX]; /* header, key and value of every item */
@@ -119,6 +123,15 @@ struct sweep_pass {
     uint32_t began_s;             /* 0: there was none yet */
     uint32_t next_page;
     int64_t clocks_apart_s;
+};
+
+/* What the supervisor remembers of locks that it saw taken; see mend.h. */
+#define MEND_COUNT_MAX 64
+struct lock_mend {
+    uint32_t next_shard, count;
+    struct {
+        uint32_t lock, word, looks;
+    } of[MEND_COUNT_MAX];
 };
 
 struct track_mapping;
@@ -142,6 +155,7 @@ struct store {
     bool counts_by_chance; /* not every hit raises the count */
     uint32_t random;       /* never 0 */
     uint32_t table_pages_max;
+    uint32_t page_count_max;
     /* As of the last tick. */
     uint32_t now_s;         /* seconds of the node's clock since the segment's base */
     uint32_t wall_s;        /* seconds of the system clock since the segment's base */
@@ -155,6 +169,11 @@ struct store {
     struct sweep_pass sweep;
     struct pool_ahead ahead;
     struct hugepage_pass huge;
+    struct lock_mend mend;
+    uint32_t audit_turn; /* the shard that the maintainer looks at next */
+    uint64_t audited_at_ns;
+    uint32_t audit_mends; /* the count of mended shards that the last full check was for */
+    uint32_t audit_next;  /* the shard to be checked in full next */
     uint8_t class_of_units[CHUNK_BYTES_MAX / 8 + 1]; /* class by size in 8 bytes, rounded up */
 };
 
@@ -269,5 +288,8 @@ bool shard_lock(struct store *store, struct shard *shard) MUST_CHECK;
 bool shard_try_lock(struct store *store, struct shard *shard) MUST_CHECK;
 
 void shard_unlock(struct store *store, struct shard *shard);
+
+/* Under the lock: rebuilds a shard whose words have proved to be damaged, and counts it. */
+void shard_mend(struct store *store, struct shard *shard);
 
 #endif

@@ -63,11 +63,17 @@ chunk_pop(struct store *store, struct shard *shard, uint32_t class_id)
 {
     struct class_list *list = &shard->classes[class_id];
     uint32_t number = list->partial - 1;
+    CHECK(number < store->page_count_max);
     struct page *page = page_entry(store->segment, number);
     DCHECK(page->free_head != 0 && page->free_count != 0);
     uint32_t slot = page->free_head - 1u;
     struct free_chunk *chunk =
         (void *)(page_memory(store, number) + slot * slab_chunk_bytes(store, class_id));
+    /* A damaged list must not give a chunk away that is in use. */
+    CHECK(atomic_load_explicit(&page->owner, memory_order_relaxed) ==
+              page_owner(shard_index(store, shard), class_id) &&
+          slot < slab_chunks_per_page(store, class_id) &&
+          state_kind(chunk_state(chunk)) == CHUNK_FREE);
     log_free_list(store, shard, page);
     journal_log(store, shard, chunk, 8);
     LOG(store, shard, list->free_chunks);
@@ -91,10 +97,15 @@ void
 chunk_push(struct store *store, struct shard *shard, struct ref ref)
 {
     uint32_t number = page_of_ref(store, ref);
+    CHECK(number < store->page_count_max);
     struct page *page = page_entry(store->segment, number);
-    uint32_t class_id = page_owner_kind(atomic_load_explicit(&page->owner, memory_order_relaxed));
+    uint32_t owner = atomic_load_explicit(&page->owner, memory_order_relaxed);
+    uint32_t class_id = page_owner_kind(owner);
     struct class_list *list = &shard->classes[class_id];
     struct free_chunk *chunk = ref_at(store, ref);
+    CHECK(page_owner_shard(owner) == shard_index(store, shard) &&
+          page_kind_is_class(store->superblock, class_id) &&
+          state_kind(chunk_state(chunk)) != CHUNK_FREE);
     uint32_t offset = (uint32_t)((uint8_t *)chunk - page_memory(store, number));
     log_free_list(store, shard, page);
     journal_log(store, shard, chunk, 8);
@@ -174,7 +185,8 @@ page_attach(struct store *store, struct shard *shard, uint32_t number, uint32_t 
     list->free_chunks += page->free_count;
     shard->page_count++;
     partial_add(store, shard, list, number);
-    atomic_store_explicit(&page->owner, page_owner(shard->index, class_id), memory_order_release);
+    atomic_store_explicit(&page->owner, page_owner(shard_index(store, shard), class_id),
+                          memory_order_release);
     CRASH_POINT(page_attached);
     journal_commit(shard);
     page_keep(store->slot);

@@ -27,12 +27,13 @@ slab_chunks_per_page(const struct store *store, uint32_t class_id)
     return store->superblock->chunks_per_page[class_id];
 }
 
-/* The class of a page that has chunks. */
+/* The class of a page that has chunks; 0 for any other. */
 static inline uint32_t
 class_of_ref(const struct store *store, struct ref ref)
 {
     const struct page *page = page_entry(store->segment, page_of_ref(store, ref));
-    return page_owner_kind(atomic_load_explicit(&page->owner, memory_order_relaxed));
+    uint32_t kind = page_owner_kind(atomic_load_explicit(&page->owner, memory_order_relaxed));
+    return LIKELY(page_kind_is_class(store->superblock, kind)) ? kind : 0;
 }
 
 /* Page numbers in lists are stored plus one. */
