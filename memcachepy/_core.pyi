@@ -147,7 +147,7 @@ class Segment:
         Returns:
             False: it has ended already.
         """
-    def mend(self) -> tuple[int, int, int, int]:
+    def mend(self) -> tuple[int, int, int, int, bool]:
         """Once a second, in the supervisor: what other processes have written over.
 
         Becomes one whose owner has died: a lock that has been taken for three looks by a thread
@@ -155,7 +155,8 @@ class Segment:
 
         Returns:
             Locks mended; shards rebuilt, and shards emptied since the last call because their words
-            made no sense; and the last of these.
+            made no sense; the last of these; whether workers are to be woken, because the counts of
+            their connections make no sense.
         """
     def recover(
         self, slot: int, channel_fd: int = -1, is_suspect: bool = False

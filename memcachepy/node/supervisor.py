@@ -496,7 +496,10 @@ class Supervisor:
     def _mend(self) -> None:
         """Write again what only we say, and tell of what others have damaged."""
         self._segment.set_state(self._state)
-        locks, rebuilt, emptied, shard = self._segment.mend()
+        locks, rebuilt, emptied, shard, counts_are_wrong = self._segment.mend()
+        if counts_are_wrong:
+            for child in self._alive():
+                child.wake()
         if locks:
             log.warning(fact("locks mended", count=locks, reason="no process holds them"))
         if rebuilt:

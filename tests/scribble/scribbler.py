@@ -165,9 +165,11 @@ class Client:
         self.closed = 0
 
     def run(self, is_over: threading.Event) -> None:
-        while not is_over.is_set():
-            self.step()
-        self._hang_up()
+        try:
+            while not is_over.is_set():
+                self.step()
+        finally:
+            self.hang_up()
 
     def step(self) -> None:
         number = self._random.choice(self._keys)
@@ -181,7 +183,7 @@ class Client:
                     self.get(number)
         except (ConnectionError, EOFError):
             self.closed += 1
-            self._hang_up()
+            self.hang_up()
             time.sleep(0.002)
 
     def set(self, number: int, length: int) -> bytes:
@@ -242,7 +244,7 @@ class Client:
             raise EOFError
         self._received += data
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -257,5 +259,5 @@ def keys_that_fail(client: Client, numbers: range) -> Iterator[int]:
             if not stored or client.get(number) != value_of(number, length):
                 yield number
         except (ConnectionError, EOFError):
-            client._hang_up()
+            client.hang_up()
             yield number

@@ -48,15 +48,21 @@ def assert_sound_after_flush(node: Node) -> None:
         try:
             return client.ask(b"flush_all\r\n") == b"OK"
         except (ConnectionError, EOFError):
-            client._hang_up()
+            client.hang_up()
             return False
 
-    wait_until(flushed, "flush_all", RECOVERY_S)
+    failing: list[int] = []
 
     def all_work() -> bool:
-        return not list(keys_that_fail(client, range(KEYS)))
+        failing[:] = keys_that_fail(client, range(KEYS))
+        return not failing
 
-    wait_until(all_work, "all keys to be set and read", RECOVERY_S)
+    try:
+        wait_until(flushed, "flush_all", RECOVERY_S)
+        wait_until(all_work, "all keys to be set and read", RECOVERY_S)
+    finally:
+        print(f"keys that fail: {failing[:20]}")
+        client.hang_up()
 
 
 @pytest.fixture

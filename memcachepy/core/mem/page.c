@@ -25,6 +25,11 @@
 
 #define GROW_WAIT_MS 1000
 
+#define AUDIT_EVERY_NS UINT64_C(2000000000)
+
+/* Pages that may have been populated since an audit. */
+#define AUDIT_GROWTH_PAGES 4096
+
 /* ---- taking and giving back ----------------------------------------------------------------- */
 
 static bool
@@ -229,6 +234,7 @@ pool_set_limit(struct segment *segment, uint64_t bytes)
     if (bytes >> superblock->page_shift > superblock->page_count_max || !pool_lock(segment)) {
         return false;
     }
+    atomic_store(&superblock->pool.limit_check, ~bytes);
     atomic_store(&superblock->settings.memory_limit_bytes, bytes);
     CRASH_POINT(limit_set_not_in_force);
     atomic_store(&superblock->pool.effective_count, limit_pages(superblock));
@@ -322,6 +328,7 @@ populate_next(struct segment *segment, uint32_t count)
                   (uint64_t)count * sizeof(struct page))) {
         return false;
     }
+    atomic_store(&pool->populated_check, ~(first + count));
     atomic_store_explicit(&pool->populated_count, first + count, memory_order_release);
     CRASH_POINT(pool_grown_not_counted);
     atomic_fetch_add(&pool->present_count, count);
@@ -459,4 +466,153 @@ pool_grow_ahead(struct segment *segment, struct pool_ahead *ahead, uint64_t now_
     }
     populate_unlocked(segment);
     return grow(segment, EXTENT_BYTES);
+}
+
+/* ---- damaged words -------------------------------------------------------------------------- */
+
+/* Whether the owner of a page can be: a shard and a kind of page, or a process that names it. */
+static bool
+owner_is_possible(const struct segment *segment, uint32_t number, uint32_t owner)
+{
+    const struct superblock *superblock = segment->superblock;
+    uint32_t kind = page_owner_kind(owner);
+    if (owner == PAGE_FREE || owner == PAGE_ABSENT) {
+        return true;
+    }
+    if (page_owner_is_shard(owner)) {
+        return page_owner_shard(owner) < superblock->shard_count &&
+               (page_kind_is_class(superblock, kind) || kind == PAGE_KIND_TABLE ||
+                kind == PAGE_KIND_GHOST);
+    }
+    uint32_t slot_index = (owner & ~PAGE_OWNER_PROCESS) >> 8;
+    return kind == PAGE_KIND_IN_HAND && slot_index < segment_slot_count(segment) &&
+           atomic_load(&segment->slots[slot_index].page_in_flight) == number + 1;
+}
+
+static bool
+was_lost(const struct pool_audit *audit, uint32_t number, uint32_t owner)
+{
+    for (uint32_t i = 0; i < audit->lost_count; i++) {
+        if (audit->lost[i].number == number && audit->lost[i].owner == owner) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Frees the pages that were found without an owner twice, and counts the others. */
+static bool
+audit_pages(struct segment *segment, struct pool_audit *audit, uint32_t *present, uint32_t *free)
+{
+    struct pool_audit seen = {0};
+    bool freed = false;
+    uint32_t count = pool_populated(segment);
+    *present = *free = 0;
+    for (uint32_t number = 0; number < count; number++) {
+        _Atomic uint32_t *at = &page_entry(segment, number)->owner;
+        uint32_t owner = atomic_load(at);
+        *present += owner != PAGE_ABSENT;
+        *free += owner == PAGE_FREE;
+        if (LIKELY(owner_is_possible(segment, number, owner))) {
+            continue;
+        }
+        if (!was_lost(audit, number, owner)) {
+            if (seen.lost_count < POOL_AUDIT_PAGES_MAX) {
+                seen.lost[seen.lost_count].number = number;
+                seen.lost[seen.lost_count++].owner = owner;
+            }
+        } else if (atomic_compare_exchange_strong(at, &owner, PAGE_FREE)) {
+            atomic_fetch_add(&segment->superblock->pool.free_hint, 1);
+            freed = true;
+        }
+    }
+    audit->lost_count = seen.lost_count;
+    memcpy(audit->lost, seen.lost, sizeof(seen.lost));
+    return freed;
+}
+
+/* The end of what was populated by the last audit, or since. */
+static uint32_t
+populated_by_owners(const struct segment *segment, uint32_t populated)
+{
+    uint32_t end = populated + AUDIT_GROWTH_PAGES;
+    end = end < segment->superblock->page_count_max ? end : segment->superblock->page_count_max;
+    for (uint32_t number = populated; number < end; number++) {
+        if (atomic_load(&page_entry(segment, number)->owner) != PAGE_FREE) {
+            populated = number + 1;
+        }
+    }
+    return populated;
+}
+
+/* Only a command moves the limit, only a shortage takes from what is in force, and memory that was
+ * populated stays so. Under the grow lock. */
+static bool
+audit_words(struct segment *segment, struct pool_audit *audit)
+{
+    struct superblock *superblock = segment->superblock;
+    struct page_pool *pool = &superblock->pool;
+    bool wrong = false;
+    uint64_t limit_bytes = atomic_load(&superblock->settings.memory_limit_bytes);
+    if (atomic_load(&pool->limit_check) != ~limit_bytes) {
+        limit_bytes = audit->limit_bytes;
+        atomic_store(&superblock->settings.memory_limit_bytes, limit_bytes);
+        atomic_store(&pool->limit_check, ~limit_bytes);
+        wrong = true;
+    }
+    uint32_t populated = atomic_load(&pool->populated_count);
+    if (atomic_load(&pool->populated_check) != ~populated) {
+        populated = populated_by_owners(segment, audit->populated);
+        atomic_store(&pool->populated_count, populated);
+        atomic_store(&pool->populated_check, ~populated);
+        wrong = true;
+    }
+    uint32_t effective = atomic_load(&pool->effective_count);
+    uint32_t shortage_number = atomic_load(&pool->shortage_number);
+    bool lowered = effective < audit->effective && limit_bytes == audit->limit_bytes &&
+                   shortage_number == audit->shortage_number;
+    if (effective > limit_pages(superblock) || lowered) {
+        atomic_store(&pool->effective_count, limit_pages(superblock));
+        wrong = true;
+    }
+    audit->limit_bytes = limit_bytes;
+    audit->populated = populated;
+    audit->effective = atomic_load(&pool->effective_count);
+    audit->shortage_number = shortage_number;
+    return wrong;
+}
+
+bool
+pool_audit(struct segment *segment, struct pool_audit *audit, uint64_t now_ns)
+{
+    struct page_pool *pool = &segment->superblock->pool;
+    if (now_ns - audit->looked_at_ns < AUDIT_EVERY_NS || !pool_lock(segment)) {
+        return false;
+    }
+    audit->looked_at_ns = now_ns;
+    if (audit->limit_bytes == 0) {
+        /* Of a maintainer that has just begun: what it finds, where that agrees with itself. */
+        audit->limit_bytes = segment->superblock->boot_settings.memory_limit_bytes;
+        audit->populated = pool_populated(segment);
+        audit->shortage_number = atomic_load(&pool->shortage_number);
+    }
+    bool wrong = audit_words(segment, audit);
+    pool_unlock(segment);
+    /* Without the lock, for there are many pages: what looks wrong once may be under way. */
+    uint32_t present, free;
+    wrong |= audit_pages(segment, audit, &present, &free);
+    audit->present_wrong =
+        present != atomic_load(&pool->present_count) ? audit->present_wrong + 1 : 0;
+    if (audit->present_wrong > 1 && pool_lock(segment)) {
+        uint32_t effective = atomic_load(&pool->effective_count);
+        pool_repair(segment);
+        atomic_store(&pool->effective_count, effective);
+        pool_unlock(segment);
+        audit->present_wrong = 0;
+        wrong = true;
+    }
+    if (atomic_load(&pool->free_hint) < free / 2) {
+        atomic_store(&pool->free_hint, free);
+    }
+    return wrong;
 }

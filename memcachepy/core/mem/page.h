@@ -171,4 +171,24 @@ struct pool_ahead {
  * clock. */
 bool pool_grow_ahead(struct segment *segment, struct pool_ahead *ahead, uint64_t now_ns);
 
+/* ---- damaged words --------------------------------------------------------------------------- */
+
+#define POOL_AUDIT_PAGES_MAX 256
+
+/* What the maintainer saw when it looked last; it believes a change for the worse only where
+ * something says that there was one. */
+struct pool_audit {
+    uint64_t looked_at_ns;
+    uint64_t limit_bytes; /* 0: it has not looked yet */
+    uint32_t populated, effective, shortage_number, present_wrong;
+    uint32_t lost_count; /* pages whose owner made no sense */
+    struct {
+        uint32_t number, owner;
+    } lost[POOL_AUDIT_PAGES_MAX];
+};
+
+/* Every other second: mends the counts and the limit of the pool, and frees pages whose owner
+ * cannot be one, where they are found wrong twice. True: some were. */
+bool pool_audit(struct segment *segment, struct pool_audit *audit, uint64_t now_ns);
+
 #endif

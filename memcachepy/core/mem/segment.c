@@ -311,6 +311,8 @@ superblock_fill(struct superblock *superblock, const struct plan *plan,
     lock_init(&superblock->configs.lock);
     uint32_t limit = (uint32_t)(settings->memory_limit_bytes >> superblock->page_shift);
     atomic_store(&pool->effective_count, limit);
+    atomic_store(&pool->limit_check, ~settings->memory_limit_bytes);
+    atomic_store(&pool->populated_check, UINT32_MAX);
     memcpy(superblock->magic, SEGMENT_MAGIC, sizeof(SEGMENT_MAGIC));
     superblock->constants_check = constants_check(superblock);
 }
@@ -446,6 +448,7 @@ segment_close(struct segment *segment)
 {
     munmap(segment->base, segment->bytes);
     close(segment->fd);
+    free(segment->own_settings);
     free(segment);
 }
 
@@ -516,12 +519,35 @@ segment_close_attached(struct segment *segment, unsigned slot_index)
     }
 }
 
+static void
+copy_own_settings(struct segment_settings *to, const struct segment_settings *from)
+{
+    atomic_store(&to->requests_per_event, atomic_load(&from->requests_per_event));
+    atomic_store(&to->flush_enabled, atomic_load(&from->flush_enabled));
+    atomic_store(&to->shutdown_enabled, atomic_load(&from->shutdown_enabled));
+    atomic_store(&to->dump_enabled, atomic_load(&from->dump_enabled));
+    atomic_store(&to->watch_enabled, atomic_load(&from->watch_enabled));
+}
+
+void
+segment_note_settings(struct segment *segment)
+{
+    if (segment->own_settings == NULL) {
+        segment->own_settings = calloc(1, sizeof(*segment->own_settings));
+        CHECK(segment->own_settings != NULL);
+    }
+    copy_own_settings(segment->own_settings, &segment->superblock->settings);
+}
+
 void
 segment_reassert(struct segment *segment)
 {
     _Atomic uint32_t *high = &segment->superblock->attached_high;
     if (atomic_load(high) != segment->attached_high) {
         atomic_store(high, segment->attached_high);
+    }
+    if (segment->own_settings != NULL) {
+        copy_own_settings(&segment->superblock->settings, segment->own_settings);
     }
 }
 

@@ -163,6 +163,9 @@ struct page_pool {
     _Atomic uint32_t cursor;    /* [atomic] where the next search starts */
     _Atomic uint32_t shortage_number; /* [atomic] counts shortages */
     char shortage_text[384];          /* [grow] */
+    /* [grow] The complements of two words that no page tells again: damage shows by them. */
+    _Atomic uint64_t limit_check;
+    _Atomic uint32_t populated_check;
 };
 
 /* Which configurations there are; see mem/config_table.h. */
@@ -249,6 +252,7 @@ struct segment {
      */
     uint32_t attached_high;
     bool attached_open[ATTACHED_MAX];
+    struct segment_settings *own_settings; /* those that only the supervisor changes */
 };
 
 enum segment_status {
@@ -308,6 +312,9 @@ bool segment_open_attached(struct segment *segment, int32_t pid, unsigned *slot_
 
 /* The slot that segment_open_attached() gave out is free again. In the supervisor only. */
 void segment_close_attached(struct segment *segment, unsigned slot_index);
+
+/* Remembers the settings that only the supervisor changes, as they are now. */
+void segment_note_settings(struct segment *segment);
 
 /* Writes again what only the supervisor says in the shared part, should another process have
  * written over it. */

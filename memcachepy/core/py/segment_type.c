@@ -79,6 +79,7 @@ segment_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     PyObject *error = NULL;
     switch (store_create(&settings, &self->segment, sentence)) {
     case SEGMENT_OK:
+        segment_note_settings(self->segment);
         return (PyObject *)self;
     case SEGMENT_BAD_SETTING:
         error = PyExc_ValueError;
@@ -192,6 +193,7 @@ segment_change_settings(struct segment_object *self, PyObject *mapping)
         !settings_change(mapping, &self->segment->superblock->settings)) {
         return NULL;
     }
+    segment_note_settings(self->segment);
     Py_RETURN_NONE;
 }
 

@@ -2,6 +2,7 @@
  * holds a lock just now. */
 #include "py/core_py.h"
 
+#include "mem/conn_table.h"
 #include "store/mend.h"
 #include "store/recover.h"
 
@@ -130,6 +131,30 @@ segment_die_with_supervisor(struct segment_object *self, PyObject *unused)
 
 /* ---- what others have damaged ---------------------------------------------------------------- */
 
+/* 0 for a jump that no count makes: the word was written over. */
+static uint32_t
+count_since(uint32_t count, uint32_t seen)
+{
+    return count - seen < 1u << 20 ? count - seen : 0;
+}
+
+/* Whether each worker's counts of connections can be what they say. */
+static bool
+counts_are_possible(const struct segment *segment)
+{
+    const struct segment_settings *settings = &segment->superblock->boot_settings;
+    uint64_t most = conn_table_capacity(settings);
+    for (unsigned i = 0; i < settings->worker_count; i++) {
+        const struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST + i];
+        uint64_t assigned = atomic_load(&slot->conns_assigned);
+        uint64_t received = atomic_load(&slot->conns_received);
+        if (assigned - received > most || received - atomic_load(&slot->conns_closed) > most) {
+            return false;
+        }
+    }
+    return true;
+}
+
 PyObject *
 segment_mend(struct segment_object *self, PyObject *unused)
 {
@@ -143,9 +168,10 @@ segment_mend(struct segment_object *self, PyObject *unused)
     unsigned locks = store_mend_locks(store);
     uint32_t mended = atomic_load(&superblock->mended_count);
     uint32_t emptied = atomic_load(&superblock->emptied_count);
-    PyObject *found =
-        Py_BuildValue("(IIII)", locks, mended - self->mended_seen, emptied - self->emptied_seen,
-                      atomic_load(&superblock->emptied_shard));
+    PyObject *found = Py_BuildValue("(IIIIO)", locks, count_since(mended, self->mended_seen),
+                                    count_since(emptied, self->emptied_seen),
+                                    atomic_load(&superblock->emptied_shard),
+                                    counts_are_possible(self->segment) ? Py_False : Py_True);
     self->mended_seen = mended;
     self->emptied_seen = emptied;
     return found;

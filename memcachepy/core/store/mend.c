@@ -4,6 +4,7 @@
 #include "mem/lock.h"
 #include "store/check.h"
 #include "store/hashtable.h"
+#include "store/item.h"
 #include "store/shard.h"
 
 #include <linux/futex.h>
@@ -18,6 +19,7 @@
 /* Shards that the maintainer looks at every so often. */
 #define AUDIT_SHARDS 8
 #define AUDIT_EVERY_NS UINT64_C(100000000)
+#define HELD_AUDIT_EVERY_NS UINT64_C(1000000000)
 
 /* ---- locks ---------------------------------------------------------------------------------- */
 
@@ -180,6 +182,48 @@ check_one_in_full(struct store *store)
     return store->audit_next != 0;
 }
 
+/* ---- shares --------------------------------------------------------------------------------- */
+
+static uint64_t
+sum_of_table(const struct held_ref *entries, uint32_t count)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (atomic_load(&entries[i].head_ref) != 0) {
+            sum += *(const volatile uint32_t *)&entries[i].bytes;
+        }
+    }
+    return sum;
+}
+
+/* A share that its entries do not account for, look after look, while it does not move: uploads
+ * and readers would wait for it for ever. */
+static void
+audit_held(struct store *store, uint64_t now_ns)
+{
+    struct held_audit *audit = &store->held_audit;
+    if (now_ns - audit->looked_at_ns < HELD_AUDIT_EVERY_NS) {
+        return;
+    }
+    audit->looked_at_ns = now_ns;
+    unsigned slot_count = segment_slot_count(store->segment);
+    for (unsigned i = 0; i < slot_count; i++) {
+        struct process_slot *slot = &store->segment->slots[i];
+        uint64_t held = atomic_load(&slot->held_bytes);
+        uint64_t sum =
+            sum_of_table(slot->pins, held_count(&slot->pin_high, PIN_COUNT_MAX)) +
+            sum_of_table(slot->uploads, held_count(&slot->upload_high, UPLOAD_COUNT_MAX));
+        bool same = held != sum && audit->of[i].held == held && audit->of[i].sum == sum;
+        audit->of[i].looks = same ? audit->of[i].looks + 1 : 0;
+        audit->of[i].held = held;
+        audit->of[i].sum = sum;
+        if (audit->of[i].looks >= LOOKS_MIN) {
+            (void)atomic_compare_exchange_strong(&slot->held_bytes, &held, sum);
+            audit->of[i].looks = 0;
+        }
+    }
+}
+
 bool
 store_audit(struct store *store, uint64_t now_ns)
 {
@@ -187,6 +231,10 @@ store_audit(struct store *store, uint64_t now_ns)
         return check_one_in_full(store);
     }
     store->audited_at_ns = now_ns;
+    audit_held(store, now_ns);
+    if (pool_audit(store->segment, &store->pool_audit, now_ns)) {
+        atomic_fetch_add(&store->superblock->mended_count, 1);
+    }
     for (unsigned i = 0; i < AUDIT_SHARDS && i <= store->shard_mask; i++) {
         struct shard *shard = &store->shards[store->audit_turn++ & store->shard_mask];
         if (shard_try_lock(store, shard)) {

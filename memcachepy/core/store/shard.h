@@ -134,6 +134,15 @@ struct lock_mend {
     } of[MEND_COUNT_MAX];
 };
 
+/* What the maintainer saw of the slots' shares when it looked last. */
+struct held_audit {
+    uint64_t looked_at_ns;
+    struct {
+        uint64_t held, sum;
+        uint32_t looks;
+    } of[SLOT_COUNT];
+};
+
 struct track_mapping;
 
 /* One process's handle; store_open() fills it. */
@@ -170,6 +179,8 @@ struct store {
     struct pool_ahead ahead;
     struct hugepage_pass huge;
     struct lock_mend mend;
+    struct pool_audit pool_audit;
+    struct held_audit held_audit;
     uint32_t audit_turn; /* the shard that the maintainer looks at next */
     uint64_t audited_at_ns;
     uint32_t audit_mends; /* the count of mended shards that the last full check was for */
