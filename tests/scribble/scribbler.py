@@ -250,14 +250,16 @@ class Client:
             self._socket = None
 
 
-def keys_that_fail(client: Client, numbers: range) -> Iterator[int]:
-    """Those that cannot be set and read, at this moment."""
+def keys_that_fail(client: Client, numbers: range) -> Iterator[tuple[int, bytes]]:
+    """Those that cannot be set and read at this moment, and what was answered."""
     for number in numbers:
         length = Client.LENGTHS[number % 5]
         try:
-            stored = client.set(number, length) == b"STORED"
-            if not stored or client.get(number) != value_of(number, length):
-                yield number
-        except (ConnectionError, EOFError):
+            answer = client.set(number, length)
+            value = client.get(number)
+        except (ConnectionError, EOFError) as error:
             client.hang_up()
-            yield number
+            yield number, repr(error).encode()
+            return  # The others are tried when there is a connection again.
+        if answer != b"STORED" or value != value_of(number, length):
+            yield number, answer + b", then " + (b"a miss" if value is None else value[:40])

@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 /* What a request takes from the host in passing: a fraction of a millisecond's work for the kernel.
  * The maintainer takes whole extents (bench/growth.py). */
@@ -26,9 +27,6 @@
 #define GROW_WAIT_MS 1000
 
 #define AUDIT_EVERY_NS UINT64_C(2000000000)
-
-/* Pages that may have been populated since an audit. */
-#define AUDIT_GROWTH_PAGES 4096
 
 /* ---- taking and giving back ----------------------------------------------------------------- */
 
@@ -136,6 +134,14 @@ limit_pages(const struct superblock *superblock)
                       superblock->page_shift);
 }
 
+/* Under the grow lock, or while only one process knows the segment. */
+static void
+set_effective(struct page_pool *pool, uint32_t count)
+{
+    atomic_store(&pool->effective_check, ~count);
+    atomic_store(&pool->effective_count, count);
+}
+
 /* Makes what the lock guards agree with the page directory. Memory without its count is populated
  * again later, which is harmless; a free hint too high corrects itself. */
 static void
@@ -150,7 +156,7 @@ pool_repair(struct segment *segment)
     atomic_store(&pool->present_count, present);
     pool->absent_from = 0;
     /* A shortage that is still there shows itself again. */
-    atomic_store(&pool->effective_count, limit_pages(segment->superblock));
+    set_effective(pool, limit_pages(segment->superblock));
     atomic_fetch_add(&pool->free_hint, EXTENT_BYTES >> segment->superblock->page_shift);
 }
 
@@ -237,7 +243,7 @@ pool_set_limit(struct segment *segment, uint64_t bytes)
     atomic_store(&superblock->pool.limit_check, ~bytes);
     atomic_store(&superblock->settings.memory_limit_bytes, bytes);
     CRASH_POINT(limit_set_not_in_force);
-    atomic_store(&superblock->pool.effective_count, limit_pages(superblock));
+    set_effective(&superblock->pool, limit_pages(superblock));
     pool_unlock(segment);
     return true;
 }
@@ -302,7 +308,7 @@ note_shortage(struct superblock *superblock, const struct memory_limit *availabl
 {
     struct page_pool *pool = &superblock->pool;
     uint32_t present = atomic_load(&pool->present_count);
-    atomic_store(&pool->effective_count, present);
+    set_effective(pool, present);
     snprintf(pool->shortage_text, sizeof(pool->shortage_text),
              "%s has %llu KiB left, %llu KiB are needed; the cache stays at "
              "%llu MiB of its limit of %llu MiB (raise the limit or lower -m)",
@@ -531,22 +537,24 @@ audit_pages(struct segment *segment, struct pool_audit *audit, uint32_t *present
     return freed;
 }
 
-/* The end of what was populated by the last audit, or since. */
+/* The end of what was populated, as the directory and the memory that it has show. Pages behind it
+ * that were populated are so again when the pool grows. */
 static uint32_t
-populated_by_owners(const struct segment *segment, uint32_t populated)
+populated_by_owners(const struct segment *segment)
 {
-    uint32_t end = populated + AUDIT_GROWTH_PAGES;
-    end = end < segment->superblock->page_count_max ? end : segment->superblock->page_count_max;
-    for (uint32_t number = populated; number < end; number++) {
-        if (atomic_load(&page_entry(segment, number)->owner) != PAGE_FREE) {
-            populated = number + 1;
-        }
+    const struct superblock *superblock = segment->superblock;
+    off_t hole = lseek(segment->fd, (off_t)superblock->pages_at, SEEK_HOLE);
+    uint64_t present = hole < 0 ? superblock->page_count_max
+                                : ((uint64_t)hole - superblock->pages_at) / sizeof(struct page);
+    uint32_t number =
+        present < superblock->page_count_max ? (uint32_t)present : superblock->page_count_max;
+    while (number > 0 && atomic_load(&page_entry(segment, number - 1)->owner) == PAGE_FREE) {
+        number--;
     }
-    return populated;
+    return number;
 }
 
-/* Only a command moves the limit, only a shortage takes from what is in force, and memory that was
- * populated stays so. Under the grow lock. */
+/* Under the grow lock. Each word that no page tells again stands there twice. */
 static bool
 audit_words(struct segment *segment, struct pool_audit *audit)
 {
@@ -558,27 +566,22 @@ audit_words(struct segment *segment, struct pool_audit *audit)
         limit_bytes = audit->limit_bytes;
         atomic_store(&superblock->settings.memory_limit_bytes, limit_bytes);
         atomic_store(&pool->limit_check, ~limit_bytes);
-        wrong = true;
-    }
-    uint32_t populated = atomic_load(&pool->populated_count);
-    if (atomic_load(&pool->populated_check) != ~populated) {
-        populated = populated_by_owners(segment, audit->populated);
-        atomic_store(&pool->populated_count, populated);
-        atomic_store(&pool->populated_check, ~populated);
-        wrong = true;
-    }
-    uint32_t effective = atomic_load(&pool->effective_count);
-    uint32_t shortage_number = atomic_load(&pool->shortage_number);
-    bool lowered = effective < audit->effective && limit_bytes == audit->limit_bytes &&
-                   shortage_number == audit->shortage_number;
-    if (effective > limit_pages(superblock) || lowered) {
-        atomic_store(&pool->effective_count, limit_pages(superblock));
+        set_effective(pool, limit_pages(superblock));
         wrong = true;
     }
     audit->limit_bytes = limit_bytes;
-    audit->populated = populated;
-    audit->effective = atomic_load(&pool->effective_count);
-    audit->shortage_number = shortage_number;
+    uint32_t populated = atomic_load(&pool->populated_count);
+    if (atomic_load(&pool->populated_check) != ~populated) {
+        populated = populated_by_owners(segment);
+        atomic_store(&pool->populated_check, ~populated);
+        atomic_store(&pool->populated_count, populated);
+        wrong = true;
+    }
+    uint32_t effective = atomic_load(&pool->effective_count);
+    if (atomic_load(&pool->effective_check) != ~effective) {
+        set_effective(pool, limit_pages(superblock));
+        wrong = true;
+    }
     return wrong;
 }
 
@@ -591,10 +594,7 @@ pool_audit(struct segment *segment, struct pool_audit *audit, uint64_t now_ns)
     }
     audit->looked_at_ns = now_ns;
     if (audit->limit_bytes == 0) {
-        /* Of a maintainer that has just begun: what it finds, where that agrees with itself. */
         audit->limit_bytes = segment->superblock->boot_settings.memory_limit_bytes;
-        audit->populated = pool_populated(segment);
-        audit->shortage_number = atomic_load(&pool->shortage_number);
     }
     bool wrong = audit_words(segment, audit);
     pool_unlock(segment);
@@ -606,7 +606,7 @@ pool_audit(struct segment *segment, struct pool_audit *audit, uint64_t now_ns)
     if (audit->present_wrong > 1 && pool_lock(segment)) {
         uint32_t effective = atomic_load(&pool->effective_count);
         pool_repair(segment);
-        atomic_store(&pool->effective_count, effective);
+        set_effective(pool, effective);
         pool_unlock(segment);
         audit->present_wrong = 0;
         wrong = true;

@@ -175,12 +175,11 @@ bool pool_grow_ahead(struct segment *segment, struct pool_ahead *ahead, uint64_t
 
 #define POOL_AUDIT_PAGES_MAX 256
 
-/* What the maintainer saw when it looked last; it believes a change for the worse only where
- * something says that there was one. */
+/* What the maintainer saw when it looked last. */
 struct pool_audit {
     uint64_t looked_at_ns;
-    uint64_t limit_bytes; /* 0: it has not looked yet */
-    uint32_t populated, effective, shortage_number, present_wrong;
+    uint64_t limit_bytes; /* the last that made sense; 0: it has not looked yet */
+    uint32_t present_wrong;
     uint32_t lost_count; /* pages whose owner made no sense */
     struct {
         uint32_t number, owner;

@@ -313,6 +313,7 @@ superblock_fill(struct superblock *superblock, const struct plan *plan,
     atomic_store(&pool->effective_count, limit);
     atomic_store(&pool->limit_check, ~settings->memory_limit_bytes);
     atomic_store(&pool->populated_check, UINT32_MAX);
+    atomic_store(&pool->effective_check, ~limit);
     memcpy(superblock->magic, SEGMENT_MAGIC, sizeof(SEGMENT_MAGIC));
     superblock->constants_check = constants_check(superblock);
 }

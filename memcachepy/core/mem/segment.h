@@ -163,9 +163,9 @@ struct page_pool {
     _Atomic uint32_t cursor;    /* [atomic] where the next search starts */
     _Atomic uint32_t shortage_number; /* [atomic] counts shortages */
     char shortage_text[384];          /* [grow] */
-    /* [grow] The complements of two words that no page tells again: damage shows by them. */
+    /* [grow] The complements of words that no page tells again: damage shows by them. */
     _Atomic uint64_t limit_check;
-    _Atomic uint32_t populated_check;
+    _Atomic uint32_t populated_check, effective_check;
 };
 
 /* Which configurations there are; see mem/config_table.h. */
