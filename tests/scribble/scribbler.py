@@ -160,6 +160,7 @@ class Client:
         self._keys = range(first, first + count)
         self._socket: socket.socket | None = None
         self._received = b""
+        self._request = b""
         self.answers = 0
         self.hits = 0
         self.closed = 0
@@ -217,6 +218,7 @@ class Client:
             self._socket = socket.create_connection(("127.0.0.1", self._port), ANSWER_S)
             self._socket.settimeout(ANSWER_S)
             self._received = b""
+        self._request = request[:40]
         self._socket.sendall(request)
         line = self._line()
         self.answers += 1
@@ -239,7 +241,7 @@ class Client:
         try:
             data = self._socket.recv(1 << 18)
         except TimeoutError:
-            raise Wrong(f"no answer within {ANSWER_S} s") from None
+            raise Wrong(f"no answer to {self._request!r} within {ANSWER_S} s") from None
         if not data:
             raise EOFError
         self._received += data

@@ -6,6 +6,7 @@
 #include "store/hashtable.h"
 #include "store/item.h"
 #include "store/shard.h"
+#include "store/walk.h"
 
 #include <linux/futex.h>
 #include <stdio.h>
@@ -184,13 +185,17 @@ check_one_in_full(struct store *store)
 
 /* ---- shares --------------------------------------------------------------------------------- */
 
+/* Of the entries that lead to a value of as many bytes; others are damaged. Without a lock. */
 static uint64_t
-sum_of_table(const struct held_ref *entries, uint32_t count)
+sum_of_table(const struct store *store, const struct held_ref *entries, uint32_t count)
 {
     uint64_t sum = 0;
     for (uint32_t i = 0; i < count; i++) {
-        if (atomic_load(&entries[i].head_ref) != 0) {
-            sum += *(const volatile uint32_t *)&entries[i].bytes;
+        struct ref head = {atomic_load(&entries[i].head_ref)};
+        uint32_t bytes = *(const volatile uint32_t *)&entries[i].bytes;
+        if (!ref_is_none(head) && held_head_is_sound(store, head) &&
+            ((const struct item *)ref_at(store, head))->value_len == bytes) {
+            sum += bytes;
         }
     }
     return sum;
@@ -211,8 +216,8 @@ audit_held(struct store *store, uint64_t now_ns)
         struct process_slot *slot = &store->segment->slots[i];
         uint64_t held = atomic_load(&slot->held_bytes);
         uint64_t sum =
-            sum_of_table(slot->pins, held_count(&slot->pin_high, PIN_COUNT_MAX)) +
-            sum_of_table(slot->uploads, held_count(&slot->upload_high, UPLOAD_COUNT_MAX));
+            sum_of_table(store, slot->pins, held_count(&slot->pin_high, PIN_COUNT_MAX)) +
+            sum_of_table(store, slot->uploads, held_count(&slot->upload_high, UPLOAD_COUNT_MAX));
         bool same = held != sum && audit->of[i].held == held && audit->of[i].sum == sum;
         audit->of[i].looks = same ? audit->of[i].looks + 1 : 0;
         audit->of[i].held = held;
