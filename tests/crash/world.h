@@ -78,8 +78,11 @@ world_open(unsigned megabytes, uint32_t pages, enum eviction_policy policy, uint
         exit(2);
     }
     /* The same keys meet in the same buckets each time. */
+    CHECK(mprotect(world->segment->superblock->constants, CONSTANTS_BYTES,
+                   PROT_READ | PROT_WRITE) == 0);
     world->segment->superblock->hash_seed = seed;
     atomic_store(&world->segment->superblock->pool.effective_count, pages);
+    atomic_store(&world->segment->superblock->pool.effective_check, ~pages);
     world->victim = store_open(world->segment, SLOT_VICTIM);
     world->second = store_open(world->segment, SLOT_SECOND);
     world->judge = store_open(world->segment, SLOT_SUPERVISOR);

@@ -186,7 +186,7 @@ check_one_in_full(struct store *store)
 /* ---- shares --------------------------------------------------------------------------------- */
 
 /* Of the entries that lead to a value of as many bytes; others are damaged. Without a lock. */
-static uint64_t
+static RACY_READ uint64_t
 sum_of_table(const struct store *store, const struct held_ref *entries, uint32_t count)
 {
     uint64_t sum = 0;
