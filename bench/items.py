@@ -4,6 +4,8 @@ Both are filled with new keys of 12 bytes until the first of them is evicted; th
 counted. Values have 100 bytes, 10 bytes, or sizes spread evenly from 10 to 2,000. When three times
 as many keys have come as can fit the items are counted again: with sizes spread, a store may then
 hold more items because it has come to hold more small ones.
+
+And the density: items per MB of ours in caches of 1 to 8 MB, against one of 64 MB.
 """
 
 import argparse
@@ -39,6 +41,8 @@ KEY_LEN = 12
 FILL = 3
 STEP_PART = 400
 WASTE_BAR = 0.12
+SMALL_MEMORIES_MB = (1, 2, 4, 8)
+DENSITY_BAR = 0.95
 _ITEM_BYTES_LEAST = 28
 
 
@@ -57,6 +61,13 @@ LOADS = (
     Load("100", "100 bytes", 100, 100, 1.15),
     Load("10", "10 bytes", 10, 10, 1.35),
     Load("spread", "10 to 2,000 bytes", 10, 2000, 1.1),
+)
+
+DENSITY_LOADS = (
+    *LOADS,
+    Load("400", "400 bytes", 400, 400, DENSITY_BAR),
+    Load("1000", "1,000 bytes", 1000, 1000, DENSITY_BAR),
+    Load("4000", "4,000 bytes", 4000, 4000, DENSITY_BAR),
 )
 
 
@@ -85,17 +96,18 @@ def account(report: Mapping[str, int], memory_bytes: int) -> dict[str, float]:
     }
 
 
-def fill(store: OurStore | ServerStore, load: Load, args: argparse.Namespace) -> dict[str, Any]:
+def fill(
+    store: OurStore | ServerStore, load: Load, memory_mb: int, args: argparse.Namespace
+) -> dict[str, Any]:
     """Items at the first eviction and in the end; the memory report in the end."""
-    memory_bytes = args.memory * MEGABYTE
     mean = (load.low + load.high) / 2
-    fitting = round(memory_bytes / (_ITEM_BYTES_LEAST + KEY_LEN + mean))
+    fitting = round(memory_mb * MEGABYTE / (_ITEM_BYTES_LEAST + KEY_LEN + mean))
     value_lens = _value_lens(load, FILL * fitting, args.seed)
     found: dict[str, Any] = {"keys": FILL * fitting}
     at = 0
     while "items" not in found:
         # Nobody is full at half of what could fit without any table or rounding.
-        end = at + (fitting // STEP_PART if at else fitting // 2)
+        end = at + (max(fitting // STEP_PART, 1) if at else fitting // 2)
         _set_new(store, range(at, end), value_lens)
         at = end
         stats = store.stats()
@@ -116,9 +128,9 @@ def _set_new(store: OurStore | ServerStore, keys: range, value_lens: "int | arra
 def run(load: Load, args: argparse.Namespace, client: Path) -> dict[str, Any]:
     """Fill both; the figures of one load."""
     with OurStore(args.memory, args.eviction_policy) as store:
-        ours = fill(store, load, args)
+        ours = fill(store, load, args.memory, args)
     with server_store("memcached", args.memory, client, args.depth) as server:
-        theirs = fill(server, load, args)
+        theirs = fill(server, load, args.memory, args)
     return {
         "load": load.name,
         "title": load.title,
@@ -131,8 +143,26 @@ def run(load: Load, args: argparse.Namespace, client: Path) -> dict[str, Any]:
     }
 
 
-def render(results: Mapping[str, Any]) -> str:
-    """The table in Markdown."""
+def run_density(load: Load, args: argparse.Namespace) -> dict[str, Any]:
+    """Items per MB of ours, in the end, by memory; the ratio of each to the largest memory's."""
+    held: dict[int, float] = {}
+    for memory_mb in (*SMALL_MEMORIES_MB, args.memory):
+        with OurStore(memory_mb, args.eviction_policy) as store:
+            held[memory_mb] = fill(store, load, memory_mb, args)["items_later"] / memory_mb
+    return {
+        "load": load.name,
+        "title": load.title,
+        "items_per_mb": {str(memory_mb): round(items, 1) for memory_mb, items in held.items()},
+        "ratios": {
+            str(memory_mb): round(held[memory_mb] / held[args.memory], 4)
+            for memory_mb in SMALL_MEMORIES_MB
+        },
+    }
+
+
+def _render_rows(results: Mapping[str, Any]) -> list[str]:
+    if not results["rows"]:
+        return []
     lines = [
         f"Items at the first eviction at `-m {results['memory_mb']}`, keys of"
         f" {results['key_size']} bytes. Later is when three times as many keys have come as can"
@@ -159,6 +189,36 @@ def render(results: Mapping[str, Any]) -> str:
             f" + {found['page_remainder_share']:.1%} = **{found['waste_share']:.1%}**"
             f" | ≤ {WASTE_BAR:.0%} {'✓' if found['waste_share'] <= WASTE_BAR else '✗ missed'} |"
         )
+    return lines
+
+
+def render_density(results: Mapping[str, Any]) -> list[str]:
+    """The table of items per MB; nothing if the results are from before there was one."""
+    if not results.get("density"):
+        return []
+    sizes = list(results["density"][0]["ratios"])
+    lines = [
+        "",
+        f"Items per MB in small caches, after three times as many keys as can fit, and their ratio"
+        f" to those of {results['memory_mb']} MB (bar: {DENSITY_BAR}):",
+        "",
+        f"| values | {results['memory_mb']} MB | "
+        + " | ".join(f"{size} MB | ratio" for size in sizes)
+        + " |",
+        "|---|---" + "|---|---" * len(sizes) + "|",
+    ]
+    for row in results["density"]:
+        cells = [row["title"], f"{row['items_per_mb'][str(results['memory_mb'])]:,.0f}"]
+        for size, ratio in row["ratios"].items():
+            cells.append(f"{row['items_per_mb'][size]:,.0f}")
+            cells.append(f"**{ratio:.3f}** {'✓' if ratio >= DENSITY_BAR else '✗ missed'}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def render(results: Mapping[str, Any]) -> str:
+    """The table in Markdown."""
+    lines = [*_render_rows(results), *render_density(results)]
     lines += ["", made_on(results)]
     return "\n".join(lines) + "\n"
 
@@ -166,13 +226,20 @@ def render(results: Mapping[str, Any]) -> str:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--memory", type=int, default=MEMORY_MB, help="MB")
-    parser.add_argument("--loads", default=",".join(load.name for load in LOADS))
+    parser.add_argument(
+        "--loads",
+        default=",".join(load.name for load in DENSITY_LOADS),
+        help="those that are no load of the first table are of the density only",
+    )
+    parser.add_argument("--density-only", action="store_true", help="without memcached")
     parser.add_argument("--eviction-policy", default=_core.EVICTION_POLICIES[0])
     parser.add_argument("--depth", type=int, default=CLIENT_DEPTH, help="keys in a get")
     parser.add_argument("--seed", type=int, default=1)
     add_output_options(parser)
     args = parser.parse_args(arguments)
     args.loads = args.loads.split(",")
+    if args.density_only and args.publish:
+        parser.error("--density-only is not all that is published")
     return args
 
 
@@ -180,18 +247,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run and print; 1 when it cannot be done."""
     args = _parse(arguments)
     rows: list[dict[str, Any]] = []
+    density: list[dict[str, Any]] = []
     try:
-        results = begin_results()
+        results = begin_results(needs_memcached=not args.density_only)
+        for load in DENSITY_LOADS:
+            if load.name in args.loads:
+                density.append(run_density(load, args))
+                say(json.dumps(density[-1]))
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             client = build_client(Path(folder))
             for load in LOADS:
-                if load.name in args.loads:
+                if load.name in args.loads and not args.density_only:
                     rows.append(run(load, args, client))
                     say(json.dumps(rows[-1]))
     except BenchError as error:
         say(f"items: {error}")
         return 1
     results |= {"seed": args.seed, "memory_mb": args.memory, "key_size": KEY_LEN, "rows": rows}
+    results["density"] = density
     print(render(results), end="")
     write_results("items", results, args)
     return 0

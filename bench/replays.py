@@ -26,20 +26,27 @@ from servers import BenchError, Server, server_command
 from memcachepy import _core
 
 CLIENT_SOURCE = Path(__file__).parent / "readthrough" / "readthrough.c"
+ONE_CACHE_SOURCE = Path(__file__).parent / "onecache" / "onecache.c"
 MEGABYTE = 1 << 20
+ITEM_BYTES_MAX = 1 << 20
 CLIENT_DEPTH = 16
 _CLIENT_TIMEOUT_S = 1800.0
 
 
-def build_client(folder: Path) -> Path:
-    """Compile the read-through client into a folder."""
+def build_program(source: Path, folder: Path) -> Path:
+    """Compile a program of one file into a folder."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
-        raise BenchError("no C compiler for the read-through client; install gcc")
-    binary = folder / "readthrough"
+        raise BenchError(f"no C compiler for {source.name}; install gcc")
+    binary = folder / source.stem
     flags = ["-std=c11", "-D_GNU_SOURCE", "-O2"]
-    subprocess.run([compiler, *flags, "-o", str(binary), str(CLIENT_SOURCE)], check=True)
+    subprocess.run([compiler, *flags, "-o", str(binary), str(source)], check=True)
     return binary
+
+
+def build_client(folder: Path) -> Path:
+    """Compile the read-through client into a folder."""
+    return build_program(CLIENT_SOURCE, folder)
 
 
 def _write(path: Path, numbers: "array[int]") -> str:
@@ -53,8 +60,14 @@ class OurStore:
 
     kind = "memcachepy"
 
-    def __init__(self, memory_mb: int, policy: str) -> None:
-        settings = {"memory_limit_bytes": memory_mb * MEGABYTE, "eviction_policy": policy}
+    def __init__(self, memory_mb: float, policy: str) -> None:
+        memory_bytes = round(memory_mb * MEGABYTE)
+        settings = {
+            "memory_limit_bytes": memory_bytes,
+            "eviction_policy": policy,
+            # As `serve` does at -m 1.
+            "item_size_max_bytes": min(ITEM_BYTES_MAX, memory_bytes // 2),
+        }
         self.segment = _core.Segment(settings)
         self.segment.claim_slot(_core.SLOT_WORKER_FIRST)
 
@@ -151,10 +164,13 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def begin_results() -> dict[str, Any]:
+def begin_results(*, needs_memcached: bool = True) -> dict[str, Any]:
     """When and where the figures are taken."""
     now = datetime.datetime.now(datetime.UTC)
-    return {"started_at": now.isoformat(timespec="seconds"), "machine": describe_machine()}
+    return {
+        "started_at": now.isoformat(timespec="seconds"),
+        "machine": describe_machine(needs_memcached=needs_memcached),
+    }
 
 
 def write_results(name: str, results: Mapping[str, Any], args: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ SECTIONS = {
     "miss_ratio": "miss_ratio-*.json",
     "shift": "shift-*.json",
     "items": "items-*.json",
+    "sizes": "sizes-*.json",
 }
 """The name of a section's markers, and the files of its results."""
 GENERATOR_SHARE_BOUND = 0.95

@@ -61,8 +61,9 @@ def _commit() -> str:
     return commit + (" with changes" if changed else "")
 
 
-def describe_machine() -> dict[str, Any]:
+def describe_machine(*, needs_memcached: bool = True) -> dict[str, Any]:
     """What a reader needs to judge the figures."""
+    has_memcached = needs_memcached or shutil.which("memcached") is not None
     return {
         "cpu": _cpu_model(),
         "cpu_count": os.cpu_count(),
@@ -71,7 +72,7 @@ def describe_machine() -> dict[str, Any]:
         "system": platform.freedesktop_os_release().get("PRETTY_NAME", "Linux"),
         "python": platform.python_version(),
         "compiler": _output(shutil.which("cc") or "cc", "--version").partition("\n")[0],
-        "memcached": memcached_version(),
+        "memcached": memcached_version() if has_memcached else "no memcached",
         "memcachepy": __version__,
         "commit": _commit(),
     }

@@ -4,6 +4,7 @@ A request is a native 64-bit number, the number of its key; streams are arrays o
 `ONCE_FIRST` on occur once in a stream.
 """
 
+import math
 import random
 from array import array
 from itertools import accumulate
@@ -43,3 +44,39 @@ def with_scans(stream: "array[int]", scan_keys: int, every: int) -> "array[int]"
             first = ONCE_FIRST + len(mixed)
             mixed.extend(range(first, first + scan_keys))
     return mixed
+
+
+def with_reuse(
+    request_count: int, key_count: int, exponent: float, seed: int, run_len: int = 1
+) -> "array[int]":
+    """Requests that repeat earlier ones: what a program's accesses to its data look like.
+
+    Requests come in runs of `run_len`. A run is of new keys, which are consecutive numbers, or
+    repeats the requests that began `request ** (chance ** exponent)` before it: the larger the
+    exponent, the nearer. Almost all of `key_count` keys occur.
+    """
+    chance = random.Random(seed)
+    stream = array("Q", range(run_len))
+    keys = run_len
+    while len(stream) < request_count:
+        at = len(stream)
+        count = min(run_len, request_count - at)
+        if chance.random() < (key_count - keys) / (request_count - at):
+            count = min(count, key_count - keys)
+            stream.extend(range(keys, keys + count))
+            keys += count
+        else:
+            distance = int(math.exp(chance.random() ** exponent * math.log(at)))
+            begin = at - max(distance, 1)
+            stream.extend(stream[begin : begin + count])
+    return stream
+
+
+def log_normal_sizes(
+    key_count: int, median: float, sigma: float, low: int, high: int, seed: int
+) -> "array[int]":
+    """A size for each of the keys 0 to key_count - 1, clipped to the range."""
+    chance = random.Random(seed)
+    mean = math.log(median)
+    sizes = (round(chance.lognormvariate(mean, sigma)) for _ in range(key_count))
+    return array("I", (min(max(size, low), high) for size in sizes))

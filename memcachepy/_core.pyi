@@ -277,6 +277,8 @@ class Segment:
         """Pretend that the system clock was stepped by this much; for tests."""
     def take_shortage(self) -> str | None:
         """The newest memory shortage that lowered the effective limit, once; None if none."""
+    def take_recovery(self) -> int | None:
+        """How many seconds the newest shortage that has ended lasted, once; None if none has."""
     def close(self) -> None: ...
 
 SETTINGS: Final[Mapping[str, object]]

@@ -286,8 +286,8 @@ class NodeConfig:
         Whole(12, 32), None, "accepted without effect", shown="", effect=False
     )
     hash_algorithm: str = _extended(
-        Choice(("xxh64", "jenkins", "murmur3", "xxh3")),
-        "xxh64",
+        Choice(("siphash13", "jenkins", "murmur3", "xxh3")),
+        "siphash13",
         "accepted without effect",
         effect=False,
     )

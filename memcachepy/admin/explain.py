@@ -25,6 +25,7 @@ _DEPARTURES = {
     "evicted_donation": "it was evicted {ago} because its page went to another shard",
     "evicted_table": "it was evicted {ago} because its page went to the hash table",
     "evicted_shrink": "it was evicted {ago} because its page went back to the host",
+    "chain_evictions": "it was evicted {ago} because its chain in the hash table was full",
 }
 
 

@@ -511,6 +511,9 @@ class Supervisor:
     def _report_shortage(self) -> None:
         if shortage := self._segment.take_shortage():
             log.warning(fact("memory is short", reason=shortage))
+        lasted_s = self._segment.take_recovery()
+        if lasted_s is not None:
+            log.info(fact("memory limit is whole again", short_s=lasted_s))
 
 
 def _is_worker(slot: int) -> bool:

@@ -5,6 +5,7 @@
 #define TESTS_CORE_LEDGER_H
 
 #include "base/crash.h"
+#include "mem/freemap.h"
 #include "mem/page.h"
 #include "store/check.h"
 #include "store/recover.h"
@@ -427,6 +428,11 @@ pages_add_up(struct segment *segment, struct store *store)
     if (free_pages + sums.pages + absent != populated) {
         printf("%" PRIu64 " pages are free, %" PRIu64 " owned, %" PRIu64 " absent, of %u\n",
                free_pages, sums.pages, absent, populated);
+        return false;
+    }
+    if (freemap_count(segment, UINT32_MAX) != free_pages) {
+        printf("%" PRIu64 " pages are free, %u are found\n", free_pages,
+               freemap_count(segment, UINT32_MAX));
         return false;
     }
     if (atomic_load(&pool->present_count) + absent != populated) {

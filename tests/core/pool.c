@@ -1,5 +1,6 @@
 /* The pool of pages: what it takes ahead of need, and how a limit that moves changes what it gives.
  */
+#include "mem/freemap.h"
 #include "mem/page.h"
 #include "mem/segment.h"
 
@@ -77,7 +78,7 @@ as_much_is_kept_free_as_a_second_takes(void)
     now_ns += 500000000;
     while (pool_grow_ahead(segment, &ahead, now_ns)) {
     }
-    EXPECT(atomic_load(&pool->free_hint) >= 200);
+    EXPECT(freemap_count(segment, UINT32_MAX) >= 200);
     uint32_t present = atomic_load(&pool->present_count);
     now_ns += 500000000;
     EXPECT(!pool_grow_ahead(segment, &ahead, now_ns)); /* Nobody takes any: nothing is wanted. */
@@ -90,7 +91,7 @@ as_much_is_kept_free_as_a_second_takes(void)
     while (pool_grow_ahead(segment, &ahead, now_ns)) {
     }
     /* But no more than a sixteenth of the limit, and an extent. */
-    EXPECT(atomic_load(&pool->free_hint) >= 256);
+    EXPECT(freemap_count(segment, UINT32_MAX) >= 256);
     EXPECT(atomic_load(&pool->present_count) <= 3600 + 256 + 128);
     segment_close(segment);
 }

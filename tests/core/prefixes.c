@@ -3,7 +3,7 @@
  *
  *     prefixes */
 #include "base/clock.h"
-#include "base/xxh64.h"
+#include "base/siphash.h"
 #include "mem/populate.h"
 #include "mem/prefix_table.h"
 #include "store/store.h"
@@ -173,7 +173,8 @@ reset_and_add_both(void)
 static uint64_t
 index_place(const char *prefix)
 {
-    return xxh64(prefix, strlen(prefix), segment->superblock->hash_seed) % (2 * PREFIX_COUNT_MAX);
+    return siphash13(prefix, strlen(prefix), &segment->superblock->hash_key) %
+           (2 * PREFIX_COUNT_MAX);
 }
 
 static void

@@ -19,6 +19,11 @@ HERE = Path(__file__).parent
 # gcc says that it does not follow fences; what rests on them alone is named in tsan.supp.
 THREAD = ("-O1", "-fsanitize=thread", "-Wno-tsan")
 
+LARGE_SYSTEM_PAGES = (
+    str(HERE / "system_pages.c"),
+    *(f"-Wl,--wrap={name}" for name in ("sysconf", "fallocate", "mmap")),
+)
+
 Build = Callable[..., Path]
 
 
@@ -56,6 +61,41 @@ def test_damaged_words_of_a_dead_process_end_no_other_and_lose_no_store(build: B
 
 def test_the_pool_takes_ahead_and_keeps_a_moving_limit(build: Build) -> None:
     assert run(build("pool", *SANITIZERS)) == "ok\n"
+
+
+def test_free_pages_are_found_with_few_looks_and_none_is_lost(build: Build) -> None:
+    seed = random.randrange(1, 2**31)
+    print("seed", seed)
+    wraps = ("-Wl,--wrap=hostmem_total", "-Wl,--wrap=freemap_next")
+    assert run(build("freemap", *SANITIZERS, *wraps), seed, 20) == "ok\n"
+    assert run(build("freemap", "-O2", *wraps), seed, 200) == "ok\n"
+
+
+@pytest.mark.parametrize("machine", [(), LARGE_SYSTEM_PAGES], ids=["this", "64k"])
+def test_the_layout_rests_on_whole_system_pages(build: Build, machine: tuple[str, ...]) -> None:
+    assert run(build("layout", *SANITIZERS, *machine)) == "ok\n"
+
+
+def test_a_shortage_that_is_over_leaves_no_lower_limit(build: Build) -> None:
+    wraps = ("-Wl,--wrap=hostmem_available", "-Wl,--wrap=clock_gettime")
+    assert run(build("shortage", *SANITIZERS, *wraps)) == "ok\n"
+
+
+@pytest.mark.parametrize("flags", [(), ("-DLOCK_ALWAYS_POLLS",)], ids=["clocklock", "polls"])
+def test_a_wait_for_a_lock_is_not_of_the_system_clock(build: Build, flags: tuple[str, ...]) -> None:
+    assert run(build("lockwait", *SANITIZERS, *flags, "-Wl,--wrap=clock_gettime")) == "ok\n"
+
+
+def test_what_a_stopped_process_keeps_from_being_released_is_released_later(build: Build) -> None:
+    assert run(build("left", *SANITIZERS)) == "ok\n"
+
+
+def test_what_waits_longest_for_its_share_is_not_passed_for_ever(build: Build) -> None:
+    assert run(build("turns", *SANITIZERS)) == "ok\n"
+
+
+def test_a_concatenation_is_stored_however_often_the_item_changes_meanwhile(build: Build) -> None:
+    assert run(build("concat", *SANITIZERS, "-Wl,--wrap=store_pin_pieces")) == "ok\n"
 
 
 def test_log_rings_hold_whole_entries_whenever_their_writer_is_killed(build: Build) -> None:
@@ -120,6 +160,8 @@ def test_processes_killed_at_random_lose_nothing_acknowledged(build: Build) -> N
         "page_present_not_counted",
         "limit_set_not_in_force",
         "pool_grown_not_counted",
+        "page_listed_not_free",
+        "page_listed_still_absent",
     ],
 )
 def test_a_death_while_memory_comes_or_goes_leaves_it_counted(build: Build, point: str) -> None:
@@ -131,6 +173,14 @@ def test_a_moving_limit_and_deaths_leave_the_segment_within_it(build: Build) -> 
     seed = random.randrange(2**32)
     print(run(build("shrink", *SANITIZERS), 16, 3, 12, seed), "seed", seed)
     print(run(build("shrink", "-O2"), 64, 3, 25, seed), "seed", seed)
+
+
+def test_small_caches_hold_and_shrink_where_system_pages_are_large(build: Build) -> None:
+    seed = random.randrange(2**32)
+    print(run(build("shrink", "-O2", *LARGE_SYSTEM_PAGES), 32, 3, 12, seed), "seed", seed)
+    program = build("pressure", "-O2", *LARGE_SYSTEM_PAGES)
+    for megabytes, value_max in ((4, 300_000), (16, 900_000)):
+        print(run(program, megabytes, 4, 3000, value_max, seed), "seed", seed)
 
 
 def repair_us(output: str) -> tuple[float, float]:

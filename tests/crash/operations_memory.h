@@ -21,7 +21,7 @@ run_flush_all_later(struct world *world)
     return true;
 }
 
-/* One flush before the number of flushes may come back: it frees what is dead. */
+/* So many flushes since the dead items of one were swept that the next helps with that. */
 static void
 prepare_flush_all_sweep(struct world *world)
 {
@@ -29,7 +29,66 @@ prepare_flush_all_sweep(struct world *world)
     store_a_few(world);
 }
 
+static bool
+run_flush_all_sweep(struct world *world)
+{
+    store_flush_all(world->victim, 0);
+    return flush_sweep(world->victim, UINT32_MAX);
+}
+
 /* ---- table ---------------------------------------------------------------------------------- */
+
+static bool
+run_merge(struct world *world)
+{
+    struct shard *shard = key_shard(world);
+    if (!shard_lock(world->victim, shard)) {
+        return false;
+    }
+    (void)table_shrink(world->victim, shard, 1);
+    shard_unlock(world->victim, shard);
+    return true;
+}
+
+/* The bucket of the key's shard that is merged next goes on in an overflow bucket. */
+static bool
+last_bucket_has_overflow(struct world *world)
+{
+    const struct shard *shard = key_shard(world);
+    uint64_t word = atomic_load(table_word_at(world->judge, shard));
+    return bucket_next(world->judge,
+                       table_bucket_at(world->judge, shard, table_bucket_count(word) - 1)) != NULL;
+}
+
+/* The bucket that is merged has an overflow bucket, which goes on in the other's chain. */
+static void
+prepare_merge_chain(struct world *world)
+{
+    store_until(world, 0, 1, split);
+    store_some(world, world->key_count - 1, 1, 1);
+    const struct shard *shard = key_shard(world);
+    uint64_t word = atomic_load(table_word_at(world->judge, shard));
+    uint32_t last = table_bucket_count(word) - 1;
+    unsigned count = world->key_count;
+    for (unsigned i = 0; i < count; i++) {
+        struct key key;
+        char text[32];
+        key_make(world->victim, &key, text, i);
+        if (table_bucket_index(word, key.hash) != last && i % 4 != 0) {
+            delete_key(world, i);
+        }
+    }
+    for (unsigned index = count; !last_bucket_has_overflow(world); index++) {
+        struct key key;
+        char text[32];
+        key_make(world->victim, &key, text, index);
+        if (shard_of_hash(world->victim, key.hash) == shard &&
+            table_bucket_index(word, key.hash) == last) {
+            store_some(world, index, 1, 1);
+        }
+    }
+    use_key(world, 0);
+}
 
 static void
 prepare_nothing(struct world *world)
@@ -43,10 +102,74 @@ prepare_split(struct world *world)
     store_until(world, 0, SMALL, split);
 }
 
+/* Keys of one bucket, as many as its chain can have; the operation's is the next. */
+static void
+prepare_chain_full(struct world *world)
+{
+    unsigned index = 0;
+    for (unsigned found = 0; found <= CHAIN_ITEMS_MAX; index++) {
+        struct key key;
+        char text[32];
+        key_make(world->victim, &key, text, index);
+        if ((key.hash & 0xFF) != 0x34 ||
+            shard_of_hash(world->victim, key.hash) != world->victim->shards) {
+            continue;
+        }
+        if (found++ < CHAIN_ITEMS_MAX) {
+            (void)!store_key(world, index, SMALL, index);
+        } else {
+            use_put(world, index, SMALL, 99);
+        }
+    }
+}
+
 static void
 prepare_table_page(struct world *world)
 {
     store_until(world, 0, 1, took_table_page);
+}
+
+/* The bucket that is split has an overflow bucket, which is given back. */
+static void
+prepare_split_chain(struct world *world)
+{
+    store_until(world, 0, SMALL, split_chain);
+}
+
+/* The table has split twenty buckets, and then most items went. */
+static void
+prepare_merge(struct world *world)
+{
+    store_until(world, 0, 1, split);
+    store_some(world, world->key_count - 1, 250, 1);
+    for (unsigned i = 0; i < world->key_count; i++) {
+        if (i % 4 != 0) {
+            delete_key(world, i);
+        }
+    }
+    use_key(world, 0);
+}
+
+/* Of the merges, the one with which a page goes. */
+static void
+prepare_table_page_release(struct world *world)
+{
+    prepare_merge(world);
+    for (bool found = false; !found;) {
+        struct snapshot snapshot;
+        snapshot_take(&snapshot, world);
+        struct probe before = probe_take(world);
+        (void)run_merge(world);
+        struct probe after = probe_take(world);
+        found = gave_table_page(&before, &after);
+        if (found) {
+            snapshot_restore(&snapshot, world);
+        } else if (!merged(&before, &after)) {
+            printf("no table page was given back\n");
+            exit(2);
+        }
+        snapshot_free(&snapshot);
+    }
 }
 
 static void

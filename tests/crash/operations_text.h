@@ -237,7 +237,17 @@ run_get(struct world *world)
 static bool
 run_gat(struct world *world)
 {
-    return run_touch(world) && run_get(world);
+    struct view view;
+    struct fetch fetch = {.key = world->key,
+                          .wants_value = true,
+                          .bump = VIEW_BUMP,
+                          .touches = true,
+                          .expire = store_expiry(world->victim, 5000)};
+    if (store_fetch(world->victim, &fetch, &view) != FETCH_HIT) {
+        return false;
+    }
+    memcpy(read_buffer, view.value, view.value_len);
+    return store_view_confirm(world->victim, &view, VIEW_BUMP);
 }
 
 static void

@@ -6,7 +6,8 @@
 #include "world.h"
 
 struct probe {
-    uint64_t items, evictions, reclaimed, buckets, table_pages, overflow, cells, ghost_pages;
+    uint64_t items, evictions, chain_evictions, reclaimed, buckets, table_pages, overflow, cells,
+        ghost_pages;
     uint64_t populated, pages_free, pages_absent;
     uint64_t pages[2]; /* of the operation's shard; of all others */
     uint64_t held, rebuilds;
@@ -34,6 +35,7 @@ probe_take(struct world *world)
     store_sum(world->judge, &sums);
     probe.items = sums.curr_items;
     probe.evictions = sums.evictions;
+    probe.chain_evictions = sums.chain_evictions;
     probe.reclaimed = sums.reclaimed;
     probe.buckets = sums.table_buckets;
     probe.table_pages = sums.table_pages;
@@ -62,7 +64,8 @@ pages_add_up(struct world *world)
 {
     struct probe probe = probe_take(world);
     uint32_t present = atomic_load(&world->segment->superblock->pool.present_count);
-    return probe.pages_free + probe.pages[0] + probe.pages[1] == present &&
+    return freemap_count(world->segment, UINT32_MAX) == probe.pages_free &&
+           probe.pages_free + probe.pages[0] + probe.pages[1] == present &&
            present + probe.pages_absent == probe.populated;
 }
 
@@ -96,6 +99,30 @@ static bool
 split(const struct probe *before, const struct probe *after)
 {
     return after->buckets > before->buckets && after->table_pages == before->table_pages;
+}
+
+static bool
+split_chain(const struct probe *before, const struct probe *after)
+{
+    return split(before, after) && after->overflow < before->overflow;
+}
+
+static bool
+merged(const struct probe *before, const struct probe *after)
+{
+    return after->buckets < before->buckets;
+}
+
+static bool
+gave_table_page(const struct probe *before, const struct probe *after)
+{
+    return after->table_pages < before->table_pages && gave_page(before, after);
+}
+
+static bool
+evicted_from_chain(const struct probe *before, const struct probe *after)
+{
+    return after->chain_evictions > before->chain_evictions;
 }
 
 static bool

@@ -12,6 +12,7 @@ QUICK = (
     *("set_over", "delete", "incr", "upload_commit", "invalidate", "win"),
     *("set_tracked", "delete_tracked", "flush_all_tracked"),
     *("config_set", "config_delete"),
+    *("table_merge", "table_merge_chain", "table_page_release"),
 )
 """Operations whose every instruction takes a second."""
 

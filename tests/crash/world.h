@@ -6,9 +6,11 @@
 #define TESTS_CRASH_WORLD_H
 
 #include "base/xxh64.h"
+#include "mem/freemap.h"
 #include "mem/page.h"
 #include "mem/track.h"
 #include "store/check.h"
+#include "store/flush.h"
 #include "store/hashtable.h"
 #include "store/rebuild.h"
 #include "store/recover.h"
@@ -80,7 +82,7 @@ world_open(unsigned megabytes, uint32_t pages, enum eviction_policy policy, uint
     /* The same keys meet in the same buckets each time. */
     CHECK(mprotect(world->segment->superblock->constants, CONSTANTS_BYTES,
                    PROT_READ | PROT_WRITE) == 0);
-    world->segment->superblock->hash_seed = seed;
+    world->segment->superblock->hash_key = (struct siphash_key){{seed, ~seed}};
     atomic_store(&world->segment->superblock->pool.effective_count, pages);
     atomic_store(&world->segment->superblock->pool.effective_check, ~pages);
     world->victim = store_open(world->segment, SLOT_VICTIM);
@@ -110,7 +112,7 @@ struct range {
 /* The head of what is tracked, and the bits. */
 #define TRACKS_BYTES (TRACK_HEAD_BYTES + (1u << TRACK_SHIFT_MIN) / 8)
 
-#define RANGES 5
+#define RANGES 6
 
 /* The parts that the three processes and PAGES_MAX pages can touch. */
 static unsigned
@@ -125,6 +127,8 @@ ranges(const struct world *world, struct range out[RANGES])
     out[2] = (struct range){superblock->pages_at, PAGES_MAX * sizeof(struct page)};
     out[3] = (struct range){superblock->data_at, (uint64_t)PAGES_MAX << superblock->page_shift};
     out[4] = (struct range){superblock->tracks_at, TRACKS_BYTES};
+    out[5] = (struct range){superblock->freemap_at,
+                            freemap_present_bytes(superblock->page_count_max) + PAGES_MAX / 8};
     return RANGES;
 }
 

@@ -12,8 +12,8 @@
  *
  * Order of memory: every step here is one store or one compare-and-swap, and steps are seen in
  * their order. It is enough: the owner changes hands by compare-and-swap, by the locks, or by a
- * death, and the supervisor has reaped the dead before it looks. Not covered: the free hint, which
- * may be wrong, and a populate that fails.
+ * death, and the supervisor has reaped the dead before it looks. Not covered: where free pages are
+ * looked for, which freemap.pml is about, and a populate that fails.
  *
  * -D that must each be found out:
  *   NAMELESS_HAND       the owner word says "in hand" without saying in whose

@@ -1,11 +1,12 @@
-/* Reads without a lock (store/read.c) against writers, reused and re-cut chunks, a split of the
- * table (store/hashtable.c), an undone split and a rebuild (store/rebuild.c).
+/* Reads without a lock (store/read.c) against writers, reused and re-cut chunks, splits and merges of
+ * the table and the page that it then gives back (store/hashtable.c), what is undone of these, and a
+ * rebuild (store/rebuild.c).
  *
  * Proves: what a reader believes, a value or a miss, was true at some moment between its first and
  * its last load: never a torn value, never another key's, never a false miss, never what is undone.
  *
  * The world: one key, two chunks, two buckets of one slot; the key's bucket is 0 before the split
- * and 1 after it. One process is whoever holds the shard's lock; it may die at any step, and goes
+ * and 1 after it. With -DBEGINS_SPLIT the world begins behind the split, with a value. One process is whoever holds the shard's lock; it may die at any step, and goes
  * on as the one who repairs. A value is two halves. One reader makes one attempt, at any time.
  *
  * Order of memory: stores between two fences are made in every order that C11 allows, and so are
@@ -13,11 +14,14 @@
  * Python runs on. Not covered: a machine on which two other processes see two stores in different
  * orders (it would have to be neither x86, ARMv8 nor RISC-V), and numbers that wrap around.
  *
- * -D that must each be found out:
+ * -D that must each be found out, some of them with -DBEGINS_SPLIT:
  *   NO_VERSION_CHECK, NO_WORD_CHECK     store_view_confirm() without one of its comparisons
+ *   WORD_FIRST                          view_is_current() compares them in any order
  *   NO_RELEASE_FENCE                    bucket_open() without its fence
  *   NO_ACQUIRE_FENCE                    view_is_current() without its fence
- *   SPLIT_KEEPS_VERSION                 split_apply() leaves the new bucket's version alone
+ *   MERGE_CLEARS                        merge_apply() writes to the bucket that goes
+ *   MERGE_KEEPS_GENERATION              merge_apply() restores a table word that there was before
+ *   REPAIR_KEEPS_GENERATION             shard_repair() leaves the table word that was undone to
  *   NO_REBUILD_FENCE                    shard_rebuild() without the fence behind its mark */
 
 #define OPERATIONS 3
@@ -174,29 +178,43 @@ next:
     /* split_apply() */
     :: left > 0 && !(word & LEVEL) -> left--;
         begin();
+        slot[1] = old_slot[0];
+        may_die();
         bucket_open(0);
-#ifndef SPLIT_KEEPS_VERSION
-        version[1] = version[1] | 1;
+        slot[0] = 0;
         may_die();
-#endif
-        done = 0;
-        do
-        :: atomic { !(done & 1) -> slot[1] = 0; done = done | 1 }; may_die()
-        :: atomic { (done & 1) && !(done & 2) -> slot[1] = old_slot[0]; done = done | 2 };
-            may_die()
-        :: atomic { !(done & 4) -> slot[0] = 0; done = done | 4 }; may_die()
-        :: done == 7 -> break
-        od;
-#ifndef SPLIT_KEEPS_VERSION
-        version[1]++;
-        may_die();
-#endif
         word = word | LEVEL;
         late_version(0);
         may_die();
         commit();
         may_die();
         bucket_close()
+
+    /* merge_apply() */
+    :: left > 0 && (word & LEVEL) -> left--;
+        begin();
+        bucket_open(0);
+        slot[0] = old_slot[1];
+        may_die();
+#ifdef MERGE_CLEARS
+        slot[1] = 0;
+        may_die();
+#endif
+#ifdef MERGE_KEEPS_GENERATION
+        word = word & ~LEVEL;
+#else
+        word = (word & ~LEVEL) + GENERATION;
+#endif
+        late_version(0);
+        may_die();
+        commit();
+        may_die();
+        bucket_close();
+        /* release_primary_page(): the page is anything, and one of zeroes when it comes back. */
+        if
+        :: true
+        :: slot[1] = 2 - chunk; version[1] = 0; slot[1] = 0
+        fi
 
     /* store_rebuild() */
     :: left > 0 -> left--; goto rebuild
@@ -223,6 +241,10 @@ repair:
         commit()
     :: else
     fi;
+#ifndef REPAIR_KEEPS_GENERATION
+    word = word + GENERATION;
+    may_die();
+#endif
     if
     :: open != 0 && (version[open - 1] & 1) -> bucket_close()
     :: else -> open = 0
@@ -299,7 +321,13 @@ proctype reader()
 #endif
     :: atomic { ALL_COPIED && !(seen & 16) ->
         same_version = version[bucket] == the_version; seen = seen | 16 }
-    :: atomic { ALL_COPIED && !(seen & 32) -> same_word = word == the_word; seen = seen | 32 }
+#ifdef WORD_FIRST
+#define VERSION_SEEN true
+#else
+#define VERSION_SEEN (seen & 16)
+#endif
+    :: atomic { ALL_COPIED && VERSION_SEEN && !(seen & 32) ->
+        same_word = word == the_word; seen = seen | 32 }
     :: seen == 63 -> break
     od;
 
@@ -332,5 +360,18 @@ locked:
 
 init
 {
-    atomic { possible = 1; run writer(); run reader() }
+    atomic {
+#ifdef BEGINS_SPLIT
+        word = LEVEL;
+        version[1] = 2;
+        slot[1] = 1;
+        key[0] = MINE;
+        first[0] = 5;
+        second[0] = 5;
+        current = 5;
+#endif
+        possible = 1 << current;
+        run writer();
+        run reader()
+    }
 }

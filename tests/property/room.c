@@ -406,7 +406,7 @@ main(int argc, char **argv)
     if (mprotect(superblock->constants, CONSTANTS_BYTES, PROT_READ | PROT_WRITE) != 0) {
         return 2;
     }
-    superblock->hash_seed = run.random_state;
+    superblock->hash_key = (struct siphash_key){{run.random_state, 0}};
     run.value = calloc(1, run.item_bytes_max);
     for (unsigned i = 0; i < phase_count; i++) {
         if (!parse_phase(argv[7 + i], &phases[i])) {

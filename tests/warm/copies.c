@@ -115,7 +115,7 @@ change_by_a_flush_for_later(const struct key *key)
 {
     (void)key;
     store_flush_all(from.client, 100);
-    from.segment->superblock->flush &= UINT32_MAX; /* For those who come after this. */
+    from.segment->superblock->flush &= UINT16_MAX; /* For those who come after this. */
 }
 
 typedef void change_fn(const struct key *key);
@@ -372,7 +372,7 @@ a_session_needs_both_nodes_and_no_flush_that_waits(void)
     end_session(COPY_CONFIRM);
     store_flush_all(from.client, 100);
     EXPECT(store_copy_begin(from.leader, session + 4, SHIFT) == COPY_FLUSHING);
-    from.segment->superblock->flush &= UINT32_MAX;
+    from.segment->superblock->flush &= UINT16_MAX;
     begin_session();
     end_session(COPY_CONFIRM);
 }

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "store/copy.h"
+#include "store/flush.h"
 #include "store/hashtable.h"
 #include "store/slab.h"
 #include "store/track.h"
@@ -190,7 +191,9 @@ expect_empty(struct node *node, const char *when)
 {
     expect_sound(node->segment, node->client, when);
     store_flush_all(node->client, 0);
-    store_sweep_dead(node->client);
+    while (flush_left_items(node->client)) {
+        (void)flush_sweep(node->client, UINT32_MAX);
+    }
     expect_nothing_left(node->segment, node->client);
 }
 

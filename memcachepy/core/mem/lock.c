@@ -4,6 +4,7 @@
 #include "mem/lock.h"
 
 #include "base/check.h"
+#include "base/clock.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -26,6 +27,21 @@
 /* What stands for an owner that died and was not repaired. */
 #define OWNER_NOT_RECOVERABLE (INT_MAX - 1)
 #endif
+
+/* A wait whose deadline is of the monotonic clock: a step of the system clock makes no wait longer.
+ * glibc has the function from 2.30 on and musl does not have it. The reference is weak, so that a
+ * build against an older glibc uses that of the machine that it runs on. */
+#ifdef UNDER_TSAN
+#define LOCK_ALWAYS_POLLS /* It does not know the function everywhere. */
+#endif
+#ifndef LOCK_ALWAYS_POLLS
+extern int pthread_mutex_clocklock(pthread_mutex_t *mutex, clockid_t clock,
+                                   const struct timespec *deadline) __attribute__((weak));
+#endif
+
+/* Where it is missing, the lock is tried at these intervals. */
+#define POLL_NS_MIN 20000L
+#define POLL_NS_MAX 1000000L
 
 void
 lock_init(struct shared_lock *lock)
@@ -64,6 +80,32 @@ lock_try(struct shared_lock *lock)
     return result_of(pthread_mutex_trylock(&lock->mutex));
 }
 
+/* As pthread_mutex_clocklock() of the monotonic clock, but by trying. */
+static int
+poll_until(pthread_mutex_t *mutex, uint64_t deadline_ns)
+{
+    struct timespec pause = {.tv_nsec = POLL_NS_MIN};
+    int error;
+    while ((error = pthread_mutex_trylock(mutex)) == EBUSY && clock_mono_ns() < deadline_ns) {
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
+        pause.tv_nsec = pause.tv_nsec * 2 < POLL_NS_MAX ? pause.tv_nsec * 2 : POLL_NS_MAX;
+    }
+    return error;
+}
+
+static int
+wait_until(pthread_mutex_t *mutex, uint64_t deadline_ns)
+{
+#ifndef LOCK_ALWAYS_POLLS
+    if (LIKELY(pthread_mutex_clocklock != NULL)) {
+        struct timespec deadline = {.tv_sec = (time_t)(deadline_ns / 1000000000u),
+                                    .tv_nsec = (long)(deadline_ns % 1000000000u)};
+        return pthread_mutex_clocklock(mutex, CLOCK_MONOTONIC, &deadline);
+    }
+#endif
+    return poll_until(mutex, deadline_ns);
+}
+
 enum lock_result
 lock_acquire(struct shared_lock *lock, unsigned timeout_ms)
 {
@@ -77,15 +119,8 @@ lock_acquire(struct shared_lock *lock, unsigned timeout_ms)
     if (lock_is_damaged(lock)) {
         return LOCK_TIMEOUT;
     }
-    struct timespec deadline;
-    clock_gettime(CLOCK_REALTIME, &deadline);
-    deadline.tv_sec += timeout_ms / 1000;
-    deadline.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-    if (deadline.tv_nsec >= 1000000000) {
-        deadline.tv_nsec -= 1000000000;
-        deadline.tv_sec++;
-    }
-    return result_of(pthread_mutex_timedlock(&lock->mutex, &deadline));
+    uint64_t deadline_ns = clock_mono_ns() + timeout_ms * UINT64_C(1000000);
+    return result_of(wait_until(&lock->mutex, deadline_ns));
 }
 
 int32_t

@@ -2,8 +2,10 @@
 #include "mem/page.h"
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/crash.h"
 #include "base/span.h"
+#include "mem/freemap.h"
 #include "mem/hostmem.h"
 #include "mem/populate.h"
 
@@ -27,6 +29,21 @@
 #define GROW_WAIT_MS 1000
 
 #define AUDIT_EVERY_NS UINT64_C(2000000000)
+/* Pages whose summaries the maintainer looks at in one step: 32 KiB of the free map. */
+#define CONFIRM_PAGES (UINT32_C(1) << 18)
+
+#define SECOND_NS UINT64_C(1000000000)
+
+/* After a shortage the effective limit comes back in steps of a part of the limit, as far as the
+ * host has memory for all of it and twice the headroom: growth up to there does not fail at once.
+ * The wait doubles with each shortage that follows a step closely, so that a host at the edge makes
+ * one line of the log a minute and not one a second. */
+#define RAISE_PARTS 16
+#define RAISE_STEP_S 1 /* between two steps */
+#define RAISE_LOOK_S 4 /* between two looks that found no memory */
+#define RAISE_WAIT_MIN_S 4
+#define RAISE_WAIT_MAX_S 64
+#define RAISE_CALM_S 60
 
 /* ---- taking and giving back ----------------------------------------------------------------- */
 
@@ -42,35 +59,52 @@ take_in_hand(struct segment *segment, struct process_slot *slot, uint32_t number
     if (atomic_compare_exchange_strong(&page->owner, &expected,
                                        page_owner_in_hand(segment, slot))) {
         CRASH_POINT(page_in_hand);
+        freemap_clear(segment, number);
         return true;
     }
     atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
     return false;
 }
 
+/* The first page from `from` on that can be had. A search that is cut off is gone on with by the
+ * next one: pages that are just being taken or given back have their bits, too, and their process
+ * may be stopped. */
+static uint32_t
+take_first(struct segment *segment, struct process_slot *slot, uint32_t from, unsigned *looks)
+{
+    struct page_pool *pool = &segment->superblock->pool;
+    while (*looks < FREEMAP_LOOKS_MAX) {
+        uint32_t number = freemap_next(segment, slot, from, looks);
+        if (number == FREEMAP_NONE) {
+            from = *looks < FREEMAP_LOOKS_MAX ? 0 : from;
+            break;
+        }
+        if (take_in_hand(segment, slot, number)) {
+            return number;
+        }
+        from = number + 1;
+    }
+    if (atomic_load_explicit(&pool->cursor, memory_order_relaxed) != from) {
+        atomic_store_explicit(&pool->cursor, from, memory_order_relaxed);
+    }
+    return PAGE_NONE;
+}
+
 static uint32_t
 take_free(struct segment *segment, struct process_slot *slot)
 {
-    struct page_pool *pool = &segment->superblock->pool;
-    if (atomic_load_explicit(&pool->free_hint, memory_order_relaxed) == 0) {
+    if (LIKELY(freemap_is_empty(segment))) {
         return PAGE_NONE;
     }
-    uint32_t count = pool_populated(segment);
-    uint32_t start = atomic_load_explicit(&pool->cursor, memory_order_relaxed);
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t number = start + i < count ? start + i : (start + i) % count;
-        if (take_in_hand(segment, slot, number)) {
-            atomic_store_explicit(&pool->cursor, number + 1 < count ? number + 1 : 0,
-                                  memory_order_relaxed);
-            uint32_t hint = atomic_load_explicit(&pool->free_hint, memory_order_relaxed);
-            while (hint != 0 && !atomic_compare_exchange_weak(&pool->free_hint, &hint, hint - 1)) {
-            }
-            return number;
-        }
+    const struct page_pool *pool = &segment->superblock->pool;
+    unsigned looks = 0;
+    uint32_t from = atomic_load_explicit(&pool->cursor, memory_order_relaxed);
+    from = from < pool_populated(segment) ? from : 0;
+    uint32_t number = take_first(segment, slot, from, &looks);
+    if (UNLIKELY(number == PAGE_NONE && from != 0 && looks < FREEMAP_LOOKS_MAX)) {
+        number = take_first(segment, slot, 0, &looks);
     }
-    /* The hint was too high. A page that came back meanwhile raises it again. */
-    atomic_store_explicit(&pool->free_hint, 0, memory_order_relaxed);
-    return PAGE_NONE;
+    return number;
 }
 
 bool
@@ -119,9 +153,10 @@ pool_give_back(struct segment *segment, struct process_slot *slot, uint32_t numb
 {
     struct page *page = page_entry(segment, number);
     DCHECK(atomic_load(&page->owner) == page_owner_in_hand(segment, slot));
+    freemap_set(segment, number);
+    CRASH_POINT(page_listed_not_free);
     /* Pairs with the compare-and-swap in take_in_hand(): the taker sees our last writes. */
     atomic_store_explicit(&page->owner, PAGE_FREE, memory_order_release);
-    atomic_fetch_add_explicit(&segment->superblock->pool.free_hint, 1, memory_order_relaxed);
     atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
 }
 
@@ -143,7 +178,7 @@ set_effective(struct page_pool *pool, uint32_t count)
 }
 
 /* Makes what the lock guards agree with the page directory. Memory without its count is populated
- * again later, which is harmless; a free hint too high corrects itself. */
+ * again later, which is harmless. */
 static void
 pool_repair(struct segment *segment)
 {
@@ -151,13 +186,20 @@ pool_repair(struct segment *segment)
     uint32_t count = pool_populated(segment);
     uint32_t present = 0;
     for (uint32_t number = 0; number < count; number++) {
-        present += atomic_load(&page_entry(segment, number)->owner) != PAGE_ABSENT;
+        bool absent = atomic_load(&page_entry(segment, number)->owner) == PAGE_ABSENT;
+        present += !absent;
+        if (absent) {
+            freemap_clear(segment, number); /* It was to become free. */
+        }
     }
+    freemap_confirm_all(segment, 0, count);
     atomic_store(&pool->present_count, present);
     pool->absent_from = 0;
-    /* A shortage that is still there shows itself again. */
-    set_effective(pool, limit_pages(segment->superblock));
-    atomic_fetch_add(&pool->free_hint, EXTENT_BYTES >> segment->superblock->page_shift);
+    /* A limit that was set and not yet in force. What a shortage took away pool_raise() returns. */
+    uint32_t limit = limit_pages(segment->superblock);
+    uint32_t effective = atomic_load(&pool->effective_count);
+    bool is_short = atomic_load(&pool->short_since_ns) != 0 && effective <= limit;
+    set_effective(pool, is_short ? effective : limit);
 }
 
 /* False: a stopped process has it. Only the first waits to find that out; see pool_can_grow(). */
@@ -196,6 +238,133 @@ static void
 look_whether_stuck(struct segment *segment)
 {
     if (atomic_load(&segment->superblock->pool.grow_stuck) != 0 && pool_lock(segment)) {
+        pool_unlock(segment);
+    }
+}
+
+/* ---- shortages ------------------------------------------------------------------------------ */
+
+/* It looks for the begin and the end of a shortage whenever a signal wakes it. */
+static void
+wake_supervisor(const struct superblock *superblock)
+{
+    if (superblock->boot_settings.supervisor_pid > 0) {
+        kill(superblock->boot_settings.supervisor_pid, SIGCHLD);
+    }
+}
+
+/* Doubles a wait, within the bounds. */
+static uint32_t
+longer_wait_s(uint32_t wait_s)
+{
+    uint32_t doubled = wait_s < RAISE_WAIT_MIN_S ? RAISE_WAIT_MIN_S : wait_s * 2;
+    return doubled < RAISE_WAIT_MAX_S ? doubled : RAISE_WAIT_MAX_S;
+}
+
+static void
+put_off_raising(struct page_pool *pool, uint64_t now_ns)
+{
+    uint64_t raised_at_ns = atomic_load(&pool->raised_at_ns);
+    bool calm = raised_at_ns == 0 || now_ns - raised_at_ns >= RAISE_CALM_S * SECOND_NS;
+    uint32_t wait_s = calm ? RAISE_WAIT_MIN_S : longer_wait_s(atomic_load(&pool->raise_wait_s));
+    atomic_store(&pool->raise_wait_s, wait_s);
+    atomic_store(&pool->raise_at_ns, now_ns + wait_s * SECOND_NS);
+}
+
+/* Under the grow lock. Only the first failure of a shortage is told. */
+static void
+note_shortage(struct superblock *superblock, const struct memory_limit *available, uint64_t bytes)
+{
+    struct page_pool *pool = &superblock->pool;
+    uint32_t present = atomic_load(&pool->present_count);
+    uint64_t now_ns = clock_boot_ns();
+    bool begins = atomic_load(&pool->short_since_ns) == 0;
+    put_off_raising(pool, now_ns);
+    if (begins) {
+        atomic_store(&pool->short_since_ns, now_ns);
+    }
+    CRASH_POINT(shortage_not_in_force);
+    set_effective(pool, present);
+    if (!begins) {
+        return;
+    }
+    snprintf(pool->shortage_text, sizeof(pool->shortage_text),
+             "%s has %llu KiB left, %llu KiB are needed; the cache stays at "
+             "%llu MiB of its limit of %llu MiB until there is more (raise the limit or lower -m)",
+             available->owner, (unsigned long long)available->bytes >> 10,
+             (unsigned long long)bytes >> 10,
+             (unsigned long long)present << superblock->page_shift >> 20,
+             (unsigned long long)atomic_load(&superblock->settings.memory_limit_bytes) >> 20);
+    atomic_fetch_add(&pool->shortage_number, 1);
+    wake_supervisor(superblock);
+}
+
+/* In an attached process: that of its cgroup is none of the node's. */
+static void
+note_own_shortage(struct segment *segment, bool is_short)
+{
+    segment->grow_wait_s = is_short ? longer_wait_s(segment->grow_wait_s) : 0;
+    segment->grow_again_at_ns = is_short ? clock_boot_ns() + segment->grow_wait_s * SECOND_NS : 0;
+}
+
+/* Under the grow lock, with the whole limit in force. */
+static void
+note_recovery(struct superblock *superblock, uint64_t now_ns)
+{
+    struct page_pool *pool = &superblock->pool;
+    uint64_t since_ns = atomic_load(&pool->short_since_ns);
+    if (since_ns != 0) {
+        atomic_store(&pool->recovery_after_s, (uint32_t)((now_ns - since_ns) / SECOND_NS));
+        atomic_fetch_add(&pool->recovery_number, 1);
+        atomic_store(&pool->short_since_ns, 0);
+        wake_supervisor(superblock);
+    }
+}
+
+static void
+raise_locked(struct superblock *superblock, uint64_t available_bytes, uint64_t now_ns)
+{
+    struct page_pool *pool = &superblock->pool;
+    uint64_t limit = limit_pages(superblock);
+    uint64_t from = atomic_load(&pool->effective_count);
+    uint64_t extent = EXTENT_BYTES >> superblock->page_shift;
+    uint64_t spare =
+        available_bytes < 2 * HEADROOM_BYTES ? 0 : available_bytes - 2 * HEADROOM_BYTES;
+    /* What was raised before and is not taken yet counts, too. */
+    uint64_t most = atomic_load(&pool->present_count) + (spare >> superblock->page_shift);
+    uint64_t step = limit / RAISE_PARTS > extent ? limit / RAISE_PARTS : extent;
+    uint64_t to = from + step < most ? from + step : most;
+    to = to < limit ? to : limit;
+    bool raised = to == limit || to >= from + extent;
+    if (raised) {
+        set_effective(pool, (uint32_t)to);
+        atomic_store(&pool->raised_at_ns, now_ns);
+        CRASH_POINT(limit_raised_not_noted);
+    }
+    atomic_store(&pool->raise_at_ns, now_ns + (raised ? RAISE_STEP_S : RAISE_LOOK_S) * SECOND_NS);
+    if (to == limit) {
+        note_recovery(superblock, now_ns);
+    }
+}
+
+void
+pool_raise(struct segment *segment, uint64_t now_ns)
+{
+    struct page_pool *pool = &segment->superblock->pool;
+    if (LIKELY(atomic_load_explicit(&pool->short_since_ns, memory_order_relaxed) == 0)) {
+        return;
+    }
+    uint64_t at_ns = atomic_load_explicit(&pool->raise_at_ns, memory_order_relaxed);
+    /* No wait is longer: another process has written over the moment. */
+    if (at_ns > now_ns && at_ns - now_ns <= RAISE_WAIT_MAX_S * SECOND_NS) {
+        return;
+    }
+    struct memory_limit available;
+    hostmem_available(&available);
+    if (pool_lock(segment)) {
+        if (atomic_load(&pool->short_since_ns) != 0) {
+            raise_locked(segment->superblock, available.bytes, now_ns);
+        }
         pool_unlock(segment);
     }
 }
@@ -244,6 +413,7 @@ pool_set_limit(struct segment *segment, uint64_t bytes)
     atomic_store(&superblock->settings.memory_limit_bytes, bytes);
     CRASH_POINT(limit_set_not_in_force);
     set_effective(&superblock->pool, limit_pages(superblock));
+    note_recovery(superblock, clock_boot_ns());
     pool_unlock(segment);
     return true;
 }
@@ -257,29 +427,44 @@ pool_give_back_any(struct segment *segment, struct process_slot *slot)
     }
 }
 
-void
+/* Under the grow lock, or with `locked` false without. False: it has to be done under the lock. */
+static bool
+recover_page(struct segment *segment, struct process_slot *slot, uint32_t number, bool locked)
+{
+    const struct superblock *superblock = segment->superblock;
+    uint32_t owner = atomic_load(&page_entry(segment, number)->owner);
+    freemap_confirm(segment, number);
+    if (owner != page_owner_in_hand(segment, slot)) {
+        return true;
+    }
+    /* It may have died after giving the memory to the host. */
+    if (populate(segment->fd, segment->base, page_offset(superblock, number),
+                 superblock->page_bytes)) {
+        pool_give_back(segment, slot, number);
+        return true;
+    }
+    if (locked) {
+        freemap_clear(segment, number);
+        mark_absent(segment, slot, number);
+    }
+    return locked;
+}
+
+bool
 pool_recover(struct segment *segment, struct process_slot *slot)
 {
     bool locked = pool_lock(segment);
     uint32_t in_flight = atomic_load(&slot->page_in_flight);
-    bool named = in_flight != 0 && in_flight <= segment->superblock->page_count_max;
-    uint32_t owner = !named ? PAGE_ABSENT : atomic_load(&page_entry(segment, in_flight - 1)->owner);
-    if (owner == page_owner_in_hand(segment, slot)) {
-        /* It may have died after giving the memory to the host. */
-        uint64_t offset = page_offset(segment->superblock, in_flight - 1);
-        if (populate(segment->fd, segment->base, offset, segment->superblock->page_bytes)) {
-            pool_give_back(segment, slot, in_flight - 1);
-        } else if (locked) {
-            mark_absent(segment, slot, in_flight - 1);
-        }
-    } else if (owner == PAGE_FREE) {
-        /* It may have died between giving back and counting; a hint too high corrects itself. */
-        atomic_fetch_add_explicit(&segment->superblock->pool.free_hint, 1, memory_order_relaxed);
+    /* An attached process may have left any number. */
+    bool done = in_flight == 0 || in_flight > pool_populated(segment) ||
+                recover_page(segment, slot, in_flight - 1, locked);
+    if (done) {
+        atomic_store(&slot->page_in_flight, 0);
     }
-    atomic_store(&slot->page_in_flight, 0);
     if (locked) {
         pool_unlock(segment);
     }
+    return done;
 }
 
 /* ---- taking memory from the host ------------------------------------------------------------ */
@@ -291,36 +476,23 @@ pool_can_grow(const struct segment *segment)
     return atomic_load_explicit(&pool->present_count, memory_order_relaxed) <
                atomic_load_explicit(&pool->effective_count, memory_order_relaxed) &&
            atomic_load_explicit(&pool->grow_stuck, memory_order_relaxed) == 0 &&
-           !segment->may_not_grow;
+           (LIKELY(segment->grow_again_at_ns == 0) || clock_boot_ns() >= segment->grow_again_at_ns);
 }
 
-/* It looks for a shortage whenever a signal wakes it. */
+/* Under the grow lock: an absent page has memory now. Its bit comes first, as in pool_give_back().
+ */
 static void
-wake_supervisor(const struct superblock *superblock)
+make_present(struct segment *segment, uint32_t number)
 {
-    if (superblock->boot_settings.supervisor_pid > 0) {
-        kill(superblock->boot_settings.supervisor_pid, SIGCHLD);
-    }
+    freemap_set(segment, number);
+    CRASH_POINT(page_listed_still_absent);
+    atomic_store_explicit(&page_entry(segment, number)->owner, PAGE_FREE, memory_order_release);
+    CRASH_POINT(page_present_not_counted);
+    atomic_fetch_add(&segment->superblock->pool.present_count, 1);
 }
 
-static void
-note_shortage(struct superblock *superblock, const struct memory_limit *available, uint64_t bytes)
-{
-    struct page_pool *pool = &superblock->pool;
-    uint32_t present = atomic_load(&pool->present_count);
-    set_effective(pool, present);
-    snprintf(pool->shortage_text, sizeof(pool->shortage_text),
-             "%s has %llu KiB left, %llu KiB are needed; the cache stays at "
-             "%llu MiB of its limit of %llu MiB (raise the limit or lower -m)",
-             available->owner, (unsigned long long)available->bytes >> 10,
-             (unsigned long long)bytes >> 10,
-             (unsigned long long)present << superblock->page_shift >> 20,
-             (unsigned long long)atomic_load(&superblock->settings.memory_limit_bytes) >> 20);
-    atomic_fetch_add(&pool->shortage_number, 1);
-    wake_supervisor(superblock);
-}
-
-/* Populates pages that never had memory, and their entries. */
+/* Populates pages that never had memory, and their entries. They are absent until all of this can
+ * be seen. */
 static bool
 populate_next(struct segment *segment, uint32_t count)
 {
@@ -331,14 +503,26 @@ populate_next(struct segment *segment, uint32_t count)
                   (uint64_t)count << superblock->page_shift) ||
         !populate(segment->fd, segment->base,
                   superblock->pages_at + (uint64_t)first * sizeof(struct page),
-                  (uint64_t)count * sizeof(struct page))) {
+                  (uint64_t)count * sizeof(struct page)) ||
+        !freemap_populate(segment, first, count)) {
         return false;
+    }
+    /* They are free, as nobody has written there yet: but where the count of populated pages was
+     * damaged and became too small, others may have some of them. */
+    for (uint32_t number = first; number < first + count; number++) {
+        uint32_t expected = PAGE_FREE;
+        (void)atomic_compare_exchange_strong(&page_entry(segment, number)->owner, &expected,
+                                             PAGE_ABSENT);
     }
     atomic_store(&pool->populated_check, ~(first + count));
     atomic_store_explicit(&pool->populated_count, first + count, memory_order_release);
     CRASH_POINT(pool_grown_not_counted);
-    atomic_fetch_add(&pool->present_count, count);
-    atomic_fetch_add(&pool->free_hint, count);
+    for (uint32_t number = first; number < first + count; number++) {
+        if (LIKELY(atomic_load_explicit(&page_entry(segment, number)->owner,
+                                        memory_order_relaxed) == PAGE_ABSENT)) {
+            make_present(segment, number);
+        }
+    }
     return true;
 }
 
@@ -356,10 +540,7 @@ populate_absent(struct segment *segment, uint32_t count)
                           superblock->page_bytes)) {
                 return false;
             }
-            atomic_store_explicit(&page->owner, PAGE_FREE, memory_order_release);
-            CRASH_POINT(page_present_not_counted);
-            atomic_fetch_add(&pool->present_count, 1);
-            atomic_fetch_add(&pool->free_hint, 1);
+            make_present(segment, number);
             count--;
         }
         pool->absent_from = number + 1;
@@ -388,8 +569,8 @@ grow_locked(struct segment *segment, uint32_t bytes_max)
     hostmem_available(&available);
     bool populated = available.bytes > bytes + HEADROOM_BYTES &&
                      (absent ? populate_absent(segment, count) : populate_next(segment, count));
-    if (!populated && segment->attached) {
-        segment->may_not_grow = true; /* Its own shortage is none of the node's. */
+    if (segment->attached) {
+        note_own_shortage(segment, !populated);
     } else if (!populated) {
         note_shortage(superblock, &available, bytes);
     }
@@ -417,18 +598,25 @@ pool_grow(struct segment *segment)
     return grow(segment, GROW_BYTES);
 }
 
+/* The most pages that are kept free. */
+static uint32_t
+ahead_max(const struct segment *segment)
+{
+    const struct superblock *superblock = segment->superblock;
+    uint32_t most = AHEAD_BYTES_MAX >> superblock->page_shift;
+    uint32_t part = atomic_load(&superblock->pool.effective_count) / AHEAD_PART;
+    return part < most ? part : most;
+}
+
 /* Notes how many pages were taken lately, and wants as many free as a second would take. */
 static void
-look_ahead(struct segment *segment, struct pool_ahead *ahead, uint32_t used, uint64_t now_ns)
+look_ahead(struct pool_ahead *ahead, uint32_t used, uint32_t most, uint64_t now_ns)
 {
     uint64_t elapsed_ms = (now_ns - ahead->looked_at_ns) / 1000000u;
     if (elapsed_ms < AHEAD_LOOK_MS && ahead->looked_at_ns != 0) {
         return;
     }
     uint64_t taken = used > ahead->used ? used - ahead->used : 0;
-    uint64_t most = AHEAD_BYTES_MAX >> segment->superblock->page_shift;
-    uint64_t part = atomic_load(&segment->superblock->pool.effective_count) / AHEAD_PART;
-    most = part < most ? part : most;
     uint64_t wanted = ahead->looked_at_ns == 0 ? 0 : taken * 1000 / elapsed_ms;
     ahead->wanted = (uint32_t)(wanted < most ? wanted : most);
     ahead->used = used;
@@ -459,14 +647,27 @@ populate_unlocked(struct segment *segment)
     }
 }
 
+static void
+confirm_next(const struct segment *segment, struct pool_ahead *ahead)
+{
+    uint32_t count = pool_populated(segment);
+    uint32_t first = ahead->confirm_next < count ? ahead->confirm_next : 0;
+    uint32_t step = count - first < CONFIRM_PAGES ? count - first : CONFIRM_PAGES;
+    freemap_confirm_all(segment, first, step);
+    ahead->confirm_next = first + step;
+}
+
 bool
 pool_grow_ahead(struct segment *segment, struct pool_ahead *ahead, uint64_t now_ns)
 {
     const struct page_pool *pool = &segment->superblock->pool;
     uint32_t present = atomic_load_explicit(&pool->present_count, memory_order_relaxed);
-    uint32_t spare = atomic_load_explicit(&pool->free_hint, memory_order_relaxed);
+    /* While more are free than are wanted at most, none counts as taken. */
+    uint32_t most = ahead_max(segment);
+    uint32_t spare = freemap_count(segment, most);
     look_whether_stuck(segment);
-    look_ahead(segment, ahead, present > spare ? present - spare : 0, now_ns);
+    confirm_next(segment, ahead);
+    look_ahead(ahead, present > spare ? present - spare : 0, most, now_ns);
     if (spare >= ahead->wanted || !pool_can_grow(segment)) {
         return false;
     }
@@ -506,19 +707,72 @@ was_lost(const struct pool_audit *audit, uint32_t number, uint32_t owner)
     return false;
 }
 
-/* Frees the pages that were found without an owner twice, and counts the others. */
+/* The page has no owner that can be. Named first: it is recovered if this process dies. */
 static bool
-audit_pages(struct segment *segment, struct pool_audit *audit, uint32_t *present, uint32_t *free)
+take_lost(struct segment *segment, struct process_slot *slot, uint32_t number, uint32_t owner)
+{
+    atomic_store(&slot->page_in_flight, number + 1);
+    if (atomic_compare_exchange_strong(&page_entry(segment, number)->owner, &owner,
+                                       page_owner_in_hand(segment, slot))) {
+        pool_give_back(segment, slot, number);
+        return true;
+    }
+    atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
+    return false;
+}
+
+/* A shard's page has a bit in the free map. If it is just being given back, the bit may be the one
+ * that it is to have. */
+static void
+clear_bit_of_owned(struct segment *segment, struct process_slot *slot, uint32_t number,
+                   uint32_t owner)
+{
+    atomic_store(&slot->page_in_flight, number + 1);
+    freemap_clear(segment, number);
+    if (atomic_load(&page_entry(segment, number)->owner) != owner) {
+        freemap_set(segment, number);
+    }
+    atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
+}
+
+/* Makes the page's bit in the free map agree with its owner, which alone decides who gets a page.
+ * True: a free page had none, and would have been lost. Those of absent pages are pool_repair()'s.
+ */
+static bool
+audit_bit(struct segment *segment, struct process_slot *slot, uint32_t number, uint32_t owner)
+{
+    if (LIKELY(freemap_has(segment, number) == (owner == PAGE_FREE))) {
+        return false;
+    }
+    if (owner == PAGE_FREE && take_in_hand(segment, slot, number)) {
+        pool_give_back(segment, slot, number);
+        return true;
+    }
+    if (page_owner_is_shard(owner)) {
+        clear_bit_of_owned(segment, slot, number, owner);
+    }
+    return false;
+}
+
+struct pool_counts {
+    uint32_t present, absent_listed;
+};
+
+/* Frees the pages that were found without an owner twice, and counts the others. For a process that
+ * has no page in hand. */
+static bool
+audit_pages(struct segment *segment, struct process_slot *slot, struct pool_audit *audit,
+            struct pool_counts *counts)
 {
     struct pool_audit seen = {0};
     bool freed = false;
     uint32_t count = pool_populated(segment);
-    *present = *free = 0;
+    *counts = (struct pool_counts){0};
     for (uint32_t number = 0; number < count; number++) {
-        _Atomic uint32_t *at = &page_entry(segment, number)->owner;
-        uint32_t owner = atomic_load(at);
-        *present += owner != PAGE_ABSENT;
-        *free += owner == PAGE_FREE;
+        uint32_t owner = atomic_load(&page_entry(segment, number)->owner);
+        counts->present += owner != PAGE_ABSENT;
+        counts->absent_listed += owner == PAGE_ABSENT && freemap_has(segment, number);
+        freed |= audit_bit(segment, slot, number, owner);
         if (LIKELY(owner_is_possible(segment, number, owner))) {
             continue;
         }
@@ -527,9 +781,8 @@ audit_pages(struct segment *segment, struct pool_audit *audit, uint32_t *present
                 seen.lost[seen.lost_count].number = number;
                 seen.lost[seen.lost_count++].owner = owner;
             }
-        } else if (atomic_compare_exchange_strong(at, &owner, PAGE_FREE)) {
-            atomic_fetch_add(&segment->superblock->pool.free_hint, 1);
-            freed = true;
+        } else {
+            freed |= take_lost(segment, slot, number, owner);
         }
     }
     audit->lost_count = seen.lost_count;
@@ -582,11 +835,33 @@ audit_words(struct segment *segment, struct pool_audit *audit)
         set_effective(pool, limit_pages(superblock));
         wrong = true;
     }
+    /* A shortage that is forgotten and has not ended: nothing would raise the limit again. */
+    uint32_t recoveries = atomic_load(&pool->recovery_number);
+    if (audit->short_since_ns != 0 && atomic_load(&pool->short_since_ns) == 0 &&
+        audit->recoveries == recoveries) {
+        atomic_store(&pool->short_since_ns, audit->short_since_ns);
+        wrong = true;
+    }
+    audit->short_since_ns = atomic_load(&pool->short_since_ns);
+    audit->recoveries = recoveries;
     return wrong;
 }
 
+/* Under the grow lock, where the count of pages that have memory can be told. */
+static bool
+audit_present(struct segment *segment)
+{
+    struct page_pool *pool = &segment->superblock->pool;
+    uint32_t effective = atomic_load(&pool->effective_count);
+    uint32_t before = atomic_load(&pool->present_count);
+    pool_repair(segment);
+    set_effective(pool, effective);
+    return atomic_load(&pool->present_count) != before;
+}
+
 bool
-pool_audit(struct segment *segment, struct pool_audit *audit, uint64_t now_ns)
+pool_audit(struct segment *segment, struct process_slot *slot, struct pool_audit *audit,
+           uint64_t now_ns)
 {
     struct page_pool *pool = &segment->superblock->pool;
     if (now_ns - audit->looked_at_ns < AUDIT_EVERY_NS || !pool_lock(segment)) {
@@ -599,20 +874,15 @@ pool_audit(struct segment *segment, struct pool_audit *audit, uint64_t now_ns)
     bool wrong = audit_words(segment, audit);
     pool_unlock(segment);
     /* Without the lock, for there are many pages: what looks wrong once may be under way. */
-    uint32_t present, free;
-    wrong |= audit_pages(segment, audit, &present, &free);
-    audit->present_wrong =
-        present != atomic_load(&pool->present_count) ? audit->present_wrong + 1 : 0;
+    struct pool_counts counts;
+    pool_give_back_any(segment, slot);
+    wrong |= audit_pages(segment, slot, audit, &counts);
+    bool agrees = counts.present == atomic_load(&pool->present_count) && counts.absent_listed == 0;
+    audit->present_wrong = agrees ? 0 : audit->present_wrong + 1;
     if (audit->present_wrong > 1 && pool_lock(segment)) {
-        uint32_t effective = atomic_load(&pool->effective_count);
-        pool_repair(segment);
-        set_effective(pool, effective);
+        wrong |= audit_present(segment);
         pool_unlock(segment);
         audit->present_wrong = 0;
-        wrong = true;
-    }
-    if (atomic_load(&pool->free_hint) < free / 2) {
-        atomic_store(&pool->free_hint, free);
     }
     return wrong;
 }

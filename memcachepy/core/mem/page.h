@@ -14,7 +14,8 @@
  * death);
  *   in hand -> absent      under the grow lock, after its memory was given back to the host;
  *   absent -> free         under the grow lock, after its memory was taken again.
- * The lists are derived: shard_rebuild() makes them anew. */
+ * The lists are derived: shard_rebuild() makes them anew. Free pages are found by the free map
+ * (mem/freemap.h), which is derived, too. */
 #ifndef MEM_PAGE_H
 #define MEM_PAGE_H
 
@@ -118,9 +119,11 @@ page_of_offset(const struct superblock *superblock, uint64_t offset)
 
 #define PAGE_NONE UINT32_MAX
 
-/* Takes a free page in hand, or PAGE_NONE. The page is named in the slot until page_keep() or
+/* Takes a free page in hand, or returns PAGE_NONE: at a moment none was free, or many were just
+ * being taken or given back. The page is named in the slot until page_keep() or
  * pool_give_back(). A page that the process has in hand already is the one it gets. Never blocks,
- * takes no lock. While more memory is in use than the limit allows, there is no other. */
+ * takes no lock, and looks at a bounded number of words, however many pages there are. While more
+ * memory is in use than the limit allows, there is no other. */
 uint32_t pool_take(struct segment *segment, struct process_slot *slot);
 
 /* Forgets the page in hand: it has an owner now. */
@@ -148,27 +151,34 @@ bool pool_drop(struct segment *segment, struct process_slot *slot, uint32_t numb
  * reserve, or a stopped process keeps the pool's lock. */
 bool pool_set_limit(struct segment *segment, uint64_t bytes) MUST_CHECK;
 
-/* After a process's death: a page it had in hand goes back to the pool. */
-void pool_recover(struct segment *segment, struct process_slot *slot);
+/* After a process's death: a page it had in hand goes back to the pool. False: its memory cannot be
+ * had again, and a stopped process keeps the pool's lock; try again later. */
+bool pool_recover(struct segment *segment, struct process_slot *slot) MUST_CHECK;
 
 /* Whether pool_grow() could bring more. */
 bool pool_can_grow(const struct segment *segment);
 
 /* Takes memory for a few pages, absent ones before others. Call without any shard lock.
  * False: the limit is reached or there is a shortage, which then lowers the effective limit and is
- * told in the pool. */
+ * told in the pool. In an attached process a shortage is its own cgroup's: it lowers nothing, and
+ * pool_can_grow() is false for some seconds. */
 bool pool_grow(struct segment *segment);
+
+/* Raises the effective limit a step, if a shortage has lowered it and the host has memory again.
+ * Looks at the host at most once a second. now_ns is of the boot-time clock. For the maintainer. */
+void pool_raise(struct segment *segment, uint64_t now_ns);
 
 /* What the maintainer remembers from one call to the next. */
 struct pool_ahead {
     uint64_t looked_at_ns;
-    uint32_t used;   /* pages in use then */
-    uint32_t wanted; /* free pages to be kept until it looks again */
+    uint32_t used;         /* pages in use then */
+    uint32_t wanted;       /* free pages to be kept until it looks again */
+    uint32_t confirm_next; /* where it goes on looking through the free map */
 };
 
 /* Takes an extent from the host before it is needed: while pages are being taken, as many are kept
- * free as one second takes. True: it has, and may have to again soon. now_ns is of the monotonic
- * clock. */
+ * free as one second takes. Looks through a part of the free map, too. True: it has, and may have
+ * to again soon. now_ns is of the monotonic clock. */
 bool pool_grow_ahead(struct segment *segment, struct pool_ahead *ahead, uint64_t now_ns);
 
 /* ---- damaged words --------------------------------------------------------------------------- */
@@ -179,6 +189,8 @@ bool pool_grow_ahead(struct segment *segment, struct pool_ahead *ahead, uint64_t
 struct pool_audit {
     uint64_t looked_at_ns;
     uint64_t limit_bytes; /* the last that made sense; 0: it has not looked yet */
+    uint64_t short_since_ns;
+    uint32_t recoveries;
     uint32_t present_wrong;
     uint32_t lost_count; /* pages whose owner made no sense */
     struct {
@@ -188,6 +200,7 @@ struct pool_audit {
 
 /* Every other second: mends the counts and the limit of the pool, and frees pages whose owner
  * cannot be one, where they are found wrong twice. True: some were. */
-bool pool_audit(struct segment *segment, struct pool_audit *audit, uint64_t now_ns);
+bool pool_audit(struct segment *segment, struct process_slot *slot, struct pool_audit *audit,
+                uint64_t now_ns);
 
 #endif

@@ -2,7 +2,7 @@
 #include "mem/prefix_table.h"
 
 #include "base/clock.h"
-#include "base/xxh64.h"
+#include "base/siphash.h"
 #include "mem/populate.h"
 
 #include <string.h>
@@ -226,7 +226,7 @@ static bool
 find_in_generation(const struct segment *segment, uint64_t generation, const uint8_t *prefix,
                    uint32_t len, struct prefix_entry **entry)
 {
-    uint64_t hash = xxh64(prefix, len, segment->superblock->hash_seed);
+    uint64_t hash = siphash13(prefix, len, &segment->superblock->hash_key);
     _Atomic uint64_t *index = index_of(segment);
     struct place place = {0};
     *entry = NULL;

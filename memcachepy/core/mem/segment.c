@@ -6,6 +6,7 @@
 #include "base/xxh64.h"
 #include "mem/config_table.h"
 #include "mem/conn_table.h"
+#include "mem/freemap.h"
 #include "mem/hostmem.h"
 #include "mem/hugepage.h"
 #include "mem/logring.h"
@@ -68,11 +69,6 @@ const char *const binding_names[BINDING_COUNT] = {
     [BINDING_BINARY] = "binary",
 };
 
-struct plan {
-    struct superblock superblock; /* the const fields */
-    uint64_t reserve_bytes;
-};
-
 static uint32_t
 shard_count_for(uint64_t memory_limit_bytes)
 {
@@ -81,6 +77,18 @@ shard_count_for(uint64_t memory_limit_bytes)
         count *= 2;
     }
     return count;
+}
+
+/* At least a system page: what is smaller cannot be given back to the host by itself. */
+static uint32_t
+page_shift_for(uint64_t memory_limit_bytes, uint64_t system_page_bytes)
+{
+    uint32_t shift =
+        memory_limit_bytes < LARGE_PAGE_FROM_BYTES ? SMALL_PAGE_SHIFT : LARGE_PAGE_SHIFT;
+    while (UINT64_C(1) << shift < system_page_bytes) {
+        shift++;
+    }
+    return shift;
 }
 
 /* The smallest unit whose refs reach the limit and, where that costs nothing more, the whole host.
@@ -105,10 +113,10 @@ place(uint64_t *at, uint64_t bytes, uint64_t alignment)
     return offset;
 }
 
-/* Lays the parts out for so many pages; returns the bytes of the whole. */
-static uint64_t
-lay_out(struct superblock *superblock, const struct segment_settings *settings, uint32_t page_count,
-        size_t shard_bytes)
+/* Places the parts for so many pages. */
+static void
+place_parts(struct superblock *superblock, const struct segment_settings *settings,
+            uint32_t page_count, size_t shard_bytes, uint64_t system_page_bytes)
 {
     uint64_t pages_of_shard = page_count / superblock->shard_count;
     superblock->table_pages_max = (uint32_t)round_up(pages_of_shard / TABLE_PART + 2, 16);
@@ -122,41 +130,42 @@ lay_out(struct superblock *superblock, const struct segment_settings *settings, 
     superblock->prefixes_at = place(&at, prefix_table_bytes(), 4096);
     superblock->conns_at = place(&at, conn_table_bytes(settings), 4096);
     superblock->configs_at = place(&at, config_table_bytes(), 4096);
-    superblock->tracks_at = place(&at, track_bytes(), 4096);
+    /* Other nodes map this part alone. */
+    superblock->tracks_at = place(&at, track_bytes(), system_page_bytes);
+    superblock->freemap_at = place(&at, freemap_bytes(page_count), 4096);
     superblock->pages_at = place(&at, (uint64_t)page_count * sizeof(struct page), 4096);
     superblock->data_at = place(&at, (uint64_t)page_count << superblock->page_shift, EXTENT_BYTES);
     /* Read, at most, by a process that takes damaged bytes at the very end for an item. */
     place(&at, SLACK_BYTES, 4096);
     superblock->page_count_max = page_count;
-    return at;
+    superblock->reserve_bytes = at;
 }
 
-static enum segment_status
-plan_make(const struct segment_settings *settings, size_t shard_bytes, struct plan *plan,
-          char *sentence)
+enum segment_status
+segment_lay_out(const struct segment_settings *settings, size_t shard_bytes,
+                const struct memory_limit *host, uint64_t system_page_bytes,
+                struct superblock *superblock, char *sentence)
 {
-    struct superblock *superblock = &plan->superblock;
-    memset(plan, 0, sizeof(*plan));
+    memset(superblock, 0, sizeof(*superblock));
     uint64_t limit = settings->memory_limit_bytes;
-    struct memory_limit host;
-    hostmem_total(&host);
-    if (limit > host.bytes) {
+    if (limit > host->bytes) {
         snprintf(sentence, SEGMENT_SENTENCE_MAX,
                  "memory_limit: %llu MB are asked for, but %s allows %llu MB; use -m %llu or less, "
                  "or raise that limit",
-                 (unsigned long long)limit >> 20, host.owner, (unsigned long long)host.bytes >> 20,
-                 (unsigned long long)host.bytes >> 20);
+                 (unsigned long long)limit >> 20, host->owner,
+                 (unsigned long long)host->bytes >> 20, (unsigned long long)host->bytes >> 20);
         return SEGMENT_SHORTAGE;
     }
-    superblock->page_shift = limit < LARGE_PAGE_FROM_BYTES ? SMALL_PAGE_SHIFT : LARGE_PAGE_SHIFT;
+    superblock->page_shift = page_shift_for(limit, system_page_bytes);
     superblock->page_bytes = 1u << superblock->page_shift;
     superblock->unit_shift = unit_shift_for(limit);
     superblock->shard_count = shard_count_for(limit);
     /* What the refs reach, less room for the parts before the pages. */
     uint64_t reach = UINT64_C(1) << (32 + superblock->unit_shift);
-    uint64_t reserve = host.bytes > limit ? host.bytes : limit;
+    uint64_t reserve = host->bytes > limit ? host->bytes : limit;
     reserve = reserve < reach - reach / 32 ? reserve : reach - reach / 32;
     uint64_t page_count = reserve >> superblock->page_shift;
+    page_count = page_count < PAGE_COUNT_MAX ? page_count : PAGE_COUNT_MAX;
     if (page_count << superblock->page_shift < limit) {
         snprintf(sentence, SEGMENT_SENTENCE_MAX,
                  "memory_limit: %llu MB is more than references reach; the range is 1 to %llu MB",
@@ -183,7 +192,7 @@ plan_make(const struct segment_settings *settings, size_t shard_bytes, struct pl
             slabclass_chunks_per_page(superblock->page_bytes, superblock->chunk_bytes[class_id]);
     }
     superblock->log_ring_bytes = logring_bytes(settings->worker_logbuf_bytes);
-    plan->reserve_bytes = lay_out(superblock, settings, (uint32_t)page_count, shard_bytes);
+    place_parts(superblock, settings, (uint32_t)page_count, shard_bytes, system_page_bytes);
     return SEGMENT_OK;
 }
 
@@ -234,15 +243,17 @@ populate_parts(const struct segment *segment, const struct superblock *plan,
            populate(segment->fd, segment->base, plan->shards_at, shards) &&
            populate(segment->fd, segment->base, plan->words_at,
                     plan->shard_count * sizeof(uint64_t)) &&
-           populate(segment->fd, segment->base, plan->tracks_at, TRACK_HEAD_PRESENT_BYTES);
+           populate(segment->fd, segment->base, plan->tracks_at, TRACK_HEAD_PRESENT_BYTES) &&
+           populate(segment->fd, segment->base, plan->freemap_at,
+                    freemap_present_bytes(plan->page_count_max));
 }
 
 /* Only under the pages: the parts before them are sparse. */
 static bool
 back_by_huge_pages(const struct segment *segment, const struct segment_settings *settings,
-                   const struct plan *plan, char *sentence)
+                   const struct superblock *plan, char *sentence)
 {
-    uint64_t data_at = plan->superblock.data_at;
+    uint64_t data_at = plan->data_at;
     hugepage_ask(segment->base, data_at, segment->bytes - data_at);
     return !settings->large_pages ||
            hugepage_require(segment->fd, segment->base, data_at, sentence, SEGMENT_SENTENCE_MAX);
@@ -293,13 +304,12 @@ make_constants_private(struct segment *segment)
 }
 
 static void
-superblock_fill(struct superblock *superblock, const struct plan *plan,
+superblock_fill(struct superblock *superblock, const struct superblock *plan,
                 const struct segment_settings *settings, size_t shard_bytes)
 {
-    *superblock = plan->superblock;
+    *superblock = *plan;
     superblock->layout_version = SEGMENT_LAYOUT_VERSION;
     superblock->fingerprint = fingerprint(shard_bytes);
-    superblock->reserve_bytes = plan->reserve_bytes;
     superblock->settings = *settings;
     superblock->boot_settings = *settings;
     uint64_t wall_s = clock_wall_ns() / 1000000000u;
@@ -322,15 +332,17 @@ enum segment_status
 segment_create(const struct segment_settings *settings, size_t shard_bytes, struct segment **out,
                char *sentence)
 {
-    struct plan *plan = malloc(sizeof(*plan));
+    struct superblock *plan = aligned_alloc(CACHE_LINE_BYTES, sizeof(*plan));
     struct segment *segment = calloc(1, sizeof(*segment));
     CHECK(plan != NULL && segment != NULL);
-    enum segment_status status = plan_make(settings, shard_bytes, plan, sentence);
+    struct memory_limit host;
+    hostmem_total(&host);
+    enum segment_status status = segment_lay_out(settings, shard_bytes, &host,
+                                                 (uint64_t)sysconf(_SC_PAGESIZE), plan, sentence);
     if (status == SEGMENT_OK) {
         status = map(plan->reserve_bytes, segment, sentence);
     }
-    if (status == SEGMENT_OK &&
-        !populate_parts(segment, &plan->superblock, settings, shard_bytes)) {
+    if (status == SEGMENT_OK && !populate_parts(segment, plan, settings, shard_bytes)) {
         snprintf(
             sentence, SEGMENT_SENTENCE_MAX,
             "memory_limit: the host or its cgroup has no memory left for the tables of a cache "
@@ -350,10 +362,9 @@ segment_create(const struct segment_settings *settings, size_t shard_bytes, stru
         return status;
     }
     segment->superblock = (struct superblock *)(void *)segment->base;
-    segment->slots = (struct process_slot *)(void *)(segment->base + plan->superblock.slots_at);
-    uint64_t seed;
-    CHECK(getrandom(&seed, sizeof(seed), 0) == sizeof(seed));
-    plan->superblock.hash_seed = seed;
+    segment->slots = (struct process_slot *)(void *)(segment->base + plan->slots_at);
+    struct siphash_key *key = &plan->hash_key;
+    CHECK(getrandom(key, sizeof(*key), 0) == sizeof(*key));
     superblock_fill(segment->superblock, plan, settings, shard_bytes);
     free(plan);
     if (!make_constants_private(segment)) {

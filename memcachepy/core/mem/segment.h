@@ -10,6 +10,7 @@
  *   conns_at     connections       what `stats conns` tells of them (mem/conn_table.h)
  *   configs_at   configurations    what `config get` answers (mem/config_table.h)
  *   tracks_at    tracking          what was changed while items are copied (mem/track.h)
+ *   freemap_at   free map          which pages are free (mem/freemap.h)
  *   pages_at     page directory    owner and free list of each page
  *   data_at      pages             2 MiB aligned; populated in extents as the cache fills
  *
@@ -21,6 +22,7 @@
 #define MEM_SEGMENT_H
 
 #include "base/platform.h"
+#include "base/siphash.h"
 #include "mem/counters.h"
 #include "mem/lock.h"
 
@@ -149,7 +151,8 @@ struct process_slot {
 };
 static_assert(sizeof(struct process_slot) == 27136, "layout change: bump SEGMENT_LAYOUT_VERSION");
 
-/* The pool of pages. Which pages are free stands in the page directory alone. */
+/* The pool of pages. Which pages are free stands in the page directory, and is found by the free
+ * map. */
 struct page_pool {
     struct shared_lock grow_lock;     /* guards [grow] */
     _Atomic uint32_t grow_stuck;      /* [atomic] 1: who holds the lock was waited for in vain */
@@ -158,11 +161,17 @@ struct page_pool {
     _Atomic uint32_t present_count;   /* [grow] pages that have it: all of them but the absent */
     _Atomic uint32_t absent_from;     /* [grow], read by all: no page before this one is absent */
     _Atomic uint32_t
-        effective_count;        /* [atomic] pages of the limit, less what a shortage took away */
-    _Atomic uint32_t free_hint; /* [atomic] about how many populated pages are free */
-    _Atomic uint32_t cursor;    /* [atomic] where the next search starts */
-    _Atomic uint32_t shortage_number; /* [atomic] counts shortages */
-    char shortage_text[384];          /* [grow] */
+        effective_count;     /* [atomic] pages of the limit, less what a shortage took away */
+    _Atomic uint32_t cursor; /* [atomic] where the next search for a free page starts */
+    /* A shortage lasts until the whole limit is in force again. */
+    _Atomic uint32_t shortage_number;  /* [atomic] shortages that have begun, */
+    _Atomic uint32_t recovery_number;  /* [atomic] and those that have ended */
+    _Atomic uint32_t recovery_after_s; /* [grow] how long the last of these lasted */
+    _Atomic uint32_t raise_wait_s;     /* [grow] from the last failure to the next step */
+    _Atomic uint64_t short_since_ns;   /* [grow], read by all: boot-time clock; 0: no shortage */
+    _Atomic uint64_t raise_at_ns;      /* [grow], read by all: no step before this moment */
+    _Atomic uint64_t raised_at_ns;     /* [grow] the last step; 0: none */
+    char shortage_text[384];           /* [grow] */
     /* [grow] The complements of words that no page tells again: damage shows by them. */
     _Atomic uint64_t limit_check;
     _Atomic uint32_t populated_check, effective_check;
@@ -194,7 +203,7 @@ struct superblock {
                                      attach */
             uint64_t reserve_bytes;
             uint64_t slots_at, logs_at, shards_at, words_at, tables_at, prefixes_at, conns_at,
-                configs_at, tracks_at, pages_at, data_at;
+                configs_at, tracks_at, freemap_at, pages_at, data_at;
             uint32_t page_bytes, page_shift, unit_shift;
             uint32_t log_ring_bytes;
             uint32_t shard_count, table_pages_max;
@@ -202,7 +211,7 @@ struct superblock {
             uint32_t page_count_max; /* pages the reserve holds */
             uint32_t chunk_bytes[SLAB_CLASS_COUNT_MAX];
             uint32_t chunks_per_page[SLAB_CLASS_COUNT_MAX];
-            uint64_t hash_seed;
+            struct siphash_key hash_key;        /* of all keys; random */
             uint64_t wall_base_s, boot_base_ns; /* clocks; see store.c */
             /* As of creation. Only the fields that are not [atomic] are to be read here. */
             struct segment_settings boot_settings;
@@ -222,10 +231,12 @@ struct superblock {
      * these, for the supervisor's log. */
     _Atomic uint32_t mended_count, emptied_count, emptied_shard;
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t last_cas; /* [atomic] */
-    alignas(CACHE_LINE_BYTES) _Atomic uint64_t flush;    /* [atomic] epoch and pending moment */
+    alignas(CACHE_LINE_BYTES) _Atomic uint64_t flush;    /* [atomic] see store/flush.h */
     /* Beside what every request looks at. */
-    _Atomic uint32_t watched;  /* [atomic] classes that some process's connections watch */
-    _Atomic uint32_t tracking; /* [atomic] 0: nobody copies items; else see mem/track.h */
+    _Atomic uint32_t watched;        /* [atomic] classes that some process's connections watch */
+    _Atomic uint32_t tracking;       /* [atomic] 0: nobody copies items; else see mem/track.h */
+    _Atomic uint64_t share_reserved; /* [atomic] see store/held.c */
+    _Atomic uint64_t flush_swept;    /* [atomic] see store/flush.c */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t log_gid; /* [atomic] of the last log entry */
     alignas(CACHE_LINE_BYTES) struct page_pool pool;
     alignas(CACHE_LINE_BYTES) struct segment_settings settings;
@@ -246,8 +257,11 @@ struct segment {
     int fd;
     struct superblock *superblock;
     struct process_slot *slots;
-    bool attached;     /* by a process outside the node, in a cgroup of its own */
-    bool may_not_grow; /* that cgroup has no memory for the pool */
+    bool attached; /* by a process outside the node, in a cgroup of its own */
+    /* That cgroup has no memory for the pool: it is not asked again before this moment of the
+     * boot-time clock. 0: it may be asked. */
+    uint64_t grow_again_at_ns;
+    uint32_t grow_wait_s;
     /* The supervisor's own account of attached processes' slots: the shared words may be damaged.
      */
     uint32_t attached_high;
@@ -263,6 +277,15 @@ enum segment_status {
 };
 
 #define SEGMENT_SENTENCE_MAX 384
+
+struct memory_limit;
+
+/* Lays a segment out for a host with so much memory and system pages of so many bytes: fills those
+ * fields of *superblock that are [const] and follow from the settings, and zeroes the others. On
+ * failure `sentence` (SEGMENT_SENTENCE_MAX bytes) says why. */
+enum segment_status segment_lay_out(const struct segment_settings *settings, size_t shard_bytes,
+                                    const struct memory_limit *host, uint64_t system_page_bytes,
+                                    struct superblock *superblock, char *sentence) MUST_CHECK;
 
 /* Creates and maps a sparse, sealed memfd of the reserve, with its metadata populated and
  * initialised. The shards, of shard_bytes each, are left zeroed for the store. On failure *segment

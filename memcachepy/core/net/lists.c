@@ -242,6 +242,9 @@ lists_serve(struct reactor *reactor)
 static int
 idle_sleep_ms(const struct reactor *reactor)
 {
+    if (UNLIKELY(store_holds_entries(reactor->store))) {
+        return HOLDER_CHECK_MS;
+    }
     if (UNLIKELY(store_maps_others(reactor->store))) {
         return MAPPED_CHECK_MS;
     }

@@ -210,7 +210,10 @@ packet_flush(struct protocol *protocol, struct conn *conn, const struct packet *
         add_error(protocol, packet->id, STATUS_AUTH_ERROR);
         return STEP_NEXT;
     }
-    store_flush_all(protocol->store, packet->extras_len == 0 ? 0 : read_u32(packet->extras));
+    if (!store_flush_all(protocol->store, packet->extras_len == 0 ? 0 : read_u32(packet->extras))) {
+        add_error(protocol, packet->id, STATUS_BUSY);
+        return STEP_NEXT;
+    }
     add_success(protocol, packet->id, packet->quiet, 0);
     return STEP_NEXT;
 }

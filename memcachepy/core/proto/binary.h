@@ -215,7 +215,7 @@ write_u64(uint8_t *at, uint64_t number)
 #define PACKET_EXPTIME_MAX 0xDFFFFFFFu
 
 static inline struct expiry
-read_expiry(const struct store *store, const uint8_t *at)
+read_expiry(struct store *store, const uint8_t *at)
 {
     uint32_t exptime = read_u32(at);
     return store_expiry(store, exptime < PACKET_EXPTIME_MAX ? exptime : PACKET_EXPTIME_MAX);

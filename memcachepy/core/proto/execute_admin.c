@@ -48,7 +48,10 @@ execute_flush_all(struct protocol *protocol, struct conn *conn, const struct req
         REPLY(protocol, request->noreply, TEXT_BAD_EXPTIME);
         return;
     }
-    store_flush_all(protocol->store, exptime);
+    if (!store_flush_all(protocol->store, exptime)) {
+        REPLY(protocol, request->noreply, TEXT_BUSY);
+        return;
+    }
     REPLY(protocol, request->noreply, "OK\r\n");
 }
 

@@ -10,6 +10,7 @@
  * the keys are answered as they arrive (CONN_KEYS). The same state resumes a command that was
  * stopped between two keys because its replies have to be sent first, or because a large value
  * could not be pinned yet. */
+#include "base/check.h"
 #include "proto/detail.h"
 #include "proto/own_keys.h"
 
@@ -139,17 +140,46 @@ write_head(uint8_t *out, const struct batch_key *entry, const struct hit *hit)
 
 static const struct reply_form text_form = {write_head, "\r\n", 2};
 
-/* The touch of gat, after the value was read: `gat -1` still returns it. */
+/* A key of a gat, which reads and touches in one hold of the lock: what is stored beside it does
+ * not get its exptime. `gat -1` still returns the value. */
 static enum answer
-touch_answered(struct protocol *protocol, struct conn *conn, const struct batch_key *entry)
+answer_gat(struct protocol *protocol, const struct conn *conn, const struct batch_key *entry,
+           struct tally *tally)
 {
-    switch (store_touch(protocol->store, &entry->key, conn->expire)) {
-    case TOUCH_DONE:
-    case TOUCH_NOT_FOUND: /* Deleted since: it was there when it was asked for. */
-        return ANSWER_HIT;
-    case TOUCH_BUSY:
+    struct view view;
+    struct fetch fetch = {
+        .key = entry->key,
+        .wants_value = true,
+        .bump = VIEW_BUMP,
+        .touches = true,
+        .expire = conn->expire,
+    };
+    switch (store_fetch(protocol->store, &fetch, &view)) {
+    case FETCH_HIT:
+        CHECK(answer_small(protocol, entry, &view, true, text_form));
+        break;
+    case FETCH_HIT_LARGE:
+        if (!answer_pinned(protocol, entry, &fetch.pin, text_form)) {
+            return ANSWER_WAIT;
+        }
+        break;
+    case FETCH_MISS:
+        tell_lookup(protocol, entry, WATCH_NOT_FOUND, 0, 0);
+        return ANSWER_MISS;
+    case FETCH_EXPIRED:
+        tally->get_expired++;
+        tell_lookup(protocol, entry, WATCH_EXPIRED, 0, 0);
+        return ANSWER_MISS;
+    case FETCH_FLUSHED:
+        tally->get_flushed++;
+        tell_lookup(protocol, entry, WATCH_FLUSHED, 0, 0);
+        return ANSWER_MISS;
+    case FETCH_WAIT:
+        return ANSWER_WAIT;
+    case FETCH_BUSY:
         return ANSWER_BUSY;
     }
+    tell_lookup(protocol, entry, WATCH_FOUND, view.client_flags, view.value_len);
     return ANSWER_HIT;
 }
 
@@ -232,14 +262,8 @@ batch_answer(struct protocol *protocol, struct conn *conn, struct input *input, 
             end_key(protocol, entry);
             continue;
         }
-        uint32_t end_before = protocol->output.end;
-        enum answer answer = answer_key(protocol, entry, &tally, text_form);
-        if (tally.touches && answer == ANSWER_HIT) {
-            answer = touch_answered(protocol, conn, entry);
-            if (answer == ANSWER_BUSY && !output_has_pins(&protocol->output)) {
-                protocol->output.end = end_before;
-            }
-        }
+        enum answer answer = tally.touches ? answer_gat(protocol, conn, entry, &tally)
+                                           : answer_key(protocol, entry, &tally, text_form);
         if (UNLIKELY(answer == ANSWER_WAIT)) {
             batch_pause(protocol, conn, input, i);
             step = output_has_pins(&protocol->output) ? STEP_FULL : STEP_WAIT;

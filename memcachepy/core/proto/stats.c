@@ -352,7 +352,8 @@ stats_settings(struct stat_sink *sink, struct store *store)
     X(evicted_page_move, SUM(evicted_page_move))                                                   \
     X(evicted_donation, SUM(evicted_donation))                                                     \
     X(evicted_table, SUM(evicted_table))                                                           \
-    X(evicted_shrink, SUM(evicted_shrink))
+    X(evicted_shrink, SUM(evicted_shrink))                                                         \
+    X(chain_evictions, SUM(chain_evictions))
 
 struct own {
     const struct superblock *superblock;

@@ -27,7 +27,7 @@ struct segment_object {
     PyObject_HEAD struct segment *segment; /* NULL after close() */
     struct store *store; /* of the slot this process claimed; opened on first use */
     unsigned slot_index;
-    uint32_t shortages_seen, mended_seen, emptied_seen;
+    uint32_t shortages_seen, recoveries_seen, mended_seen, emptied_seen;
 };
 
 /* An open segment, or its store; NULL with an exception if it is closed. */

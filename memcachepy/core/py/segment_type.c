@@ -9,6 +9,7 @@
 #include "store/rebuild.h"
 
 #include <errno.h>
+#include <string.h>
 #include <unistd.h>
 
 struct segment *
@@ -454,10 +455,26 @@ segment_take_shortage(struct segment_object *self, PyObject *unused)
         Py_RETURN_NONE;
     }
     self->shortages_seen = number;
+    /* It names a cgroup, whose name is bytes, and may be written to just now. */
     char text[sizeof(pool->shortage_text)];
     memcpy(text, pool->shortage_text, sizeof(text));
-    /* Another process may have written over it. */
     return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strnlen(text, sizeof(text)), "replace");
+}
+
+static PyObject *
+segment_take_recovery(struct segment_object *self, PyObject *unused)
+{
+    (void)unused;
+    if (segment_opened(self) == NULL) {
+        return NULL;
+    }
+    struct page_pool *pool = &self->segment->superblock->pool;
+    uint32_t number = atomic_load(&pool->recovery_number);
+    if (number == self->recoveries_seen) {
+        Py_RETURN_NONE;
+    }
+    self->recoveries_seen = number;
+    return PyLong_FromUnsignedLong(atomic_load(&pool->recovery_after_s));
 }
 
 static PyObject *
@@ -527,6 +544,7 @@ static PyMethodDef segment_methods[] = {
     METHOD("advance_clock", segment_advance_clock, METH_VARARGS),
     METHOD("step_system_clock", segment_step_system_clock, METH_VARARGS),
     METHOD("take_shortage", segment_take_shortage, METH_NOARGS),
+    METHOD("take_recovery", segment_take_recovery, METH_NOARGS),
     METHOD("close", segment_close_method, METH_NOARGS),
     {NULL, NULL, 0, NULL},
 };

@@ -127,7 +127,7 @@ settings_defaults(struct segment_settings *settings)
         .worker_logbuf_bytes = 64u << 10,
         .watcher_logbuf_bytes = 256u << 10,
         .slab_chunk_max_bytes = 512u << 10,
-        .hash_algorithm = "xxh64",
+        .hash_algorithm = "siphash13",
         .tcp_port = 11211,
         .unix_mask = 0700,
         .listen = "127.0.0.1",

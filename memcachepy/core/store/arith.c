@@ -141,6 +141,10 @@ store_arith_with(struct store *store, struct arith *arith)
             if (place.primary == NULL) {
                 continue; /* The shard has a table only now. */
             }
+            if (!room_in_chain(store, shard, &place)) {
+                shard_unlock(store, shard);
+                return ARITH_NO_MEMORY;
+            }
             if (old != NULL) {
                 item_use_locked(store, old);
                 class_counter_add(&store->slot->classes[class_id],

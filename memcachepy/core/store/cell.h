@@ -46,6 +46,12 @@ struct ref cell_pop(struct store *store, struct shard *shard);
 /* The cell's words from CELL_NEXT_AT on may be changed; the caller has logged what it cares for. */
 void cell_push(struct store *store, struct shard *shard, struct ref cell);
 
+/* The same for several cells in one transaction: the stack's head is logged once, and then one word
+ * for each cell. */
+void cells_log(struct store *store, struct shard *shard);
+struct ref cell_take(struct store *store, struct shard *shard);
+void cell_give(struct store *store, struct shard *shard, struct ref cell);
+
 /* Makes a zeroed page into free cells; the caller logs shard->cell_free. */
 void cells_make(struct store *store, struct shard *shard, uint8_t *page);
 

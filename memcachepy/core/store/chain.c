@@ -22,8 +22,12 @@
 
 #include <stdlib.h>
 
-/* How often a concatenation is tried again when the item changes under it. */
-#define CONCAT_TRIES_MAX 16
+/* A concatenation is computed without the lock, and anew when the item has changed meanwhile. After
+ * so many times it keeps the lock while it copies, if the value is not so long that others would
+ * take the process for a stopped one. It may lose it then only to make room. */
+#define CONCAT_TRIES_UNLOCKED 4
+#define CONCAT_LOCKED_BYTES_MAX (64u << 20)
+#define CONCAT_TRIES_MAX 64
 
 uint32_t
 chain_head_room(const struct store *store, const struct item *item)
@@ -52,24 +56,45 @@ put_result_of_room(enum room_result room)
     return room == ROOM_BUSY ? PUT_BUSY : PUT_NO_MEMORY;
 }
 
-/* Leaves the shard locked if it returns PUT_STORED. */
-static enum put_result
-lock_with_room(struct store *store, struct shard *shard, uint32_t class_id)
+/* Gives back the lock of an upload that keeps it. */
+static void
+upload_unlock(struct store *store, struct shard *shard, struct upload *upload)
 {
-    if (!shard_lock(store, shard)) {
+    if (upload->locked) {
+        upload->locked = false;
+        shard_unlock(store, shard);
+    }
+}
+
+/* Leaves the shard locked if it returns PUT_STORED, and only then. */
+static enum put_result
+lock_with_room(struct store *store, struct shard *shard, uint32_t class_id, struct upload *upload)
+{
+    if (!upload->locked && !shard_lock(store, shard)) {
         return PUT_BUSY;
     }
     enum room_result room = room_make(store, shard, class_id);
     if (room == ROOM_READY || room == ROOM_CHANGED) {
         return PUT_STORED;
     }
+    upload->locked = false;
     if (room == ROOM_NO_MEMORY) {
         shard_unlock(store, shard);
     }
     return put_result_of_room(room);
 }
 
-/* Starts a chain in a free upload entry: if the share has room, or whatever is held already. */
+/* Behind a transaction of the upload. */
+static void
+leave_lock(struct store *store, struct shard *shard, const struct upload *upload)
+{
+    if (!upload->locked) {
+        shard_unlock(store, shard);
+    }
+}
+
+/* Starts a chain in a free upload entry: if the share has room, or whatever is held already. Of the
+ * upload only `locked` is looked at. */
 static enum put_result
 upload_open(struct store *store, const struct put *put, uint32_t value_len, bool may_wait,
             struct upload *upload)
@@ -81,12 +106,12 @@ upload_open(struct store *store, const struct put *put, uint32_t value_len, bool
     struct held_ref *entry = &store->slot->uploads[index];
     if (!may_wait) {
         hold(store->slot, entry, value_len);
-    } else if (!hold_if_room(store, entry, value_len)) {
+    } else if (!hold_if_room(store, entry, put->key.hash, value_len)) {
         return PUT_WAIT;
     }
     struct shard *shard = shard_of_hash(store, put->key.hash);
     uint32_t class_id = store->superblock->class_count;
-    enum put_result result = lock_with_room(store, shard, class_id);
+    enum put_result result = lock_with_room(store, shard, class_id, upload);
     if (result != PUT_STORED) {
         hold_no_more(store->slot, entry);
         return result;
@@ -105,12 +130,13 @@ upload_open(struct store *store, const struct put *put, uint32_t value_len, bool
     atomic_store_explicit(&entry->head_ref, head.units, memory_order_relaxed);
     CRASH_POINT(upload_opened);
     journal_commit(shard);
-    shard_unlock(store, shard);
+    leave_lock(store, shard, upload);
     *upload = (struct upload){.value_len = value_len,
                               .head_ref = head.units,
                               .tail_ref = head.units,
                               .index = (uint16_t)index,
-                              .open = true};
+                              .open = true,
+                              .locked = upload->locked};
     return PUT_STORED;
 }
 
@@ -120,6 +146,7 @@ store_upload_begin(struct store *store, const struct put *put, struct upload *up
     if (!store_fits(store, put->key.len, put->client_flags, put->value_len)) {
         return put_failed(store, put, PUT_TOO_LARGE);
     }
+    upload->locked = false;
     enum put_result result = upload_open(store, put, put->value_len, true, upload);
     return result == PUT_NO_MEMORY ? put_failed(store, put, result) : result;
 }
@@ -137,7 +164,7 @@ upload_extend(struct store *store, struct upload *upload)
     uint32_t wanted = upload->value_len - upload->received + CONTINUATION_HEADER_BYTES;
     uint32_t class_id =
         slab_class_of(store, wanted < store->chunk_bytes_max ? wanted : store->chunk_bytes_max);
-    enum put_result result = lock_with_room(store, shard, class_id);
+    enum put_result result = lock_with_room(store, shard, class_id, upload);
     if (result != PUT_STORED) {
         return result;
     }
@@ -153,7 +180,7 @@ upload_extend(struct store *store, struct upload *upload)
     *next = ref.units;
     CRASH_POINT(upload_extended);
     journal_commit(shard);
-    shard_unlock(store, shard);
+    leave_lock(store, shard, upload);
     upload->tail_ref = ref.units;
     upload->tail_offset = 0;
     return PUT_STORED;
@@ -232,17 +259,16 @@ upload_discard(struct store *store, struct shard *shard, struct held_ref *entry)
     reclaim_run(store, shard);
 }
 
-/* False: a stopped process has the shard; the entry stays, for recovery to try again when the
- * process that has it ends. */
+/* False: a stopped process has the shard, or, if this does not wait, any; the entry stays. */
 static bool
-upload_drop(struct store *store, struct process_slot *slot, struct held_ref *entry)
+upload_drop(struct store *store, struct process_slot *slot, struct held_ref *entry, bool waits)
 {
     struct ref head = {atomic_load_explicit(&entry->head_ref, memory_order_relaxed)};
     struct shard *shard = shard_of_ref(store, head);
     if (shard == NULL) {
         atomic_store_explicit(&entry->head_ref, 0, memory_order_relaxed);
     } else {
-        if (!shard_lock(store, shard)) {
+        if (!(waits ? shard_lock(store, shard) : shard_try_lock(store, shard))) {
             return false;
         }
         /* Taking the lock may have undone what the entry's process was doing. */
@@ -265,14 +291,23 @@ store_upload_abort(struct store *store, struct upload *upload)
 {
     if (upload->open) {
         upload->open = false;
-        upload_drop(store, store->slot, upload_entry(store, upload));
+        struct held_ref *entry = upload_entry(store, upload);
+        if (!upload_drop(store, store->slot, entry, true)) {
+            held_release_later(store, entry);
+        }
     }
+}
+
+bool
+upload_try_drop(struct store *store, struct held_ref *entry)
+{
+    return upload_drop(store, store->slot, entry, false);
 }
 
 bool
 upload_recover(struct store *store, struct process_slot *slot, unsigned index)
 {
-    return upload_drop(store, slot, &slot->uploads[index]);
+    return upload_drop(store, slot, &slot->uploads[index], true);
 }
 
 /* Turns the complete chain into the key's item; under the lock, with room in the table. */
@@ -335,7 +370,9 @@ basis_holds(const struct basis *basis, const struct table_place *place)
 static enum put_result
 upload_lock(struct store *store, const struct put *put, struct upload *upload, struct shard *shard)
 {
-    if (!shard_lock(store, shard)) {
+    bool locked = upload->locked;
+    upload->locked = false;
+    if (!locked && !shard_lock(store, shard)) {
         store_upload_abort(store, upload);
         return PUT_BUSY;
     }
@@ -380,6 +417,9 @@ upload_finish(struct store *store, struct put *put, struct upload *upload,
     if (result == PUT_STORED && basis != NULL && !basis_holds(basis, &place)) {
         result = PUT_WAIT;
     }
+    if (result == PUT_STORED && !room_in_chain(store, shard, &place)) {
+        result = PUT_NO_MEMORY;
+    }
     if (result == PUT_STORED) {
         upload_publish(store, shard, &place, old, put, upload, verdict);
     } else {
@@ -405,9 +445,15 @@ upload_vivify(struct store *store, struct put *put, struct upload *upload)
         shard_unlock(store, shard);
         return PUT_WAIT;
     }
-    upload_publish(store, shard, &place, NULL, put, upload, (struct verdict){.result = PUT_STORED});
+    if (room_in_chain(store, shard, &place)) {
+        upload_publish(store, shard, &place, NULL, put, upload,
+                       (struct verdict){.result = PUT_STORED});
+    } else {
+        upload_discard(store, shard, upload_entry(store, upload));
+        result = PUT_NO_MEMORY;
+    }
     upload_close(store, shard, upload);
-    return PUT_STORED;
+    return result;
 }
 
 /* ---- copying into a chain ------------------------------------------------------------------- */
@@ -475,9 +521,10 @@ struct old_value {
     uint8_t *copy;
 };
 
-/* PUT_STORED: held, release with old_release(). PUT_NOT_FOUND: there is none. */
+/* PUT_STORED: held, release with old_release(); the shard stays locked if that is wanted and the
+ * value is not too long. PUT_NOT_FOUND: there is none. */
 static enum put_result
-old_hold(struct store *store, const struct put *put, struct old_value *old)
+old_hold(struct store *store, const struct put *put, struct old_value *old, bool *keeps_lock)
 {
     struct shard *shard = shard_of_hash(store, put->key.hash);
     int index = free_entry(store->slot->pins, &store->slot->pin_high, PIN_COUNT_MAX);
@@ -519,7 +566,10 @@ old_hold(struct store *store, const struct put *put, struct old_value *old)
     } else {
         memcpy(old->copy, item_key(item, item->bits) + item->key_len, item->value_len);
     }
-    shard_unlock(store, shard);
+    *keeps_lock = *keeps_lock && item->value_len + put->value_len <= CONCAT_LOCKED_BYTES_MAX;
+    if (!*keeps_lock) {
+        shard_unlock(store, shard);
+    }
     return PUT_STORED;
 }
 
@@ -533,17 +583,17 @@ old_release(struct store *store, struct old_value *old)
 }
 
 static enum put_result
-concat_once(struct store *store, struct put *put, const struct source *added)
+concat_once(struct store *store, struct put *put, const struct source *added, bool keeps_lock)
 {
     struct old_value old = {0};
-    enum put_result result = old_hold(store, put, &old);
+    enum put_result result = old_hold(store, put, &old, &keeps_lock);
     if (result != PUT_STORED) {
         return result;
     }
     struct put whole = *put;
     whole.client_flags = old.client_flags;
     whole.expire = old.expire;
-    struct upload upload = {0};
+    struct upload upload = {.locked = keeps_lock};
     uint32_t value_len = old.source.len + put->value_len;
     const struct source *first = put->mode == PUT_APPEND ? &old.source : added;
     const struct source *second = put->mode == PUT_APPEND ? added : &old.source;
@@ -559,6 +609,7 @@ concat_once(struct store *store, struct put *put, const struct source *added)
         put->cas_new = whole.cas_new;
         put->stored_len = whole.stored_len;
     } else {
+        upload_unlock(store, shard_of_hash(store, put->key.hash), &upload);
         store_upload_abort(store, &upload);
         result = result == PUT_BUSY ? PUT_BUSY : PUT_NOT_STORED;
     }
@@ -601,7 +652,7 @@ static enum put_result
 concat(struct store *store, struct put *put, struct source *added, struct upload *upload)
 {
     for (unsigned i = 0; i < CONCAT_TRIES_MAX; i++) {
-        enum put_result result = concat_once(store, put, added);
+        enum put_result result = concat_once(store, put, added, i >= CONCAT_TRIES_UNLOCKED);
         if (result == PUT_NOT_FOUND && put->vivifies) {
             result = vivify(store, put, upload);
         }
@@ -612,7 +663,7 @@ concat(struct store *store, struct put *put, struct source *added, struct upload
             pin_rewind(added->chain);
         }
     }
-    return PUT_NOT_STORED;
+    return PUT_NO_MEMORY; /* There was none without leaving the lock, again and again. */
 }
 
 enum put_result
@@ -645,6 +696,9 @@ void
 store_set_waiters(struct store *store, uint32_t waiters)
 {
     atomic_store_explicit(&store->slot->waiters, waiters, memory_order_relaxed);
+    if (waiters == 0) {
+        share_leave(store);
+    }
 }
 
 uint32_t

@@ -82,9 +82,10 @@ table_is_plausible(const struct store *store, const struct shard *shard)
         (level == TABLE_LEVEL_NONE && shard->sums.curr_items != 0)) {
         return false;
     }
-    uint32_t owner = page_owner(shard_index(store, shard), PAGE_KIND_TABLE);
+    uint32_t index = shard_index(store, shard);
+    uint32_t owner = page_owner(index, PAGE_KIND_TABLE);
     for (uint32_t i = 0; i < pages; i++) {
-        if (!page_is_of(store, atomic_load(table_directory_entry(store, shard, i)), owner)) {
+        if (!page_is_of(store, atomic_load(table_directory_entry(store, index, i)), owner)) {
             return false;
         }
     }
@@ -349,14 +350,20 @@ check_table(struct check *check)
             report(check, "bucket %u is open", index);
         }
         linked += check_bucket(check, primary, index);
-        for (const struct table_bucket *bucket = bucket_next(store, primary); bucket != NULL;
-             bucket = bucket_next(store, bucket)) {
+        const struct table_bucket *bucket = bucket_next(store, primary);
+        for (unsigned depth = 1; bucket != NULL; depth++) {
+            if (depth == CHAIN_BUCKETS_MAX) {
+                report(check, "bucket %u goes on in more than %u", index, CHAIN_BUCKETS_MAX - 1);
+                break;
+            }
+            const struct table_bucket *next = bucket_next(store, bucket);
             uint32_t links = check_bucket(check, bucket, index);
-            if (links < 2) {
+            if (links < (next == NULL ? 2 : 1)) {
                 report(check, "bucket %u goes on in one that links %u items", index, links);
             }
             linked += links;
             cells++;
+            bucket = next;
         }
     }
     if (linked != check->live || shard->sums.curr_items != check->live) {

@@ -5,12 +5,12 @@
 #include "base/crash.h"
 #include "store/chain.h"
 #include "store/change.h"
+#include "store/clocks.h"
+#include "store/flush.h"
 #include "store/room.h"
 #include "store/slab.h"
 #include "store/track.h"
 #include "store/write.h"
-
-#define NS_PER_S INT64_C(1000000000)
 
 /* Marked items that are looked at under one lock hold are those of one bucket. */
 #define ALL_CLASSES (~UINT64_C(0))
@@ -43,11 +43,11 @@ store_copy_begin(struct store *store, uint64_t session, uint32_t shift)
     case TRACK_OK:
         break;
     }
-    /* In the one order of all with flush_replace(): a flush that is not seen here sees the session.
+    /* In the one order of all with flush_change(): a flush that is not seen here sees the session.
      */
     uint64_t flush = atomic_load(&store->superblock->flush);
     track_head_of(store->segment)->epoch = (uint16_t)flush;
-    enum copy_begin result = flush >> 32 != 0             ? COPY_FLUSHING
+    enum copy_begin result = flush_pending_ms(flush) != 0 ? COPY_FLUSHING
                              : pass_through_shards(store) ? COPY_BEGUN
                                                           : COPY_BUSY;
     if (result != COPY_BEGUN) {
@@ -62,7 +62,8 @@ store_copy_holds(const struct store *store)
     const struct track_head *head = track_head_of(store->segment);
     /* Who flushed since the session began, and spoils it, may have died in between. */
     uint64_t flush = atomic_load(&store->superblock->flush);
-    return atomic_load(&head->session) != 0 && flush >> 32 == 0 && head->epoch == (uint16_t)flush;
+    return atomic_load(&head->session) != 0 && flush_pending_ms(flush) == 0 &&
+           head->epoch == (uint16_t)flush;
 }
 
 uint16_t
@@ -107,7 +108,8 @@ expire_word_for(const struct store *from, const struct store *to, uint32_t expir
     }
     int64_t at_s = by_wall ? wall_moment_for(from, to, expire_word >> 1)
                            : node_moment_for(from, to, expire_word >> 1);
-    *ended = at_s <= (int64_t)(by_wall ? to->wall_s : to->now_s);
+    /* As word_is_expired(). */
+    *ended = by_wall ? at_s <= (int64_t)to->wall_s : at_s < (int64_t)to->now_s;
     at_s = at_s < 1 ? 1 : at_s > INT32_MAX ? INT32_MAX : at_s;
     return (uint32_t)at_s << 1 | by_wall;
 }
@@ -290,6 +292,10 @@ store_copy(struct store *store, const struct copy *copy)
         }
         struct table_place place;
         table_find(store, shard, copy->key.bytes, copy->key.len, copy->key.hash, &place);
+        if (!room_in_chain(store, shard, &place)) {
+            result = COPY_NO_ROOM;
+            break;
+        }
         if (place.primary != NULL) {
             write_copy(store, shard, &place, copy, &form, class_id);
             result = COPY_STORED;

@@ -84,8 +84,8 @@ collect(const struct store *store, const struct table_bucket *primary, const str
         uint64_t classes, struct dump_item items[DUMP_ITEMS_MAX])
 {
     unsigned count = 0;
-    for (const struct table_bucket *bucket = primary; bucket != NULL;
-         bucket = bucket_next(store, bucket)) {
+    const struct table_bucket *bucket = primary;
+    for (unsigned i = 0; bucket != NULL && i < CHAIN_BUCKETS_MAX; i++) {
         for (unsigned slot = 0; slot < BUCKET_SLOTS; slot++) {
             struct ref ref;
             if (slot_is_of_classes(store, bucket, slot, classes, &ref)) {
@@ -103,6 +103,7 @@ collect(const struct store *store, const struct table_bucket *primary, const str
             }
             count++;
         }
+        bucket = bucket_next(store, bucket);
     }
     return count;
 }

@@ -194,6 +194,9 @@ item_unlink_hashed(struct store *store, struct shard *shard, struct ref ref, uin
 {
     struct table_place place;
     table_find_ref(store, shard, ref, hash, &place);
+    if (UNLIKELY(place.bucket == NULL)) {
+        table_condemn(store, shard);
+    }
     CHECK(place.bucket != NULL);
     if (reason >= UNLINK_EVICT && has_probation(store)) {
         remember(store, shard, class_of_ref(store, ref), hash,
@@ -336,10 +339,11 @@ evict_by_sample(struct store *store, struct shard *shard, uint32_t class_id)
     uint32_t items = 0;
     uint32_t samples = is_random_policy(store) ? 1 : SAMPLES;
     for (unsigned i = 0; i < SAMPLE_BUCKETS_MAX && items < samples && count != 0; i++) {
-        for (const struct table_bucket *bucket =
-                 table_bucket_at(store, shard, random_next(store) % count);
-             bucket != NULL; bucket = bucket_next(store, bucket)) {
+        const struct table_bucket *bucket =
+            table_bucket_at(store, shard, random_next(store) % count);
+        for (unsigned j = 0; bucket != NULL && j < CHAIN_BUCKETS_MAX; j++) {
             items += consider_bucket(store, bucket, class_id, &sweep);
+            bucket = bucket_next(store, bucket);
         }
     }
     if (sweep.lowest != NULL) {

@@ -27,10 +27,9 @@ expiry_byte(const struct store *store, uint32_t expire_word)
     if (expire_word == 0) {
         return 0;
     }
-    int64_t at_s = expire_word >> 1;
-    if (expire_word & 1) {
-        at_s += (int64_t)store->now_s - (int64_t)store->wall_s;
-    }
+    /* The first second in which word_is_expired(). */
+    int64_t at_s = expire_word & 1 ? (int64_t)(expire_word >> 1) + store->now_s - store->wall_s
+                                   : (int64_t)(expire_word >> 1) + 1;
     int64_t now = expiry_units_now(store);
     int64_t units = (at_s + EXPIRY_UNIT_S - 1) / EXPIRY_UNIT_S;
     units = units < now ? now : units > now + EXPIRY_UNITS_AHEAD ? now + EXPIRY_UNITS_AHEAD : units;

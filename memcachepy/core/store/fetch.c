@@ -32,7 +32,8 @@ static bool
 fetch_pin(struct store *store, struct fetch *fetch, const struct table_place *place)
 {
     int index = free_entry(store->slot->pins, &store->slot->pin_high, PIN_COUNT_MAX);
-    if (index < 0 || !hold_if_room(store, &store->slot->pins[index], place->item->value_len)) {
+    if (index < 0 ||
+        !hold_if_room(store, &store->slot->pins[index], fetch->key.hash, place->item->value_len)) {
         return false;
     }
     pin_take(store, place->item, place->ref, (unsigned)index, &fetch->pin);
@@ -135,6 +136,9 @@ fetch_vivify(struct store *store, struct shard *shard, struct fetch *fetch,
     case ROOM_READY:
         if (place->primary == NULL) {
             return FETCH_WAIT; /* The shard has a table only now. */
+        }
+        if (!room_in_chain(store, shard, place)) {
+            return FETCH_MISS;
         }
         write_small(store, shard, place, &form, class_id, PUBLISH_STORED);
         table_find(store, shard, key->bytes, key->len, key->hash, place);

@@ -11,18 +11,33 @@
  * reset.
  *
  *   table word
- *    63          48 47         41    40       39      32 31          0
- *   | generation   | unused     | rebuilding | level    | split point |
+ *    63                  41     40       39      32 31          0
+ *   | generation           | rebuilding | level    | split point |
  *
- * 2^level + split buckets exist. Level 0xFF: no table yet. Bucket i lies in table page i / buckets
- * per page; the page numbers stand in the table directory. Table pages are never used for anything
- * else, so a reader with an old table word reads old or new buckets but never other data. The words
- * of all shards lie side by side, and so do the first directory entries of all shards, then the
- * second: what every read needs stays in the nearest cache.
+ * 2^level + split buckets exist. The generation grows with every merge, repair and rebuild: a
+ * reader that finds the word as it was knows that it was never another one meanwhile. Level 0xFF:
+ * no table yet. Bucket i lies in table page i / buckets per page; the page numbers stand in the
+ * table directory. A reader with an old table word reads old or new buckets, or, in a page that the
+ * table has given back, anything: it follows no ref before it has found the word unchanged. Pages
+ * of cells are never used for anything else. The words of all shards lie side by side, and so do
+ * the first directory entries of all shards, then the second: what every read needs stays in the
+ * nearest cache.
  *
  * The width of 12 slots makes 5.3 bytes a slot. With 12.5 items a bucket, overflow buckets
  * and what linear hashing leaves unsplit make it 7.4 to 7.9 bytes an item; one look-up in six needs
- * a second line. */
+ * a second line.
+ *
+ * A chain has at most five buckets, 56 items. A bucket that waits to be split holds up to twice the
+ * average, 28 items in a full cache; where one comes to a fifth bucket the splits hurry until its
+ * turn has come, and it is split long before it is full (tests/core/table.c has the arithmetic). A
+ * store into a full chain evicts from it: only an attacker who knows the hash key gets there. So a
+ * look-up is bounded, a longer chain is damage, and a split always fits the journal.
+ *
+ * Splits are made by copy on write. The new bucket, and what is to follow the old one, are filled
+ * in cells that nothing links; then the old bucket's slots, the table word and the heads of lists
+ * are logged and changed: 12 words and one for each overflow bucket before and after. When items
+ * have gone the maintainer merges the last bucket into the one that it came from, by the same
+ * means, and the last page of primary buckets goes back to the pool. Pages of cells stay. */
 #ifndef STORE_HASHTABLE_H
 #define STORE_HASHTABLE_H
 
@@ -35,8 +50,21 @@
 #define BUCKET_SLOTS 12
 #define TAG_OVERFLOW 0xFF
 
+/* Buckets of the longest chain, the primary one included, and the items that they hold: each but
+ * the last gives a slot to the link. */
+#define CHAIN_BUCKETS_MAX 5
+#define CHAIN_ITEMS_MAX (CHAIN_BUCKETS_MAX * (BUCKET_SLOTS - 1) + 1)
+
 /* Items per bucket above which a bucket is split, times two. */
 #define TABLE_LOAD_HALVES 25
+
+/* The same, above which the table's next page is taken from items: a full cache settles below 14.
+ * Fewer overflow buckets pay for it, so memory is the same from 13 to 19 (bench/items.py). */
+#define TABLE_STEAL_HALVES 27
+
+/* The same, below which the last bucket is merged into the one that it came from. A table that has
+ * just grown to hold 12.5 items a bucket shrinks when three of five have gone. */
+#define TABLE_SHRINK_HALVES 10
 
 struct table_bucket {
     _Atomic uint32_t version;
@@ -50,11 +78,12 @@ static_assert(sizeof(struct table_bucket) == 64, "layout change: bump SEGMENT_LA
 
 #define TABLE_WORD_REBUILDING (UINT64_C(1) << 40)
 #define TABLE_LEVEL_NONE 0xFFu
+#define TABLE_GENERATION_SHIFT 41
 
 static inline uint64_t
 table_word_make(uint64_t generation, uint32_t level, uint32_t split)
 {
-    return generation << 48 | (uint64_t)level << 32 | split;
+    return generation << TABLE_GENERATION_SHIFT | (uint64_t)level << 32 | split;
 }
 
 static inline uint32_t
@@ -72,7 +101,7 @@ table_word_split(uint64_t word)
 static inline uint64_t
 table_word_generation(uint64_t word)
 {
-    return word >> 48;
+    return word >> TABLE_GENERATION_SHIFT;
 }
 
 static inline uint8_t
@@ -100,28 +129,34 @@ table_word_at(const struct store *store, const struct shard *shard)
 
 /* Where the number plus one of the table's page stands. */
 static inline _Atomic uint32_t *
-table_directory_entry(const struct store *store, const struct shard *shard, uint32_t page_index)
+table_directory_entry(const struct store *store, uint32_t shard_index, uint32_t page_index)
 {
-    return &store->table_directories[(uint64_t)page_index * (store->shard_mask + 1) +
-                                     shard_index(store, shard)];
+    return &store->table_directories[(uint64_t)page_index * (store->shard_mask + 1) + shard_index];
 }
 
-/* NULL if the index lies beyond the table's pages, as it may for a word read long ago. */
+/* By the shard's index, which readers have at hand. NULL if the bucket's lies beyond the table's
+ * pages, as it may for a word read long ago. */
 static inline struct table_bucket *
-table_bucket_at(const struct store *store, const struct shard *shard, uint32_t index)
+table_bucket_of(const struct store *store, uint32_t shard_index, uint32_t index)
 {
     uint32_t shift = store->page_shift - 6;
     uint32_t page_index = index >> shift;
     if (UNLIKELY(page_index >= store->table_pages_max)) {
         return NULL;
     }
-    uint32_t number =
-        atomic_load_explicit(table_directory_entry(store, shard, page_index), memory_order_acquire);
+    uint32_t number = atomic_load_explicit(table_directory_entry(store, shard_index, page_index),
+                                           memory_order_acquire);
     if (UNLIKELY(number - 1 >= store->page_count_max)) {
         return NULL; /* There is none, or the word is damaged. */
     }
     uint8_t *page = store->base + store->data_at + ((uint64_t)(number - 1) << store->page_shift);
     return (struct table_bucket *)page + (index & ((1u << shift) - 1));
+}
+
+static inline struct table_bucket *
+table_bucket_at(const struct store *store, const struct shard *shard, uint32_t index)
+{
+    return table_bucket_of(store, shard_index(store, shard), index);
 }
 
 /* Bit i is set if slot i carries the tag. Of the words at the time each was read. */
@@ -175,18 +210,23 @@ struct table_place {
     unsigned slot;
     struct item *item;
     struct ref ref;
-    uint64_t hash; /* what was looked up */
+    uint64_t hash;  /* what was looked up */
+    unsigned depth; /* not there: how many buckets the chain has */
 };
 
 /* ---- under the shard's lock (hashtable.c) --------------------------------------------------- */
 
-/* Finds the key's item, dead or alive. */
-void table_find(const struct store *store, struct shard *shard, const uint8_t *key,
-                uint32_t key_len, uint64_t hash, struct table_place *place);
+/* Finds the key's item, dead or alive. Outside a transaction: a chain that cannot be is damage, and
+ * the shard is rebuilt first. */
+void table_find(struct store *store, struct shard *shard, const uint8_t *key, uint32_t key_len,
+                uint64_t hash, struct table_place *place);
 
 /* Finds the place of a linked item. */
 void table_find_ref(const struct store *store, struct shard *shard, struct ref ref, uint64_t hash,
                     struct table_place *place);
+
+/* Whether the chain, in which the key was not found, can link nothing more. */
+bool chain_is_full(const struct store *store, const struct table_place *place);
 
 /* Whether table_prepare() has to find a page. */
 bool table_is_short(const struct store *store, const struct shard *shard);
@@ -200,15 +240,27 @@ bool table_prepare(struct store *store, struct shard *shard) MUST_CHECK;
 void bucket_open(const struct store *store, struct shard *shard, struct table_bucket *primary);
 void bucket_close(struct shard *shard, struct table_bucket *primary);
 
-/* Inside a transaction, with the primary open. */
+/* Inside a transaction, with the primary open. table_link() needs a slot: see room_in_chain(). */
 void table_link(struct store *store, struct shard *shard, struct table_bucket *primary,
                 uint64_t hash, struct ref ref);
 void table_replace(struct store *store, struct shard *shard, const struct table_place *place,
                    struct ref ref);
 void table_unlink(struct store *store, struct shard *shard, const struct table_place *place);
 
-/* Splits at most `steps` buckets if the table is loaded enough. Own transactions. */
+/* Has the next owner of the lock rebuild the shard: the caller met damage and is about to fail. */
+void table_condemn(struct store *store, struct shard *shard);
+
+/* Splits at most `steps` buckets if the table is loaded enough, more of them while a bucket with a
+ * long chain waits. Own transactions. */
 void table_grow(struct store *store, struct shard *shard, unsigned steps);
+
+/* Whether the table has many more buckets than its items need. Read without the lock: it may change
+ * the next moment. */
+bool table_may_shrink(const struct store *store, const struct shard *shard);
+
+/* Merges at most `steps` buckets of such a table, and gives pages that it no longer needs to the
+ * pool. Own transactions. False: nothing is left to do, or nothing can be done now. */
+bool table_shrink(struct store *store, struct shard *shard, unsigned steps);
 
 /* Number of primary buckets. */
 uint32_t table_bucket_count(uint64_t word);

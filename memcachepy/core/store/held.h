@@ -10,12 +10,24 @@ struct shard *shard_of_ref(const struct store *store, struct ref ref);
 
 /* Counts the entry's bytes into the share if it has room. One value is always let in, however
  * large; of several that ask at the same time no more than fit, mostly the one of the lowest slot.
- */
-bool hold_if_room(const struct store *store, struct held_ref *entry, uint32_t bytes) MUST_CHECK;
+ * A value that is asked for again and again, named by its key and bytes, is not passed by others
+ * for ever. */
+bool hold_if_room(struct store *store, struct held_ref *entry, uint64_t key_hash,
+                  uint32_t bytes) MUST_CHECK;
+
+/* Nothing of this process waits any more. */
+void share_leave(struct store *store);
 
 /* Counts the entry's bytes in, whatever is held already, and out. */
 void hold(struct process_slot *slot, struct held_ref *entry, uint32_t bytes);
 void hold_no_more(struct process_slot *slot, struct held_ref *entry);
+
+/* The entry cannot be released, for a stopped process has its shard: counts its bytes out, and lets
+ * store_tick() release it when the shard can be had again. */
+void held_release_later(struct store *store, struct held_ref *entry);
+
+/* Tries some of those; called while there are any. */
+void held_release(struct store *store);
 
 /* A free entry of a table of the slot; -1 if all are taken. */
 int free_entry(struct held_ref *entries, _Atomic uint32_t *high, unsigned count);

@@ -202,13 +202,18 @@ word_system_time(const struct store *store, uint32_t expire_word)
                            : system_time_at(store, expire_word >> 1);
 }
 
+/* A moment of the system clock is the second that it begins. A relative exptime names the second of
+ * the node's clock in which it runs out, and counts to that second's end: it began somewhere within
+ * a second, and is never shorter than was asked for. */
 static inline bool
 word_is_expired(const struct store *store, uint32_t expire_word)
 {
-    return expire_word != 0 && expire_word >> 1 <= (expire_word & 1 ? store->wall_s : store->now_s);
+    return expire_word != 0 &&
+           (expire_word & 1 ? expire_word >> 1 <= store->wall_s : expire_word >> 1 < store->now_s);
 }
 
-/* Read anew for every item: a flush that was answered by another process is in force here too. */
+/* The low bits of the flush word (flush.h). Read anew for every item: a flush that was answered by
+ * another process is in force here too. */
 static inline uint16_t
 epoch_now(const struct store *store)
 {
@@ -218,7 +223,7 @@ epoch_now(const struct store *store)
 static inline bool
 epoch_is_flushed(const struct store *store, uint16_t epoch)
 {
-    return epoch != epoch_now(store) || store->all_flushed;
+    return epoch != epoch_now(store);
 }
 
 static inline bool

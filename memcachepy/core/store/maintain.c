@@ -4,16 +4,19 @@
 #include "store/shard.h"
 #include "store/shrink.h"
 #include "store/sweep.h"
+#include "store/table_shrink.h"
 
 bool
 store_maintain(struct store *store)
 {
     store_tick(store);
     bool shrinks = store_shrink(store);
+    pool_raise(store->segment, clock_boot_ns());
     uint64_t now_ns = clock_mono_ns();
     bool grows = pool_grow_ahead(store->segment, &store->ahead, now_ns) ||
                  hugepage_step(store->segment, &store->huge, now_ns);
     bool sweeps = store_sweep(store);
+    bool merges = store_shrink_tables(store);
     bool audits = store_audit(store, now_ns);
-    return shrinks || grows || sweeps || audits;
+    return shrinks || grows || sweeps || merges || audits;
 }

@@ -237,7 +237,7 @@ store_audit(struct store *store, uint64_t now_ns)
     }
     store->audited_at_ns = now_ns;
     audit_held(store, now_ns);
-    if (pool_audit(store->segment, &store->pool_audit, now_ns)) {
+    if (pool_audit(store->segment, store->slot, &store->pool_audit, now_ns)) {
         atomic_fetch_add(&store->superblock->mended_count, 1);
     }
     for (unsigned i = 0; i < AUDIT_SHARDS && i <= store->shard_mask; i++) {

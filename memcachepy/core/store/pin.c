@@ -55,7 +55,7 @@ store_pin(struct store *store, const struct key *key, struct pin *pin)
         result = PIN_SMALL;
     } else if (UNLIKELY(class_of_ref(store, place.ref) != store->superblock->class_count)) {
         result = PIN_BUSY; /* Its page is damaged. */
-    } else if (!hold_if_room(store, &store->slot->pins[index], item->value_len)) {
+    } else if (!hold_if_room(store, &store->slot->pins[index], key->hash, item->value_len)) {
         result = PIN_WAIT;
     } else {
         item_hit_locked(store, item);
@@ -144,14 +144,14 @@ store_pin_advance(struct store *store, struct pin *pin, size_t bytes)
 
 /* As upload_drop(). */
 static bool
-pin_drop(struct store *store, struct process_slot *slot, struct held_ref *entry)
+pin_drop(struct store *store, struct process_slot *slot, struct held_ref *entry, bool waits)
 {
     struct ref ref = {atomic_load_explicit(&entry->head_ref, memory_order_relaxed)};
     struct shard *shard = shard_of_ref(store, ref);
     if (shard == NULL) {
         atomic_store_explicit(&entry->head_ref, 0, memory_order_release);
     } else {
-        if (!shard_lock(store, shard)) {
+        if (!(waits ? shard_lock(store, shard) : shard_try_lock(store, shard))) {
             return false;
         }
         struct item *item = ref_at(store, ref);
@@ -176,12 +176,21 @@ store_unpin(struct store *store, struct pin *pin)
 {
     if (pin->held) {
         pin->held = false;
-        pin_drop(store, store->slot, &store->slot->pins[pin->index]);
+        struct held_ref *entry = &store->slot->pins[pin->index];
+        if (!pin_drop(store, store->slot, entry, true)) {
+            held_release_later(store, entry);
+        }
     }
+}
+
+bool
+pin_try_drop(struct store *store, struct held_ref *entry)
+{
+    return pin_drop(store, store->slot, entry, false);
 }
 
 bool
 pin_recover(struct store *store, struct process_slot *slot, unsigned index)
 {
-    return pin_drop(store, slot, &slot->pins[index]);
+    return pin_drop(store, slot, &slot->pins[index], true);
 }

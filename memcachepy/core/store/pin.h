@@ -12,6 +12,9 @@ void pin_take(struct store *store, struct item *item, struct ref ref, unsigned i
 /* Puts the cursor at the value's beginning. */
 void pin_rewind(struct pin *pin);
 
+/* Releases an entry of the own slot, unless its shard is locked just now. */
+bool pin_try_drop(struct store *store, struct held_ref *entry) MUST_CHECK;
+
 /* For a dead process: releases what its slot's entry pins. False: a stopped process is in the way.
  */
 bool pin_recover(struct store *store, struct process_slot *slot, unsigned index) MUST_CHECK;

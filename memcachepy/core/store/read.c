@@ -7,7 +7,7 @@
  * by compare-and-swap from the state word that was read inside the validated section, and is lost
  * if that fails; a plain store would land in whatever the chunk has become. */
 #include "base/check.h"
-#include "base/xxh64.h"
+#include "base/siphash.h"
 #include "store/hashtable.h"
 #include "store/slab.h"
 #include "store/store.h"
@@ -21,23 +21,23 @@ key_init(struct store *store, struct key *key, const void *bytes, uint32_t len)
 {
     key->bytes = bytes;
     key->len = len;
-    key->hash = xxh64(bytes, len, store->hash_seed);
+    key->hash = siphash13(bytes, len, &store->hash_key);
 }
 
 static struct table_bucket *
-bucket_of_key(const struct store *store, const struct shard *shard, uint64_t word, uint64_t hash)
+bucket_of_key(const struct store *store, uint32_t index, uint64_t word, uint64_t hash)
 {
     return table_word_level(word) == TABLE_LEVEL_NONE
                ? NULL
-               : table_bucket_at(store, shard, table_bucket_index(word, hash));
+               : table_bucket_of(store, index, table_bucket_index(word, hash));
 }
 
 void
 store_prefetch_bucket(struct store *store, const struct key *key)
 {
-    struct shard *shard = shard_of_hash(store, key->hash);
-    uint64_t word = atomic_load_explicit(table_word_at(store, shard), memory_order_acquire);
-    struct table_bucket *bucket = bucket_of_key(store, shard, word, key->hash);
+    uint32_t index = shard_index_of_hash(store, key->hash);
+    uint64_t word = atomic_load_explicit(&store->table_words[index], memory_order_acquire);
+    struct table_bucket *bucket = bucket_of_key(store, index, word, key->hash);
     if (bucket != NULL) {
         PREFETCH(bucket);
     }
@@ -46,9 +46,10 @@ store_prefetch_bucket(struct store *store, const struct key *key)
 bool
 store_prefetch_item(struct store *store, const struct key *key, unsigned links)
 {
-    struct shard *shard = shard_of_hash(store, key->hash);
-    uint64_t word = atomic_load_explicit(table_word_at(store, shard), memory_order_acquire);
-    const struct table_bucket *bucket = bucket_of_key(store, shard, word, key->hash);
+    uint32_t index = shard_index_of_hash(store, key->hash);
+    _Atomic uint64_t *word_at = &store->table_words[index];
+    uint64_t word = atomic_load_explicit(word_at, memory_order_acquire);
+    const struct table_bucket *bucket = bucket_of_key(store, index, word, key->hash);
     for (unsigned i = 0; bucket != NULL; i++) {
         uint32_t matches = bucket_match(bucket, hash_tag(key->hash));
         if (matches != 0) {
@@ -67,18 +68,32 @@ store_prefetch_item(struct store *store, const struct key *key, unsigned links)
             PREFETCH(bucket);
             return true;
         }
+        /* What only seems to be a link leads to memory that may not be there. */
+        atomic_thread_fence(memory_order_acquire);
+        if (bucket != NULL && atomic_load_explicit(word_at, memory_order_relaxed) != word) {
+            return false;
+        }
     }
     return false;
 }
 
+/* Whether the bucket was in the table until now. */
 static bool
-view_is_current(const struct store *store, const struct view *view)
+word_is_current(const struct view *view)
+{
+    /* Pairs with the release fence in release_primary_page(). */
+    atomic_thread_fence(memory_order_acquire);
+    return atomic_load_explicit(view->table_word_at, memory_order_relaxed) == view->table_word;
+}
+
+static bool
+view_is_current(const struct view *view)
 {
     /* Pairs with the release fence in bucket_open(). */
     atomic_thread_fence(memory_order_acquire);
-    return atomic_load_explicit(&view->bucket->version, memory_order_relaxed) == view->version &&
-           atomic_load_explicit(table_word_at(store, view->shard), memory_order_relaxed) ==
-               view->table_word;
+    /* The word last: as long as it is the same, no version began again from zero. */
+    return atomic_load_explicit(&view->bucket->version, memory_order_acquire) == view->version &&
+           atomic_load_explicit(view->table_word_at, memory_order_relaxed) == view->table_word;
 }
 
 /* Whether the chunk at `ref` holds the key; fills the view if so. Everything read may be torn. */
@@ -121,32 +136,53 @@ view_item(const struct store *store, const struct key *key, struct ref ref, stru
     return true;
 }
 
-/* A cell behind an old link may have become part of a probation ring: its words are believed to be
- * refs only while the view is current, for what they refer to may be memory that was never
- * populated. */
-static bool
+enum found {
+    FOUND,
+    FOUND_NOTHING,
+    FOUND_CHANGED, /* the view is not current */
+    FOUND_DAMAGE,  /* the chain is longer than any can be, unless the view is not current */
+};
+
+/* A cell behind an old link may have become part of a probation ring, and the primary bucket's page
+ * anything: words are believed to be refs only while the view is current, of the primary while the
+ * table word is, for what they refer to may be memory that was never populated. */
+static enum found
 view_find(const struct store *store, const struct key *key, struct view *view, uint16_t *epoch)
 {
     uint8_t tag = hash_tag(key->hash);
     const struct table_bucket *bucket = view->bucket;
-    /* A torn chain of overflow buckets could be a circle; no real one is this long. */
-    for (unsigned i = 0; bucket != NULL && i < 64; i++) {
+    for (unsigned i = 0; bucket != NULL; i++) {
+        if (UNLIKELY(i == CHAIN_BUCKETS_MAX)) {
+            return FOUND_DAMAGE;
+        }
         for (uint32_t matches = bucket_match(bucket, tag); matches != 0; matches &= matches - 1) {
             unsigned slot = (unsigned)__builtin_ctz(matches);
             struct ref ref = {atomic_load_explicit(&bucket->ref[slot], memory_order_relaxed)};
-            if (bucket != view->bucket && UNLIKELY(!view_is_current(store, view))) {
-                return false;
+            if (UNLIKELY(bucket == view->bucket ? !word_is_current(view)
+                                                : !view_is_current(view))) {
+                return FOUND_CHANGED;
             }
             if (view_item(store, key, ref, view, epoch)) {
-                return true;
+                return FOUND;
             }
         }
         const struct table_bucket *next = bucket_next(store, bucket);
-        if (next != NULL && bucket != view->bucket && !view_is_current(store, view)) {
-            return false;
+        if (next != NULL && !view_is_current(view)) {
+            return FOUND_CHANGED;
         }
         bucket = next;
     }
+    return FOUND_NOTHING;
+}
+
+/* The table seems damaged: the next look is taken under the lock, and one that was is right. */
+static COLD bool
+look_again(struct store *store, struct view *view)
+{
+    if (view->locked) {
+        shard_mend(store, view->shard);
+    }
+    view->tries = VIEW_TRIES_MAX;
     return false;
 }
 
@@ -183,8 +219,7 @@ reclaim_dead(struct store *store, const struct key *key, struct view *view)
 static bool
 view_once(struct store *store, const struct key *key, struct view *view, enum view_result *result)
 {
-    view->table_word =
-        atomic_load_explicit(table_word_at(store, view->shard), memory_order_acquire);
+    view->table_word = atomic_load_explicit(view->table_word_at, memory_order_acquire);
     if (!view->locked && UNLIKELY(view->table_word & TABLE_WORD_REBUILDING)) {
         view->tries = VIEW_TRIES_MAX;
         return false;
@@ -193,10 +228,10 @@ view_once(struct store *store, const struct key *key, struct view *view, enum vi
         *result = VIEW_MISS;
         return true;
     }
-    view->bucket =
-        table_bucket_at(store, view->shard, table_bucket_index(view->table_word, key->hash));
+    view->bucket = table_bucket_of(store, shard_index_of_hash(store, key->hash),
+                                   table_bucket_index(view->table_word, key->hash));
     if (UNLIKELY(view->bucket == NULL)) {
-        return false;
+        return view->locked ? look_again(store, view) : false;
     }
     view->version = atomic_load_explicit(&view->bucket->version, memory_order_acquire);
     if (UNLIKELY(view->version & 1) && !view->locked) {
@@ -204,7 +239,11 @@ view_once(struct store *store, const struct key *key, struct view *view, enum vi
         return false;
     }
     uint16_t epoch;
-    bool found = view_find(store, key, view, &epoch);
+    enum found what = view_find(store, key, view, &epoch);
+    if (UNLIKELY(what == FOUND_DAMAGE)) {
+        return look_again(store, view);
+    }
+    bool found = what == FOUND;
     bool expired = found && word_is_expired(store, view->expire_word);
     bool flushed = found && epoch_is_flushed(store, epoch);
     if (LIKELY(found && !expired && !flushed && !(view->bits & (ITEM_CHAINED | ITEM_COPIED)))) {
@@ -212,7 +251,7 @@ view_once(struct store *store, const struct key *key, struct view *view, enum vi
         return true;
     }
     bool hidden = found && view->bits & ITEM_COPIED && !copy_is_shown(store, key->bytes, key->len);
-    if (!view->locked && !view_is_current(store, view)) {
+    if (!view->locked && !view_is_current(view)) {
         return false;
     }
     *result = flushed                     ? VIEW_FLUSHED
@@ -226,7 +265,9 @@ view_once(struct store *store, const struct key *key, struct view *view, enum vi
 enum view_result
 store_view(struct store *store, const struct key *key, struct view *view)
 {
-    view->shard = shard_of_hash(store, key->hash);
+    uint32_t index = shard_index_of_hash(store, key->hash);
+    view->shard = &store->shards[index];
+    view->table_word_at = &store->table_words[index];
     enum view_result result = VIEW_BUSY;
     for (;;) {
         if (UNLIKELY(view->tries >= VIEW_TRIES_MAX) && !view->locked) {
@@ -239,7 +280,6 @@ store_view(struct store *store, const struct key *key, struct view *view)
         if (LIKELY(view_once(store, key, view, &result))) {
             break;
         }
-        CHECK(!view->locked);
         view->tries++;
         COUNT(&store->slot->counters, read_retries);
     }
@@ -280,7 +320,7 @@ store_peek(struct store *store, const struct key *key, struct view *view)
 bool
 store_view_confirm(struct store *store, struct view *view, enum view_bump bump)
 {
-    if (!view->locked && UNLIKELY(!view_is_current(store, view))) {
+    if (!view->locked && UNLIKELY(!view_is_current(view))) {
         view->tries++;
         COUNT(&store->slot->counters, read_retries);
         return false;

@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/crash.h"
+#include "mem/freemap.h"
 #include "store/cell.h"
 #include "store/expiry.h"
 #include "store/hashtable.h"
@@ -107,13 +108,14 @@ mark_chain(const struct store *store, struct item *head)
     }
 }
 
-/* A page of the shard that no kind of page is: its word is damaged, or there is no room for it. */
+/* A page of the shard that no kind of page is: its word is damaged, or there is no room for it. As
+ * pool_give_back(); the process may have another page in hand. */
 static void
 release_page(const struct store *store, uint32_t number)
 {
+    freemap_set(store->segment, number);
     atomic_store_explicit(&page_entry(store->segment, number)->owner, PAGE_FREE,
                           memory_order_release);
-    atomic_fetch_add_explicit(&store->superblock->pool.free_hint, 1, memory_order_relaxed);
 }
 
 static void
@@ -231,7 +233,8 @@ sweep_page(void *context, uint32_t number, uint32_t kind)
     list_page(rebuild, number, kind);
 }
 
-/* False for a second item with the same key: a crash cannot leave two, damage can. */
+/* False for a second item with the same key: a crash cannot leave two, damage can. False for a full
+ * chain, too. */
 static bool
 relink(struct rebuild *rebuild, struct item *item)
 {
@@ -240,7 +243,7 @@ relink(struct rebuild *rebuild, struct item *item)
     uint64_t hash = item_hash(store, item);
     struct table_place place;
     table_find(store, shard, item_key(item, item->bits), item->key_len, hash, &place);
-    if (place.bucket != NULL) {
+    if (place.bucket != NULL || chain_is_full(store, &place)) {
         return false;
     }
     table_link(store, shard, place.primary, hash, ref_of(store, item));
@@ -290,6 +293,7 @@ reset_table(struct rebuild *rebuild, uint64_t generation)
 {
     struct store *store = rebuild->store;
     struct shard *shard = rebuild->shard;
+    uint32_t index = shard_index(store, shard);
     uint32_t per_page_shift = store->page_shift - 6;
     uint32_t primary_pages = 0;
     shard->cell_free = 0;
@@ -306,13 +310,13 @@ reset_table(struct rebuild *rebuild, uint64_t generation)
         }
         /* The first page is for primary buckets, the second for cells, and so on. */
         if (i % 2 == 0 && primary_pages < store->table_pages_max) {
-            atomic_store(table_directory_entry(store, shard, primary_pages++), number + 1);
+            atomic_store(table_directory_entry(store, index, primary_pages++), number + 1);
         } else {
             cells_make(store, shard, (uint8_t *)bucket);
         }
     }
     for (uint32_t i = primary_pages; i < store->table_pages_max; i++) {
-        _Atomic uint32_t *entry = table_directory_entry(store, shard, i);
+        _Atomic uint32_t *entry = table_directory_entry(store, index, i);
         /* What was never written is 0 and has no memory of its own. */
         if (i << per_page_shift >= shard->bucket_capacity && atomic_load(entry) == 0) {
             break;
@@ -350,6 +354,7 @@ rebuild_shard(struct store *store, struct shard *shard, bool empties)
     atomic_store(&shard->journal.count, 0);
     atomic_store(&shard->open_bucket, 0);
     shard->reclaiming = 0;
+    shard->grow_until = 0;
     uint32_t populated = pool_populated(store->segment);
     struct rebuild rebuild = {
         .store = store, .shard = shard, .pages_max = populated, .empties = empties};

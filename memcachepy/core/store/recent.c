@@ -29,10 +29,8 @@ const char *const departure_names[DEPARTURE_COUNT] = {
 static uint32_t
 expired_at_s(const struct store *store, uint32_t expire_word)
 {
-    int64_t at_s = expire_word >> 1;
-    if (expire_word & 1) {
-        at_s += (int64_t)store->now_s - (int64_t)store->wall_s;
-    }
+    int64_t at_s = expire_word & 1 ? (int64_t)(expire_word >> 1) + store->now_s - store->wall_s
+                                   : (int64_t)(expire_word >> 1) + 1;
     return at_s > 0 && at_s < store->now_s ? (uint32_t)at_s : store->now_s;
 }
 

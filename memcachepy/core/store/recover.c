@@ -40,15 +40,18 @@ recover_locked(struct store *store, struct shard *shard, bool suspect, struct re
     return true;
 }
 
-/* An earlier recovery in this slot's name may have ended in the middle. */
-static void
+/* An earlier recovery in this slot's name may have ended in the middle. False: a stopped process is
+ * in the way. */
+static bool
 recover_own(struct store *store)
 {
-    if (atomic_load(&store->slot->page_in_flight) != 0) {
-        pool_recover(store->segment, store->slot);
+    if (atomic_load(&store->slot->page_in_flight) != 0 &&
+        !pool_recover(store->segment, store->slot)) {
+        return false;
     }
     atomic_store(&store->slot->locked_shard, 0);
     atomic_store(&store->slot->wanted_shard, 0);
+    return true;
 }
 
 static bool
@@ -56,7 +59,9 @@ recover(struct store *store, unsigned slot_index, bool suspect, struct recovery 
 {
     struct process_slot *slot = &store->segment->slots[slot_index];
     *recovery = (struct recovery){0};
-    recover_own(store);
+    if (!recover_own(store)) {
+        return false;
+    }
     uint32_t locked = atomic_load(&slot->locked_shard);
     if (locked - 1 < store->superblock->shard_count &&
         !recover_locked(store, &store->shards[locked - 1], suspect, recovery)) {
@@ -76,12 +81,13 @@ recover(struct store *store, unsigned slot_index, bool suspect, struct recovery 
         done = pin_recover(store, slot, i);
         recovery->pins_released += held && done;
     }
-    pool_recover(store->segment, slot);
-    if (done) {
-        atomic_store(&slot->upload_high, 0);
-        atomic_store(&slot->pin_high, 0);
-        atomic_store(&slot->held_bytes, 0);
+    bool page_recovered = pool_recover(store->segment, slot);
+    if (!done || !page_recovered) {
+        return false; /* The next process would find entries that are not its own. */
     }
+    atomic_store(&slot->upload_high, 0);
+    atomic_store(&slot->pin_high, 0);
+    atomic_store(&slot->held_bytes, 0);
     atomic_store(&slot->waiters, 0);
     atomic_store(&slot->dumps, 0);
     if (atomic_exchange(&slot->watchers, 0) != 0 || atomic_load(&slot->watch_classes) != 0) {

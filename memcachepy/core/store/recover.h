@@ -12,8 +12,8 @@ struct recovery {
 };
 
 /* The slot's process has ended: repairs the shards it held, frees its uploads, pins and page, and
- * then the slot. False: a stopped process has got hold of what is to be repaired. Nothing has been
- * done then, the slot must not be used, and the caller tries again. */
+ * then the slot. False: a stopped process has got hold of what is to be repaired or freed. Not all
+ * is done then, the slot must not be used, and the caller tries again. */
 bool store_recover(struct store *store, unsigned slot_index, struct recovery *recovery);
 
 /* The same for a process that died of a fault, or was killed because it went round in circles: the

@@ -2,7 +2,7 @@
  * another shard, and comes back with the page in hand, where nobody else can take it. */
 #include "store/room.h"
 
-#include "store/hashtable.h"
+#include "store/policy.h"
 
 /* Growth may be used up by other writers, and the table may need a page too; then it is tried
  * again, but not for ever. */
@@ -92,4 +92,50 @@ room_make(struct store *store, struct shard *shard, uint32_t class_id)
     /* Meanwhile others may have freed what the page was for. */
     pool_give_back_any(store->segment, store->slot);
     return result;
+}
+
+/* The item of a chain that should go first: a dead one, else the lowest by the policy. */
+struct victim {
+    struct item *item;
+    uint32_t rank;
+    bool dead;
+};
+
+static void
+consider(const struct store *store, struct item *item, struct victim *victim)
+{
+    if (item_is_dead(store, item)) {
+        *victim = (struct victim){.item = item, .dead = true};
+        return;
+    }
+    bool may_go = policy_of(store) != POLICY_NOEVICTION && may_evict(store, item);
+    uint32_t rank = policy_rank(store, item, chunk_state(item));
+    if (may_go && !victim->dead && (victim->item == NULL || rank < victim->rank)) {
+        *victim = (struct victim){.item = item, .rank = rank};
+    }
+}
+
+bool
+chain_evict(struct store *store, struct shard *shard, const struct table_place *place)
+{
+    if (!chain_is_full(store, place)) {
+        return true;
+    }
+    struct victim victim = {0};
+    const struct table_bucket *bucket = place->primary;
+    for (unsigned i = 0; bucket != NULL && i < CHAIN_BUCKETS_MAX; i++) {
+        for (unsigned slot = 0; slot < BUCKET_SLOTS; slot++) {
+            uint8_t tag = atomic_load_explicit(&bucket->tag[slot], memory_order_relaxed);
+            struct ref ref = {atomic_load_explicit(&bucket->ref[slot], memory_order_relaxed)};
+            if (tag != TAG_OVERFLOW && LIKELY(ref_is_in_pages(store, ref))) {
+                consider(store, ref_at(store, ref), &victim);
+            }
+        }
+        bucket = bucket_next(store, bucket);
+    }
+    if (victim.item != NULL) {
+        item_unlink(store, shard, ref_of(store, victim.item),
+                    victim.dead ? UNLINK_RECLAIM : UNLINK_EVICT + EVICTED_CHAIN);
+    }
+    return victim.item != NULL;
 }

@@ -65,6 +65,20 @@ journal_undo(struct store *store, struct shard *shard)
     return true;
 }
 
+/* What was undone may have set a table word that is set anew soon: a reader may have begun with it.
+ * Before the bucket is reopened. */
+static void
+renew_table_word(struct store *store, struct shard *shard)
+{
+    _Atomic uint64_t *word = table_word_at(store, shard);
+    atomic_store_explicit(word,
+                          atomic_load_explicit(word, memory_order_relaxed) +
+                              (UINT64_C(1) << TABLE_GENERATION_SHIFT),
+                          memory_order_release);
+    STORES_IN_ORDER();
+    CRASH_POINT(table_word_renewed);
+}
+
 /* Lets readers back to the bucket the dead process was in. */
 static bool
 reopen_bucket(struct store *store, struct shard *shard)
@@ -103,6 +117,17 @@ give_up(struct store *store, struct shard *shard)
     atomic_fetch_add(&store->superblock->emptied_count, 1);
 }
 
+/* False: that is not enough. */
+static bool
+repair_by_journal(struct store *store, struct shard *shard)
+{
+    if (!journal_undo(store, shard)) {
+        return false;
+    }
+    renew_table_word(store, shard);
+    return reopen_bucket(store, shard) && shard_is_plausible(store, shard);
+}
+
 static void
 shard_repair(struct store *store, struct shard *shard)
 {
@@ -115,8 +140,7 @@ shard_repair(struct store *store, struct shard *shard)
         give_up(store, shard);
     } else if (rebuilding) {
         shard_rebuild(store, shard);
-    } else if (!journal_undo(store, shard) || !reopen_bucket(store, shard) ||
-               !shard_is_plausible(store, shard)) {
+    } else if (!repair_by_journal(store, shard)) {
         shard_mend(store, shard);
     }
     CRASH_POINT(shard_repaired);

@@ -16,6 +16,7 @@
 
 #include "base/check.h"
 #include "base/platform.h"
+#include "base/siphash.h"
 #include "mem/hugepage.h"
 #include "mem/lock.h"
 #include "mem/page.h"
@@ -29,7 +30,7 @@
 /* A shard that so many repairs in turn did not survive is emptied. */
 #define REPAIR_ATTEMPTS_MAX 3
 
-/* The largest transaction, the split of a chain of five buckets, logs about 82. */
+/* The largest transactions log about 50. */
 #define JOURNAL_WORDS_MAX 120
 
 /* The ghost of a shard remembers at most so many pages of fingerprints. */
@@ -99,6 +100,7 @@ struct shard {
     uint32_t cell_free;       /* ref of the first unused cell (cell.h) */
     uint32_t cell_count;      /* cells in use */
     uint32_t bucket_capacity; /* primary buckets that the table's pages hold */
+    uint32_t grow_until; /* a hint: buckets there should be, for a chain that has become long */
     uint32_t ghost_page_count;
     uint32_t ghost_turn;      /* what the ghost was told since ghost hits and entries were halved */
     uint32_t recent_count;    /* of departures, modulo 2^32 */
@@ -118,6 +120,7 @@ struct sweep_pass {
     bool all;                     /* look at every item that expires, whatever its byte says */
     bool flushed;                 /* look at every chunk: what a flush killed stands in no column */
     uint64_t examined, reclaimed; /* items */
+    bool skipped;                 /* a stopped process was in the way of a page */
     uint64_t crawl;               /* look at every chunk of these classes; bit by class id */
     uint16_t epoch;               /* of flushes, when the pass began */
     uint32_t began_s;             /* 0: there was none yet */
@@ -143,6 +146,22 @@ struct held_audit {
     } of[SLOT_COUNT];
 };
 
+/* What has waited longest in this process for its part of the share; see held.c. */
+struct share_wait {
+    uint64_t key_hash;
+    uint32_t bytes; /* 0: nothing waits */
+    uint64_t since_ms, tried_at_ms;
+};
+
+#define HELD_COUNT_MAX (PIN_COUNT_MAX + UPLOAD_COUNT_MAX)
+
+/* Pins, and behind them uploads, of the own slot that are to be released; see held.c. */
+struct held_left {
+    uint32_t count;
+    uint32_t next; /* where the next try looks first */
+    uint64_t marks[HELD_COUNT_MAX / 64];
+};
+
 struct track_mapping;
 
 /* One process's handle; store_open() fills it. */
@@ -154,7 +173,7 @@ struct store {
     _Atomic uint64_t *table_words;       /* of each shard */
     _Atomic uint32_t *table_directories; /* see hashtable.h */
     struct process_slot *slot;
-    uint64_t hash_seed;
+    struct siphash_key hash_key;
     uint64_t data_at, data_end;
     uint32_t shard_mask;
     uint32_t unit_shift;
@@ -167,14 +186,17 @@ struct store {
     uint32_t page_count_max;
     /* As of the last tick. */
     uint32_t now_s;         /* seconds of the node's clock since the segment's base */
+    uint64_t now_ms;        /* the same in milliseconds */
     uint32_t wall_s;        /* seconds of the system clock since the segment's base */
     int64_t clocks_apart_s; /* that less the node's; changes only when somebody steps a clock */
-    bool all_flushed;       /* the very second of a delayed flush */
     bool peeks;             /* Who looks leaves no trace. */
     uint32_t tracking_seen; /* superblock.tracking, as of the last tick */
     struct track_mapping *tracks; /* of the nodes that copies come from; NULL: there are none */
     uint32_t draining;            /* page number + 1 that is kept though it becomes empty */
     uint32_t shrink_turn;         /* the shard that gives a page next */
+    struct share_wait wait;
+    struct held_left left;
+    uint32_t table_turn; /* the shard whose table shrinks next */
     struct sweep_pass sweep;
     struct pool_ahead ahead;
     struct hugepage_pass huge;
@@ -193,10 +215,16 @@ struct store {
 #define CLASS_COUNT(store, class_id, name)                                                         \
     class_counter_add(&(store)->slot->classes[class_id], CLASS_##name, 1)
 
+static inline uint32_t
+shard_index_of_hash(const struct store *store, uint64_t hash)
+{
+    return (uint32_t)(hash >> 40) & store->shard_mask;
+}
+
 static inline struct shard *
 shard_of_hash(const struct store *store, uint64_t hash)
 {
-    return &store->shards[(hash >> 40) & store->shard_mask];
+    return &store->shards[shard_index_of_hash(store, hash)];
 }
 
 /* Changed by store_set_memory_limit(), at any moment. */

@@ -1,33 +1,24 @@
-/* The process's handle, the clock, flushes and sums; see store.h. */
+/* The process's handle, the clock and sums; see store.h. */
 #include "store/store.h"
 
 #include "base/check.h"
-#include "base/clock.h"
 #include "mem/prefix_table.h"
 #include "store/class_stats.h"
+#include "store/clocks.h"
+#include "store/flush.h"
 #include "store/hashtable.h"
+#include "store/held.h"
 #include "store/policy.h"
 #include "store/slab.h"
 #include "store/track.h"
-#include "store/walk.h"
-#include "store/write.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-/* Relative exptimes go up to thirty days; what is above is a moment. */
-#define RELATIVE_MAX_S (60 * 60 * 24 * 30)
-
-/* The expiry word has 31 bits of seconds. */
-#define EXPIRE_S_MAX 0x7FFFFFFF
 
 /* From here to 2^32 an exptime is a negative number that was sent without its sign: libmemcached
  * makes 4294967295 of -1. As moments these lie from 2089 on, which no clock here reaches. */
 #define EXPTIME_WRAPPED_MIN INT64_C(0xE0000000)
 #define EXPIRED_AT_ONCE 1u /* second 0 of the system clock's count */
-
-/* A flush epoch has 16 bits in an item; dead items go before a number comes back. */
-#define EPOCH_SWEEP_EVERY 0x8000u
 
 static void
 map_sizes_to_classes(struct store *store)
@@ -82,7 +73,7 @@ store_open(struct segment *segment, unsigned slot_index)
     store->table_pages_max = superblock->table_pages_max;
     store->page_count_max = superblock->page_count_max;
     store->slot = &segment->slots[slot_index];
-    store->hash_seed = superblock->hash_seed;
+    store->hash_key = superblock->hash_key;
     store->data_at = superblock->data_at;
     store->data_end =
         superblock->data_at + ((uint64_t)superblock->page_count_max << superblock->page_shift);
@@ -92,7 +83,7 @@ store_open(struct segment *segment, unsigned slot_index)
     store->chunk_bytes_max = superblock->chunk_bytes[superblock->class_count];
     store->counts_by_chance = is_lfu_policy(store);
     store->count_max = store->counts_by_chance ? COUNT_MAX_LFU : COUNT_MAX;
-    store->random = (uint32_t)store->hash_seed ^ slot_index << 16 ^ 1u << 31;
+    store->random = (uint32_t)store->hash_key.word[0] ^ slot_index << 16 ^ 1u << 31;
     store->random |= 1;
     map_sizes_to_classes(store);
     store_tick(store);
@@ -133,9 +124,8 @@ store_class_id(const struct store *store, uint32_t key_len, uint32_t client_flag
                          bytes < store->chunk_bytes_max ? (uint32_t)bytes : store->chunk_bytes_max);
 }
 
-/* ---- clock and flush ------------------------------------------------------------------------
- * Both clocks count from a base, so that 0 is never now. The node's clock is the boot-time clock:
- * nobody can step it. */
+/* ---- the clock ------------------------------------------------------------------------------
+ * Both clocks count from a base, so that 0 is never now. */
 
 static uint32_t
 seconds_since(int64_t now_s, int64_t base_s)
@@ -147,55 +137,13 @@ seconds_since(int64_t now_s, int64_t base_s)
 static void
 read_clocks(struct store *store)
 {
-    const struct superblock *superblock = store->superblock;
-    int64_t advance_s = atomic_load_explicit(&superblock->advance_s, memory_order_relaxed);
-    int64_t step_s = atomic_load_explicit(&superblock->wall_step_s, memory_order_relaxed);
-    uint64_t boot_ns = clock_boot_ns();
-    uint64_t wall_ns = clock_wall_ns();
-#ifdef MEMCACHEPY_DEBUG
-    uint64_t paused_at_ns = atomic_load_explicit(&superblock->paused_at_ns, memory_order_relaxed);
-    if (paused_at_ns != 0) {
-        wall_ns -= boot_ns - paused_at_ns;
-        boot_ns = paused_at_ns;
-    }
-#endif
-    uint64_t up_ns = boot_ns - superblock->boot_base_ns;
-    int64_t boot_s = (int64_t)(up_ns / 1000000000u);
-    int64_t wall_s = (int64_t)(wall_ns / 1000000000u);
-    store->now_s = seconds_since(boot_s + advance_s, 0);
-    store->wall_s = seconds_since(wall_s + advance_s + step_s, (int64_t)superblock->wall_base_s);
+    struct clocks clocks = clocks_read(store->superblock);
+    int64_t wall_base_s = (int64_t)store->superblock->wall_base_s;
+    store->now_s = seconds_since(clocks.node_ns / NS_PER_S, 0);
+    store->now_ms = clocks.node_ns > 0 ? (uint64_t)(clocks.node_ns / NS_PER_MS) : 0;
+    store->wall_s = seconds_since(clocks.wall_ns / NS_PER_S, wall_base_s);
     /* From nanoseconds: the two clocks' seconds begin at different moments. */
-    store->clocks_apart_s =
-        (int64_t)((wall_ns - up_ns) / 1000000000u) + step_s - (int64_t)superblock->wall_base_s;
-}
-
-static uint64_t
-flush_word(uint32_t epoch, uint32_t pending_s)
-{
-    return (uint64_t)pending_s << 32 | epoch;
-}
-
-/* Copies of what is flushed go at once, also when the flush is for later. */
-static void
-spoil_copies(const struct store *store)
-{
-    if (UNLIKELY(atomic_load(&store->superblock->tracking) != 0)) {
-        track_spoil(store->segment);
-    }
-}
-
-static void
-flush_replace(struct store *store, uint64_t old, uint32_t epoch, uint32_t pending_s)
-{
-    spoil_copies(store); /* This process may die in between. */
-    /* Who loses the race was overtaken by another flush, which is as good. */
-    bool done = atomic_compare_exchange_strong(&store->superblock->flush, &old,
-                                               flush_word(epoch, pending_s));
-    /* In the one order of all: who begins a session shows it before it looks at the flushes. */
-    spoil_copies(store);
-    if (done && epoch != (uint32_t)old && epoch % EPOCH_SWEEP_EVERY == 0) {
-        store_sweep_dead(store);
-    }
+    store->clocks_apart_s = (clocks.wall_ns - clocks.node_ns) / NS_PER_S - wall_base_s;
 }
 
 void
@@ -203,13 +151,12 @@ store_tick(struct store *store)
 {
     read_clocks(store);
     uint64_t flush = atomic_load_explicit(&store->superblock->flush, memory_order_acquire);
-    uint32_t pending_s = (uint32_t)(flush >> 32);
-    if (UNLIKELY(pending_s != 0 && store->now_s > pending_s)) {
-        flush_replace(store, flush, (uint32_t)flush + 1, 0);
-        flush = atomic_load_explicit(&store->superblock->flush, memory_order_acquire);
-        pending_s = (uint32_t)(flush >> 32);
+    if (UNLIKELY(flush_pending_ms(flush) != 0)) {
+        flush_attend(store);
     }
-    store->all_flushed = pending_s != 0 && store->now_s >= pending_s;
+    if (UNLIKELY(store->left.count != 0)) {
+        held_release(store);
+    }
     uint32_t tracking = atomic_load_explicit(&store->superblock->tracking, memory_order_acquire);
     if (UNLIKELY(tracking != store->tracking_seen)) {
         track_attend(store, tracking);
@@ -228,8 +175,20 @@ store_wall_s(const struct store *store)
     return store->superblock->wall_base_s + store->wall_s;
 }
 
+/* A ttl begins now, and the last tick may lie in an earlier second: by less than half of one, while
+ * a batch is executed, so the clock has to be asked again only in the other half of the tick's.
+ * What is told of the ttl counts from the same second. */
+static void
+catch_up_with_second(struct store *store)
+{
+    if (store->now_ms % 1000 >= 500 &&
+        clocks_node_ns(store->superblock) / NS_PER_S != (int64_t)store->now_s) {
+        read_clocks(store);
+    }
+}
+
 struct expiry
-store_expiry(const struct store *store, int64_t exptime)
+store_expiry(struct store *store, int64_t exptime)
 {
     if (exptime == 0) {
         return (struct expiry){0};
@@ -238,6 +197,7 @@ store_expiry(const struct store *store, int64_t exptime)
         return (struct expiry){EXPIRED_AT_ONCE};
     }
     if (exptime <= RELATIVE_MAX_S) {
+        catch_up_with_second(store);
         return (struct expiry){(store->now_s + (uint32_t)exptime) << 1};
     }
     int64_t at_s = exptime - (int64_t)store->superblock->wall_base_s;
@@ -255,26 +215,6 @@ store_ttl_s(const struct store *store, uint32_t expire_word)
     }
     int64_t left_s = (int64_t)(expire_word >> 1) - (expire_word & 1 ? store->wall_s : store->now_s);
     return left_s > 0 ? left_s : 0;
-}
-
-/* memcached's rule: the flush is of the second before the moment asked for, and everything stored
- * up to the end of that second goes. */
-void
-store_flush_all(struct store *store, int64_t exptime)
-{
-    uint64_t flush = atomic_load(&store->superblock->flush);
-    int64_t delay_s = exptime > RELATIVE_MAX_S ? exptime - (int64_t)store_wall_s(store) : exptime;
-    if (delay_s <= 1) {
-        next_cas(store); /* memcached takes one for a flush that is in force at once. */
-    }
-    if (delay_s <= 0) {
-        flush_replace(store, flush, (uint32_t)flush + 1, 0);
-    } else {
-        int64_t at_s = (int64_t)store->now_s + delay_s - 1;
-        flush_replace(store, flush, (uint32_t)flush,
-                      (uint32_t)(at_s > EXPIRE_S_MAX ? EXPIRE_S_MAX : at_s));
-    }
-    store_tick(store);
 }
 
 /* ---- statistics ----------------------------------------------------------------------------- */
@@ -317,6 +257,7 @@ sum_shards(struct store *store, struct store_sums *sums)
     X(evicted_donation)                                                                            \
     X(evicted_table)                                                                               \
     X(evicted_shrink)                                                                              \
+    X(chain_evictions)                                                                             \
     X(evicted_unfetched)                                                                           \
     X(reclaimed)                                                                                   \
     X(expired_unfetched)

@@ -60,8 +60,9 @@ store_superblock(struct store *store)
 /* lock_owner() of a shard's lock, for the supervisor's watch. */
 int32_t store_lock_owner(const struct store *store, uint32_t shard);
 
-/* Reads the clocks and lets a delayed flush that is due take effect. Call once per batch of events,
- * at least once a second while there are requests. */
+/* Reads the clocks, lets a delayed flush that is due take effect, and releases what a stopped
+ * process kept from being released. Call once per batch of events, at least once a second while
+ * there are requests. */
 void store_tick(struct store *store);
 
 /* One bounded step of the work that no request waits for; the maintainer's process calls it. True:
@@ -78,15 +79,15 @@ void key_init(struct store *store, struct key *key, const void *bytes, uint32_t 
 
 /* ---- expiry ---------------------------------------------------------------------------------
  * The wire's exptime becomes a word once: 0 never, up to 30 days relative (no clock step changes
- * it), above that a moment of the system clock, negative at once, also when it lost its sign on a
- * way through 32 bits. Moments beyond the representable reach (the beginning of 2088) are clamped
- * to it. */
+ * it, and it is never shorter than asked for, nor longer by more than a second), above that a
+ * moment of the system clock, negative at once, also when it lost its sign on a way through 32
+ * bits. Moments beyond the representable reach (the beginning of 2088) are clamped to it. */
 struct expiry {
     uint32_t word;
 };
-struct expiry store_expiry(const struct store *store, int64_t exptime);
+struct expiry store_expiry(struct store *store, int64_t exptime);
 
-/* Seconds left until then as of the last tick: -1 never, 0 it has passed. */
+/* Whole seconds left until then as of the last tick: -1 never, 0 less than one or none. */
 int64_t store_ttl_s(const struct store *store, uint32_t expire_word);
 
 /* ---- reads ---------------------------------------------------------------------------------- */
@@ -134,6 +135,7 @@ struct view {
     uint32_t version;
     uint32_t tries;
     uint64_t table_word;
+    _Atomic uint64_t *table_word_at;
     _Atomic uint32_t *state_at;
     struct table_bucket *bucket;
     struct shard *shard;
@@ -197,6 +199,7 @@ unsigned store_pin_pieces(struct store *store, const struct pin *pin, struct iov
 /* Moves the cursor over bytes that have been sent. */
 void store_pin_advance(struct store *store, struct pin *pin, size_t bytes);
 
+/* Releases it, or sees to it that store_tick() does. */
 void store_unpin(struct store *store, struct pin *pin);
 
 /* Counts the pinned item as a get of its slab class. */
@@ -245,6 +248,10 @@ uint64_t store_item_size_max(const struct store *store);
 bool store_fits(const struct store *store, uint32_t key_len, uint32_t client_flags,
                 uint64_t value_len);
 
+/* Whether pins or uploads of this process are left to be released by store_tick(), for a stopped
+ * process had their shard; then it wants to be called often. */
+bool store_holds_entries(const struct store *store);
+
 /* Whether this process keeps memory of other nodes, which it lets go of in a store_tick(). */
 bool store_maps_others(const struct store *store);
 
@@ -269,6 +276,7 @@ struct upload {
     uint32_t tail_offset;
     uint16_t index;
     bool open;
+    bool locked; /* The shard is, all along. */
 };
 
 /* Opens an upload for put->value_len bytes (put->value is not looked at). PUT_STORED: open;
@@ -287,6 +295,8 @@ void store_upload_advance(struct store *store, struct upload *upload, uint32_t b
 /* Makes the complete upload live, in put->mode. The upload is closed whatever the result. */
 enum put_result store_upload_commit(struct store *store, struct put *put,
                                     struct upload *upload) MUST_CHECK;
+
+/* As store_unpin(). */
 void store_upload_abort(struct store *store, struct upload *upload);
 
 /* How many connections of this process wait for an upload's or a pin's share; other processes read
@@ -405,8 +415,10 @@ enum fetch_result {
 enum fetch_result store_fetch(struct store *store, struct fetch *fetch,
                               struct view *view) MUST_CHECK;
 
-/* exptime as on the wire: 0 or negative now, else relative or absolute as for items. */
-void store_flush_all(struct store *store, int64_t exptime);
+/* exptime as on the wire: 0 or negative now, else relative or absolute as for items; takes the
+ * place of one that is to come. True: what was stored until then is dead, or will be at that
+ * moment. False: a stopped process is in the way, and nothing was flushed. */
+bool store_flush_all(struct store *store, int64_t exptime);
 
 /* ---- the memory limit ----------------------------------------------------------------------- */
 
@@ -450,7 +462,8 @@ bool store_debug_unref(struct store *store, const struct key *key) MUST_CHECK;
     X(PAGE_MOVE, evicted_page_move) /* its page went to another class */                           \
     X(DONATION, evicted_donation)   /* its page went to another shard */                           \
     X(TABLE, evicted_table)         /* its page went to the hash table or the ghost */             \
-    X(SHRINK, evicted_shrink)       /* its page went back to the host */
+    X(SHRINK, evicted_shrink)       /* its page went back to the host */                           \
+    X(CHAIN, chain_evictions)       /* its chain in the hash table was full */
 
 enum eviction_reason {
 #define X(reason, name) EVICTED_##reason,
@@ -471,6 +484,7 @@ enum eviction_reason {
     X(evicted_donation)                                                                            \
     X(evicted_table)                                                                               \
     X(evicted_shrink)                                                                              \
+    X(chain_evictions)                                                                             \
     X(evicted_unfetched)                                                                           \
     X(reclaimed)                                                                                   \
     X(expired_unfetched)                                                                           \

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/crash.h"
 #include "store/expiry.h"
+#include "store/flush.h"
 #include "store/hashtable.h"
 #include "store/tell.h"
 
@@ -167,6 +168,7 @@ sweep_page(struct store *store, uint32_t number)
         }
         struct shard *shard = &store->shards[page_owner_shard(batch.owner)];
         if (!shard_lock(store, shard)) {
+            store->sweep.skipped = true;
             break;
         }
         bool same = atomic_load(&page_entry(store->segment, number)->owner) == batch.owner;
@@ -191,7 +193,8 @@ begin_pass(struct store *store)
     pass->all = pass->began_s == 0 || store->now_s - pass->began_s > GAP_S_MAX || stepped_s > 1 ||
                 stepped_s < -1;
     uint16_t epoch = epoch_now(store);
-    pass->flushed = pass->epoch != epoch;
+    pass->flushed = flush_left_items(store);
+    pass->skipped = false;
     pass->epoch = epoch;
     pass->clocks_apart_s = clocks_apart_s;
     pass->began_s = store->now_s;
@@ -201,12 +204,16 @@ begin_pass(struct store *store)
     pass->running = true;
 }
 
-/* A crawl is over with the first pass that began after it was asked for. */
+/* Of what a flush killed nothing is left now. A crawl is over with the first pass that began after
+ * it was asked for. */
 static void
 end_pass(struct store *store)
 {
     struct sweep_pass *pass = &store->sweep;
     pass->running = false;
+    if (pass->flushed && !pass->skipped) {
+        flush_swept(store, pass->epoch);
+    }
     if (pass->crawl != 0) {
         atomic_store(&store->superblock->crawl_classes, 0);
     }

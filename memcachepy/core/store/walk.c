@@ -96,38 +96,3 @@ chain_is_sound(const struct store *store, struct item *head)
     }
     return room >= head->value_len;
 }
-
-/* Under the lock of the page's shard. */
-static void
-sweep_dead_page(struct store *store, struct shard *shard, uint32_t number, uint32_t owner)
-{
-    uint32_t class_id = page_owner_kind(owner);
-    for (uint32_t slot = 0; slot < slab_chunks_per_page(store, class_id); slot++) {
-        /* Unlinking may empty this very page and give it back. */
-        if (atomic_load(&page_entry(store->segment, number)->owner) != owner) {
-            return;
-        }
-        struct ref ref = chunk_ref(store, number, class_id, slot);
-        struct item *item = ref_at(store, ref);
-        if (state_kind(chunk_state(item)) == CHUNK_LIVE && item_is_dead(store, item)) {
-            item_unlink(store, shard, ref, UNLINK_RECLAIM);
-        }
-    }
-}
-
-void
-store_sweep_dead(struct store *store)
-{
-    uint32_t count = pool_populated(store->segment);
-    for (uint32_t number = 0; number < count; number++) {
-        uint32_t owner = atomic_load(&page_entry(store->segment, number)->owner);
-        if (!page_has_chunks(store->superblock, owner)) {
-            continue;
-        }
-        struct shard *shard = &store->shards[page_owner_shard(owner)];
-        if (shard_lock(store, shard)) {
-            sweep_dead_page(store, shard, number, owner);
-            shard_unlock(store, shard);
-        }
-    }
-}

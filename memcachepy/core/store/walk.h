@@ -23,7 +23,4 @@ bool held_head_is_sound(const struct store *store, struct ref head);
 /* Follows a chain; false if it does not hold all of the value. */
 bool chain_is_sound(const struct store *store, struct item *head);
 
-/* Unlinks every dead item of every shard; for a flush epoch about to be used again. */
-void store_sweep_dead(struct store *store);
-
 #endif

@@ -376,6 +376,10 @@ store_put(struct store *store, struct put *put)
         uint32_t class_id = slab_class_of(store, form_bytes(&form));
         switch (room_make(store, shard, class_id)) {
         case ROOM_READY:
+            if (!room_in_chain(store, shard, &place)) {
+                shard_unlock(store, shard);
+                return put_failed(store, put, PUT_NO_MEMORY);
+            }
             if (place.primary != NULL) {
                 write_small(store, shard, &place, &form, class_id, PUBLISH_STORED);
                 put->cas_new = form.cas;
