@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 CONSTANTS_BYTES = 4096
-SUPERBLOCK_BYTES = 16384
 SLOT_BYTES = 27136
-CONSTANTS = struct.Struct("8sII12Q8I")
+CONSTANTS = struct.Struct("8sII13Q8I")
 """The head of struct superblock in mem/segment.h, up to page_count_max."""
 
 BLOCK = re.compile(rb"\[([0-9a-f]{6})~([0-9a-f]{6})\]")
@@ -51,15 +50,14 @@ class Scribbler:
         finally:
             os.close(fd)
         head = CONSTANTS.unpack_from(self._memory)
-        slots, logs, shards, words, tables, prefixes, conns, configs, tracks, pages, data = head[
-            4:15
-        ]
-        page_bytes, _, _, _, shard_count, table_pages_max, _, _ = head[15:]
+        slots, logs, shards, words, tables, prefixes, conns, configs = head[4:12]
+        tracks, freemap, pages, data = head[12:16]
+        page_bytes, _, _, _, shard_count, table_pages_max, _, _ = head[16:]
         shard_bytes = (words - shards) // shard_count
         self.data = Area(data, page_bytes * 16)
         self._page_bytes = page_bytes
         self.areas = {
-            "superblock": Area(CONSTANTS_BYTES, SUPERBLOCK_BYTES - CONSTANTS_BYTES),
+            "superblock": Area(CONSTANTS_BYTES, slots - CONSTANTS_BYTES),
             "slots": Area(slots, SLOT_BYTES * (4 + worker_count + 2)),
             "shards": Area(shards, shard_bytes * shard_count),
             "shard heads": Area(shards, 0),
@@ -69,6 +67,7 @@ class Scribbler:
             "connections": Area(conns, 4096 * (1 + worker_count)),
             "configurations": Area(configs, 4096),
             "tracks": Area(tracks, 4096),
+            "free map": Area(freemap, 4096),
             "pages": Area(pages, 24 * 1024),
             "data": self.data,
         }
