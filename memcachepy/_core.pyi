@@ -30,6 +30,7 @@ STOPPING: Final[int]
 EXIT_STOPPED: Final[int]
 """A loop ended because it was asked to."""
 EXIT_ORPHANED: Final[int]
+REPAIR_ATTEMPTS_MAX: Final[int]
 """A loop ended because the supervisor is gone."""
 
 COPIES_OUTLIVED_NS: Final[int]
@@ -138,12 +139,34 @@ class Segment:
         Raises:
             CoreError: all are taken, or there is no memory for one more.
         """
-    def recover(self, slot: int, channel_fd: int = -1) -> dict[str, int] | None:
+    def close_slot(self, slot: int) -> None:
+        """Forget that an attached process has the slot: `recover` is done. Supervisor only."""
+    def die_with_supervisor(self) -> bool:
+        """In a child that claims no slot: be killed when the supervisor ends.
+
+        Returns:
+            False: it has ended already.
+        """
+    def mend(self) -> tuple[int, int, int, int, bool]:
+        """Once a second, in the supervisor: what other processes have written over.
+
+        Becomes one whose owner has died: a lock that has been taken for three looks by a thread
+        that does not exist, or whose words make no sense.
+
+        Returns:
+            Locks mended; shards rebuilt, and shards emptied since the last call because their words
+            made no sense; the last of these; whether workers are to be woken, because the counts of
+            their connections make no sense.
+        """
+    def recover(
+        self, slot: int, channel_fd: int = -1, is_suspect: bool = False
+    ) -> dict[str, int] | None:
         """Clean up after the process of a slot, which must have ended.
 
         Repairs every shard whose lock it held, frees its uploads, pins and pages in flight, and
         corrects the connection count: descriptors that still wait in `channel_fd` (the receiving
-        end of a worker's channel) live on.
+        end of a worker's channel) live on. Of a process that is suspect, because it died of a
+        fault, the shard is rebuilt. A damaged segment may end the caller: not for the supervisor.
 
         Returns:
             shards_repaired, shards_rebuilt, uploads_freed, pins_released, connections_lost. None:

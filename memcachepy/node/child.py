@@ -54,6 +54,8 @@ class Child:
     """0 while no process fills the slot."""
     is_ready: bool = False
     """A process of this slot has reported that it enters its loop."""
+    is_suspect: bool = False
+    """It was killed while it ran with a lock and did not get on: for going round in circles."""
     failure: str = ""
     """Why one could not start, in its own words."""
     started_at_s: float = 0.0
@@ -71,17 +73,14 @@ class Child:
                 self._live(report_fd)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        self.is_suspect = False
         self.started_at_s = time.monotonic()
 
     def _live(self, report_fd: int) -> NoReturn:
         """The child's whole life."""
         status = STATUS_FAILED
         try:
-            signal.set_wakeup_fd(-1)
-            for number in _IGNORED_BY_CHILDREN:
-                signal.signal(number, signal.SIG_IGN)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            close_signals()
             _close_all_but([report_fd, self.wake_fd, *self.keep_fds])
             self.prepare()
             report(report_fd, self.slot, READY)
@@ -101,6 +100,15 @@ class Child:
     def kill(self) -> None:
         if self.pid:
             os.kill(self.pid, signal.SIGKILL)
+
+
+def close_signals() -> None:
+    """In a forked child: let none of the supervisor's signals reach it, or its handlers."""
+    signal.set_wakeup_fd(-1)
+    for number in _IGNORED_BY_CHILDREN:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _close_all_but(keep_fds: Iterable[int]) -> None:

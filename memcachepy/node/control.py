@@ -27,6 +27,7 @@ from pathlib import Path
 
 from memcachepy import __version__, _core
 from memcachepy.log import fact
+from memcachepy.node.aside import ChildDied, recover, run_aside
 from memcachepy.node.control_config import config_delete, config_get, config_set
 from memcachepy.node.control_settings import settings_change
 from memcachepy.node.discovery import read_state
@@ -309,10 +310,20 @@ class Control:
         if not isinstance(key, str):
             raise Refusal("key is missing, in base64")
         try:
-            answer = self._segment.explain(base64.b64decode(key, validate=True))
+            decoded = base64.b64decode(key, validate=True)
+            answer = run_aside(self._segment, lambda: self._explained(decoded))
         except ValueError as error:
             raise Refusal(str(error)) from None
-        self._reply(peer, {"ok": True, **answer})
+        except (ChildDied, OSError) as error:
+            raise Refusal(f"the key cannot be looked for now: {error}") from None
+        assert isinstance(answer, dict)
+        self._reply(peer, answer)
+
+    def _explained(self, key: bytes) -> dict[str, object]:
+        try:
+            return {"ok": True, **self._segment.explain(key)}
+        except ValueError as error:
+            return {"ok": False, "error": str(error)}
 
     def _answer_from(
         self,
@@ -355,7 +366,7 @@ class Control:
         """Tried again at the next tick if a stopped process holds what is to be repaired."""
         assert peer.slot is not None
         peer.has_left = True
-        repaired = self._segment.recover(peer.slot)
+        repaired = recover(self._segment, peer.slot)
         if repaired is None:
             peer.look_at_s = self._clock()
             return

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 from memcachepy import _core
 from memcachepy.log import fact
@@ -59,6 +60,7 @@ class Guard:
         elif is_stuck and child.pid == holder.pid:
             facts = {"name": child.name, "pid": child.pid, "lock": holder.lock}
             log.warning(fact("child killed", **facts, reason=_REASON))
+            child.is_suspect = not _is_stopped(child.pid)
             child.kill()
 
     def _on_stuck_attached(self, holder: Holder, is_stuck: bool) -> None:
@@ -76,3 +78,12 @@ class Guard:
                 log.warning(fact("attached process killed", **facts, reason="stuck with a lock"))
             except OSError as error:
                 log.error(fact("attached process stuck", **facts, reason=error.strerror))
+
+
+def _is_stopped(pid: int) -> bool:
+    """By a signal or a debugger, as the kernel says; then it is not to blame."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat[stat.rfind(b")") + 2 : stat.rfind(b")") + 3] in b"tT"

@@ -37,6 +37,7 @@ from typing import Self
 from memcachepy import _core
 from memcachepy.errors import BootError
 from memcachepy.log import fact, start_again
+from memcachepy.node.aside import recover
 from memcachepy.node.child import READY, SETTLED, SIGNALS, Child, report
 from memcachepy.node.control import Control
 from memcachepy.node.discovery import Discovery
@@ -56,6 +57,8 @@ DEATHS_MAX = 5
 """So many deaths within `DEATHS_WINDOW_S` make the next respawn wait for `BACKOFF_S`."""
 DEATHS_WINDOW_S = 10.0
 BACKOFF_S = 1.0
+_FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
+"""A process that ends by one of these may have been led to it by a damaged word."""
 
 
 class Supervisor:
@@ -289,6 +292,7 @@ class Supervisor:
                 self._respawn(self._children[slot])
         if self._guard.due_at_s <= now_s:
             self._guard.look(now_s)
+            self._mend()
             if self._control:
                 self._control.tick()
             self._on_tick()
@@ -304,7 +308,9 @@ class Supervisor:
 
     def _recover(self, child: Child) -> dict[str, int]:
         """Free what the slot's last process left; later, if a stopped process is in the way."""
-        repaired = self._segment.recover(child.slot, self._channel_fd(child.slot))
+        repaired = recover(
+            self._segment, child.slot, self._channel_fd(child.slot), child.is_suspect
+        )
         if repaired is None:
             self._unrecovered.add(child.slot)
             return {}
@@ -377,6 +383,7 @@ class Supervisor:
     def _bury(self, child: Child, status: int, rusage: struct_rusage) -> None:
         """A child has ended: clean up what it left in the segment, and replace it if need be."""
         has_served = self._is_ready or self._segment.is_serving(child.slot)
+        child.is_suspect = child.is_suspect or -status in _FAULTS
         repaired = self._recover(child)
         self._segment.add_child_rusage(rusage.ru_utime, rusage.ru_stime)
         facts: dict[str, object] = {
@@ -485,6 +492,21 @@ class Supervisor:
         for child in self._alive():
             log.warning(fact("child killed", name=child.name, pid=child.pid, reason=why))
             child.kill()
+
+    def _mend(self) -> None:
+        """Write again what only we say, and tell of what others have damaged."""
+        self._segment.set_state(self._state)
+        locks, rebuilt, emptied, shard, counts_are_wrong = self._segment.mend()
+        if counts_are_wrong:
+            for child in self._alive():
+                child.wake()
+        if locks:
+            log.warning(fact("locks mended", count=locks, reason="no process holds them"))
+        if rebuilt:
+            log.warning(fact("shards rebuilt", count=rebuilt, reason="their words made no sense"))
+        if emptied:
+            reason = "it could not be repaired"
+            log.error(fact("shard emptied", count=emptied, last_shard=shard, reason=reason))
 
     def _report_shortage(self) -> None:
         if shortage := self._segment.take_shortage():

@@ -127,7 +127,7 @@ static void
 make_full_directory(void)
 {
     begin(960 * GIB);
-    uint32_t count = pool->count_max;
+    uint32_t count = segment->superblock->page_count_max;
     EXPECT(count > 15000000);
     EXPECT(freemap_populate(segment, 0, count));
     atomic_store(&pool->populated_count, count);
@@ -138,7 +138,7 @@ static void
 a_search_among_sixteen_million_pages_is_a_few_looks(void)
 {
     make_full_directory();
-    uint32_t count = pool->count_max, number;
+    uint32_t count = segment->superblock->page_count_max, number;
     EXPECT(looks_of_take(&number) <= 1 && number == PAGE_NONE);
     const uint32_t some[] = {count - 1, count / 2, 4096, 4095, 64, 63, 1, 0};
     for (unsigned i = 0; i < sizeof(some) / sizeof(some[0]); i++) {
@@ -156,7 +156,7 @@ static void
 pages_of_stopped_processes_hide_none_and_cost_little(void)
 {
     make_full_directory();
-    uint32_t last = pool->count_max - 1, number;
+    uint32_t last = segment->superblock->page_count_max - 1, number;
     for (uint32_t i = 0; i < SLOT_COUNT; i++) {
         atomic_store(&page_entry(segment, i * 5000)->owner, PAGE_OWNER_PROCESS | i << 8);
         freemap_set(segment, i * 5000);
@@ -175,7 +175,8 @@ pages_of_stopped_processes_hide_none_and_cost_little(void)
 static _Atomic uint64_t *
 level_0_word(uint32_t number)
 {
-    uint64_t at = segment->superblock->freemap_at + freemap_present_bytes(pool->count_max);
+    uint64_t at = segment->superblock->freemap_at +
+                  freemap_present_bytes(segment->superblock->page_count_max);
     return segment_at(segment, at + number / 64 * 8);
 }
 
@@ -208,7 +209,7 @@ a_page_out_of_sight_is_seen_again_by_the_maintainer(void)
     }
     struct pool_ahead ahead = {0};
     memset(segment_at(segment, segment->superblock->freemap_at), 0,
-           freemap_present_bytes(pool->count_max));
+           freemap_present_bytes(segment->superblock->page_count_max));
     EXPECT(pool_take(segment, slot) == PAGE_NONE);
     EXPECT(!pool_grow_ahead(segment, &ahead, 1));
     EXPECT(freemap_count(segment, UINT32_MAX) == 4096);
@@ -322,6 +323,79 @@ a_search_that_dies_hides_no_page(void)
     segment_close(segment);
 }
 
+#define AUDIT_NS UINT64_C(10000000000)
+
+/* Random bytes for -1. */
+static void
+damage_map(int byte)
+{
+    uint8_t *map = segment_at(segment, segment->superblock->freemap_at);
+    uint64_t bytes = freemap_bytes(segment->superblock->page_count_max);
+    for (uint64_t i = 0; i < bytes; i++) {
+        map[i] = (uint8_t)(byte < 0 ? rand() : byte);
+    }
+}
+
+static void
+a_map_that_was_written_over_gives_no_page_twice_and_is_mended(int byte)
+{
+    begin_with_few(40, 7);
+    struct pool_audit audit = {0};
+    damage_map(byte);
+    for (unsigned i = 0; i < 1000; i++) {
+        uint32_t number;
+        EXPECT(looks_of_take(&number) <= 2 * LOOKS_BOUND);
+        if (number != PAGE_NONE) {
+            EXPECT(number % 7 == 0 && number / 7 < 40);
+            pool_give_back(segment, slot, number);
+        }
+    }
+    damage_map(byte);
+    (void)pool_audit(segment, slot, &audit, AUDIT_NS);
+    EXPECT(atomic_load(&slot->page_in_flight) == 0 && free_pages() == 40);
+    expect_all_found();
+    segment_close(segment);
+}
+
+static void
+a_page_whose_owner_cannot_be_is_free_again(void)
+{
+    begin_with_few(40, 7);
+    struct pool_audit audit = {0};
+    const uint32_t owners[] = {0xFFFFFFFF, 0x7FFFFF01, page_owner_in_hand(segment, slot), 5};
+    for (unsigned i = 0; i < 4; i++) {
+        atomic_store(&page_entry(segment, 1000 + i)->owner, owners[i]);
+    }
+    (void)pool_audit(segment, slot, &audit, AUDIT_NS);
+    EXPECT(free_pages() == 40);
+    EXPECT(pool_audit(segment, slot, &audit, 2 * AUDIT_NS));
+    EXPECT(free_pages() == 44);
+    expect_all_found();
+    segment_close(segment);
+}
+
+/* The maintainer dies while it has the page. */
+static void
+an_audit_that_dies_loses_no_page(const char *point)
+{
+    begin_with_few(40, 7);
+    damage_map(0);
+    if (fork() == 0) {
+        struct pool_audit audit = {0};
+        crash_arm(point, 1);
+        (void)pool_audit(segment, slot + 1, &audit, AUDIT_NS);
+        _exit(0);
+    }
+    int status;
+    EXPECT(wait(&status) > 0 && WIFSIGNALED(status));
+    EXPECT(pool_recover(segment, slot + 1));
+    EXPECT(free_pages() == 40);
+    struct pool_audit audit = {0};
+    (void)pool_audit(segment, slot, &audit, AUDIT_NS);
+    expect_all_found();
+    segment_close(segment);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -334,6 +408,14 @@ main(int argc, char **argv)
     summaries_of_nothing_are_cleared_by_the_search();
     a_page_out_of_sight_is_seen_again_by_the_maintainer();
     a_search_that_dies_hides_no_page();
+    srand(seed);
+    for (int byte = -1; byte < 256; byte += 64) {
+        a_map_that_was_written_over_gives_no_page_twice_and_is_mended(byte);
+    }
+    a_map_that_was_written_over_gives_no_page_twice_and_is_mended(0);
+    a_page_whose_owner_cannot_be_is_free_again();
+    an_audit_that_dies_loses_no_page("page_in_hand");
+    an_audit_that_dies_loses_no_page("page_listed_not_free");
     const uint32_t strides[] = {1, 64};
     for (unsigned i = 0; i < 2; i++) {
         takers_and_givers_lose_no_page(1, strides[i], rounds / 10 + 1);

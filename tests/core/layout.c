@@ -32,7 +32,7 @@ parts_follow_each_other(const struct superblock *layout)
         EXPECT(at[i] > at[i - 1]);
     }
     EXPECT(layout->pages_at >= layout->tracks_at + track_bytes());
-    EXPECT(layout->data_at >= layout->pages_at + layout->pool.count_max * sizeof(struct page));
+    EXPECT(layout->data_at >= layout->pages_at + layout->page_count_max * sizeof(struct page));
 }
 
 static void

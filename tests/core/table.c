@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 static const struct siphash_key fixed_key = {{0x0706050403020100, 0x0F0E0D0C0B0A0908}};
 
@@ -34,6 +35,7 @@ open_store(unsigned megabytes, enum eviction_policy policy)
     struct segment *segment;
     char sentence[SEGMENT_SENTENCE_MAX];
     EXPECT(store_create(&settings, &segment, sentence) == SEGMENT_OK);
+    EXPECT(mprotect(segment->superblock->constants, CONSTANTS_BYTES, PROT_READ | PROT_WRITE) == 0);
     segment->superblock->hash_key = fixed_key;
     segment_claim_slot(segment, SLOT_WORKER_FIRST);
     return store_open(segment, SLOT_WORKER_FIRST);

@@ -55,6 +55,10 @@ def test_units_hold_under_sanitizers(build: Build) -> None:
     assert run(build("units", *SANITIZERS)) == "ok\n"
 
 
+def test_damaged_words_of_a_dead_process_end_no_other_and_lose_no_store(build: Build) -> None:
+    assert run(build("damage", *SANITIZERS)) == "ok\n"
+
+
 def test_the_pool_takes_ahead_and_keeps_a_moving_limit(build: Build) -> None:
     assert run(build("pool", *SANITIZERS)) == "ok\n"
 

@@ -7,6 +7,8 @@
 #include "base/clock.h"
 #include "store/held.h"
 
+#include <sys/mman.h>
+
 #define MEGABYTES 16
 #define SHARE_BYTES (MEGABYTES << 20 >> 3)
 #define ROUNDS_MAX 1000
@@ -143,6 +145,18 @@ a_reservation_that_is_not_renewed_lapses(void)
     stop_small();
 }
 
+/* Another process has written over it: all is reserved, from ten minutes ahead on. */
+static void
+one_of_the_far_future_keeps_nothing_out(void)
+{
+    uint64_t moment = (large->now_ms + 600000) >> 4 & 0x3FFFF;
+    uint64_t word = UINT64_C(3) << 54 | UINT64_C(0x3FFFF) << 36 | moment << 18 | moment;
+    atomic_store(&segment->superblock->share_reserved, word);
+    EXPECT(turn_small() && turn_small());
+    atomic_store(&segment->superblock->share_reserved, 0);
+    stop_small();
+}
+
 static void
 nor_is_it_passed_by_others_of_its_own_process(void)
 {
@@ -189,7 +203,8 @@ int
 main(void)
 {
     segment = segment_make(MEGABYTES);
-    segment->superblock->settings.item_size_max_bytes = 4u << 20;
+    EXPECT(mprotect(segment->superblock->constants, CONSTANTS_BYTES, PROT_READ | PROT_WRITE) == 0);
+    segment->superblock->boot_settings.item_size_max_bytes = 4u << 20;
     ledger = ledgers_make(1);
     atomic_store(&segment->superblock->paused_at_ns, clock_boot_ns());
     large = store_open(segment, SLOT_WORKER_FIRST + 1);
@@ -204,6 +219,7 @@ main(void)
     a_large_value_is_not_passed_for_ever("huge");
     an_upload_is_not_either();
     a_reservation_that_is_not_renewed_lapses();
+    one_of_the_far_future_keeps_nothing_out();
     nor_is_it_passed_by_others_of_its_own_process();
     for (unsigned apart = 0; apart < 8; apart++) {
         of_two_the_one_that_waited_longer_is_first_and_both_have_their_turn(apart);

@@ -80,8 +80,11 @@ world_open(unsigned megabytes, uint32_t pages, enum eviction_policy policy, uint
         exit(2);
     }
     /* The same keys meet in the same buckets each time. */
+    CHECK(mprotect(world->segment->superblock->constants, CONSTANTS_BYTES,
+                   PROT_READ | PROT_WRITE) == 0);
     world->segment->superblock->hash_key = (struct siphash_key){{seed, ~seed}};
     atomic_store(&world->segment->superblock->pool.effective_count, pages);
+    atomic_store(&world->segment->superblock->pool.effective_check, ~pages);
     world->victim = store_open(world->segment, SLOT_VICTIM);
     world->second = store_open(world->segment, SLOT_SECOND);
     world->judge = store_open(world->segment, SLOT_SUPERVISOR);
@@ -125,7 +128,7 @@ ranges(const struct world *world, struct range out[RANGES])
     out[3] = (struct range){superblock->data_at, (uint64_t)PAGES_MAX << superblock->page_shift};
     out[4] = (struct range){superblock->tracks_at, TRACKS_BYTES};
     out[5] = (struct range){superblock->freemap_at,
-                            freemap_present_bytes(superblock->pool.count_max) + PAGES_MAX / 8};
+                            freemap_present_bytes(superblock->page_count_max) + PAGES_MAX / 8};
     return RANGES;
 }
 

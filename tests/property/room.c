@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -401,7 +402,11 @@ main(int argc, char **argv)
         return 2;
     }
     /* So that a seed repeats the run. */
-    run.segment->superblock->hash_key = (struct siphash_key){{run.random_state, 0}};
+    struct superblock *superblock = run.segment->superblock;
+    if (mprotect(superblock->constants, CONSTANTS_BYTES, PROT_READ | PROT_WRITE) != 0) {
+        return 2;
+    }
+    superblock->hash_key = (struct siphash_key){{run.random_state, 0}};
     run.value = calloc(1, run.item_bytes_max);
     for (unsigned i = 0; i < phase_count; i++) {
         if (!parse_phase(argv[7 + i], &phases[i])) {

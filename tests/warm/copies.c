@@ -7,6 +7,8 @@
 #include "copies_deaths.h"
 #include "copies_nodes.h"
 
+#include <sys/mman.h>
+
 /* ---- orders of events ------------------------------------------------------------------------ */
 
 static void
@@ -288,6 +290,7 @@ the_end_is_never_later_and_at_most_a_second_earlier(void)
 {
     struct superblock *superblock = to.segment->superblock;
     uint64_t base_ns = superblock->boot_base_ns;
+    EXPECT(mprotect(superblock->constants, CONSTANTS_BYTES, PROT_READ | PROT_WRITE) == 0);
     for (unsigned i = 0; i < 1000; i++) {
         bool ended;
         superblock->boot_base_ns = base_ns - draw(UINT64_C(5000000000));

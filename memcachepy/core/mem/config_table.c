@@ -51,8 +51,11 @@ config_look(const struct config_copy *copy, struct config_view *view)
 {
     view->copy = copy;
     view->client_flags = copy->client_flags;
-    view->key_len = copy->key_len <= CONFIG_KEY_LEN_MAX ? copy->key_len : 0;
-    view->value_len = copy->value_len <= CONFIG_VALUE_LEN_MAX ? copy->value_len : 0;
+    /* Read once: another process may write them between two looks. */
+    uint32_t key_len = *(const volatile __typeof__(copy->key_len) *)&copy->key_len;
+    uint32_t value_len = *(const volatile __typeof__(copy->value_len) *)&copy->value_len;
+    view->key_len = key_len <= CONFIG_KEY_LEN_MAX ? key_len : 0;
+    view->value_len = value_len <= CONFIG_VALUE_LEN_MAX ? value_len : 0;
 }
 
 static RACY_READ bool

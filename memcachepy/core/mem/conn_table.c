@@ -24,16 +24,26 @@ entries_of(const struct segment *segment, unsigned slot_index)
 {
     const struct superblock *superblock = segment->superblock;
     unsigned process = slot_index == SLOT_ACCEPTOR ? 0 : slot_index - SLOT_WORKER_FIRST + 1;
-    DCHECK(process <= superblock->settings.worker_count);
+    DCHECK(process <= superblock->boot_settings.worker_count);
     struct conn_entry *entries = segment_at(segment, superblock->conns_at);
-    return entries + (size_t)process * conn_table_capacity(&superblock->settings);
+    return entries + (size_t)process * conn_table_capacity(&superblock->boot_settings);
+}
+
+/* Entries that have memory. */
+static uint32_t
+entries_present(const struct segment *segment, unsigned slot_index)
+{
+    uint32_t high =
+        atomic_load_explicit(&segment->slots[slot_index].conn_high, memory_order_acquire);
+    uint32_t capacity = conn_table_capacity(&segment->superblock->boot_settings);
+    return high < capacity ? high : capacity;
 }
 
 void
 conn_table_clear(const struct segment *segment, unsigned slot_index)
 {
     struct conn_entry *entries = entries_of(segment, slot_index);
-    uint32_t high = atomic_load(&segment->slots[slot_index].conn_high);
+    uint32_t high = entries_present(segment, slot_index);
     for (uint32_t i = 0; i < high; i++) {
         conn_table_close(&entries[i]);
     }
@@ -45,11 +55,11 @@ has_memory(const struct segment *segment, unsigned slot_index, uint32_t index)
 {
     const struct superblock *superblock = segment->superblock;
     _Atomic uint32_t *high = &segment->slots[slot_index].conn_high;
-    uint32_t from = atomic_load_explicit(high, memory_order_relaxed);
+    uint32_t from = entries_present(segment, slot_index);
     if (index < from) {
         return true;
     }
-    if (index >= conn_table_capacity(&superblock->settings)) {
+    if (index >= conn_table_capacity(&superblock->boot_settings)) {
         return false;
     }
     uint32_t to = (index / STEP + 1) * STEP;
@@ -133,7 +143,7 @@ conn_table_next(const struct segment *segment, unsigned slot_index, int *fd,
                 struct conn_entry *copy)
 {
     const struct process_slot *slot = &segment->slots[slot_index];
-    uint32_t high = atomic_load_explicit(&slot->conn_high, memory_order_acquire);
+    uint32_t high = entries_present(segment, slot_index);
     const struct conn_entry *entries = entries_of(segment, slot_index);
     if (atomic_load_explicit(&slot->serving, memory_order_acquire) == 0) {
         return false;

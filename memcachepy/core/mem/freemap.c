@@ -3,6 +3,7 @@
 #include "mem/freemap.h"
 
 #include "base/crash.h"
+#include "mem/page.h"
 #include "mem/populate.h"
 
 #define WORD_BITS 64
@@ -45,14 +46,14 @@ level_words(const struct segment *segment, unsigned level)
 {
     const struct superblock *superblock = segment->superblock;
     return segment_at(segment,
-                      superblock->freemap_at + level_offset(superblock->pool.count_max, level));
+                      superblock->freemap_at + level_offset(superblock->page_count_max, level));
 }
 
 bool
 freemap_populate(const struct segment *segment, uint32_t first, uint32_t count)
 {
     const struct superblock *superblock = segment->superblock;
-    uint64_t at = superblock->freemap_at + level_offset(superblock->pool.count_max, 0);
+    uint64_t at = superblock->freemap_at + level_offset(superblock->page_count_max, 0);
     uint32_t begin = first / WORD_BITS, end = (first + count + WORD_BITS - 1) / WORD_BITS;
     return populate(segment->fd, segment->base, at + begin * sizeof(uint64_t),
                     (end - begin) * sizeof(uint64_t));
@@ -122,11 +123,20 @@ clear_stale(const struct segment *segment, struct process_slot *slot, uint32_t i
     atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
 }
 
+/* Whether what a bit of the level is about has memory: a page, or a word of the level below. All
+ * but the lowest level has. A bit comes after the page has been counted. */
+static bool
+is_present(const struct segment *segment, uint32_t index, unsigned level)
+{
+    uint32_t pages = level <= 1 ? pool_populated(segment) : segment->superblock->page_count_max;
+    return index < (level == 0 ? pages : word_count(pages, level - 1));
+}
+
 uint32_t
 freemap_next(const struct segment *segment, struct process_slot *slot, uint32_t from,
              unsigned *looks)
 {
-    uint32_t page_count = segment->superblock->pool.count_max;
+    uint32_t page_count = segment->superblock->page_count_max;
     uint32_t index = from; /* of a bit of the level */
     unsigned level = 0;
     /* A word whose bit above was not seen may be without memory. */
@@ -145,7 +155,7 @@ freemap_next(const struct segment *segment, struct process_slot *slot, uint32_t 
             continue;
         }
         index = index / WORD_BITS * WORD_BITS + (uint32_t)__builtin_ctzll(word);
-        while (level > 0) {
+        while (level > 0 && LIKELY(is_present(segment, index, level))) {
             ++*looks;
             word = atomic_load(&level_words(segment, level - 1)[index]);
             if (word == 0) {
@@ -157,10 +167,18 @@ freemap_next(const struct segment *segment, struct process_slot *slot, uint32_t 
             level--;
         }
         if (word != 0) {
-            return index;
+            /* A bit without a page, or without memory below it, is damage, as are all behind it. */
+            return LIKELY(level == 0 && is_present(segment, index, 0)) ? index : FREEMAP_NONE;
         }
     }
     return FREEMAP_NONE;
+}
+
+bool
+freemap_has(const struct segment *segment, uint32_t number)
+{
+    uint64_t word = atomic_load(&level_words(segment, 0)[number / WORD_BITS]);
+    return word >> number % WORD_BITS & 1;
 }
 
 void
@@ -192,15 +210,18 @@ freemap_count(const struct segment *segment, uint32_t most)
     _Atomic uint64_t *level_2 = level_words(segment, 2);
     _Atomic uint64_t *level_1 = level_words(segment, 1);
     _Atomic uint64_t *level_0 = level_words(segment, 0);
-    uint32_t words = word_count(segment->superblock->pool.count_max, 2);
+    uint32_t words = word_count(segment->superblock->page_count_max, 2);
     uint32_t count = 0;
     for (uint32_t i = 0; i < words && count < most; i++) {
         uint64_t upper = atomic_load(&level_2[i]);
         for (; upper != 0 && count < most; upper &= upper - 1) {
             uint32_t j = i * WORD_BITS + (uint32_t)__builtin_ctzll(upper);
-            uint64_t lower = atomic_load(&level_1[j]);
+            uint64_t lower = is_present(segment, j, 2) ? atomic_load(&level_1[j]) : 0;
             for (; lower != 0 && count < most; lower &= lower - 1) {
                 uint32_t k = j * WORD_BITS + (uint32_t)__builtin_ctzll(lower);
+                if (!is_present(segment, k, 1)) {
+                    break;
+                }
                 count += (uint32_t)__builtin_popcountll(atomic_load(&level_0[k]));
             }
         }

@@ -18,7 +18,9 @@
  *   page of the word in its process slot until then: pool_recover() looks again for the dead.
  * - A bit of a summary may be set over a word that is 0. A search that comes there clears it.
  *
- * tests/models/freemap.pml proves it. */
+ * tests/models/freemap.pml proves it. Where another process has written over the map, a search
+ * finds too little or pages that it does not get, and pool_audit() makes it agree with the owners.
+ */
 #ifndef MEM_FREEMAP_H
 #define MEM_FREEMAP_H
 
@@ -49,6 +51,9 @@ freemap_is_empty(const struct segment *segment)
 /* For who has the page in hand and named, or holds the grow lock while it is absent. */
 void freemap_set(const struct segment *segment, uint32_t number);
 void freemap_clear(const struct segment *segment, uint32_t number);
+
+/* Whether the page, which had memory at some time, has its bit. */
+bool freemap_has(const struct segment *segment, uint32_t number);
 
 /* Words that a search for a page looks at. */
 #define FREEMAP_LOOKS_MAX 256

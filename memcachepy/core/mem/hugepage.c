@@ -118,12 +118,14 @@ hugepage_require(int fd, uint8_t *base, uint64_t offset, char *sentence, size_t 
 
 /* Up to here no page is without memory: a huge page would bring it back. */
 static uint64_t
-present_end(const struct superblock *superblock)
+present_end(const struct segment *segment)
 {
+    const struct superblock *superblock = segment->superblock;
     const struct page_pool *pool = &superblock->pool;
-    uint32_t populated = atomic_load_explicit(&pool->populated_count, memory_order_acquire);
+    uint32_t populated = pool_populated(segment);
     bool absent = atomic_load_explicit(&pool->present_count, memory_order_relaxed) < populated;
-    return page_offset(superblock, absent ? atomic_load(&pool->absent_from) : populated);
+    uint32_t from = atomic_load(&pool->absent_from);
+    return page_offset(superblock, absent && from < populated ? from : populated);
 }
 
 /* One that fails holds up none behind it. */
@@ -142,7 +144,7 @@ bool
 hugepage_step(struct segment *segment, struct hugepage_pass *pass, uint64_t now_ns)
 {
     const struct superblock *superblock = segment->superblock;
-    uint64_t end = present_end(superblock) / EXTENT_BYTES * EXTENT_BYTES;
+    uint64_t end = present_end(segment) / EXTENT_BYTES * EXTENT_BYTES;
     pass->next_at = pass->next_at < end ? pass->next_at : end;
     if (pass->next_at < superblock->data_at) {
         pass->next_at = superblock->data_at;

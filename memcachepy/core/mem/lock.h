@@ -13,7 +13,7 @@ struct shared_lock {
 enum lock_result {
     LOCK_OK,
     LOCK_OWNER_DIED, /* Held by the caller, who must repair and then lock_repaired(). */
-    LOCK_TIMEOUT,    /* Not held. */
+    LOCK_TIMEOUT,    /* Not held; also at once, for a lock whose words are damaged. */
 };
 
 void lock_init(struct shared_lock *lock);
@@ -27,5 +27,18 @@ enum lock_result lock_try(struct shared_lock *lock) MUST_CHECK;
 int32_t lock_owner(const struct shared_lock *lock);
 void lock_repaired(struct shared_lock *lock);
 void lock_release(struct shared_lock *lock);
+
+/* ---- locks that another process has written over ---------------------------------------------
+ * The supervisor looks at the locks from time to time; store/mend.h says how. */
+
+/* The word by which the lock is taken; 0 for a lock that is free, or orphaned in the usual way. */
+uint32_t lock_word(const struct shared_lock *lock);
+
+/* Whether no process can take the lock any more, whatever its word says. */
+bool lock_is_damaged(const struct shared_lock *lock);
+
+/* Makes a lock that no live process holds one whose owner has died: the next process that takes it
+ * repairs what it guards. */
+void lock_orphan(struct shared_lock *lock);
 
 #endif

@@ -50,7 +50,7 @@ logring_bytes(uint32_t setting_bytes)
 static uint32_t
 cells_of(const struct segment *segment)
 {
-    return cell_count(segment->superblock->settings.worker_logbuf_bytes);
+    return cell_count(segment->superblock->boot_settings.worker_logbuf_bytes);
 }
 
 static uint64_t

@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 /* What a request takes from the host in passing: a fraction of a millisecond's work for the kernel.
  * The maintainer takes whole extents (bench/growth.py). */
@@ -27,6 +28,7 @@
 
 #define GROW_WAIT_MS 1000
 
+#define AUDIT_EVERY_NS UINT64_C(2000000000)
 /* Pages whose summaries the maintainer looks at in one step: 32 KiB of the free map. */
 #define CONFIRM_PAGES (UINT32_C(1) << 18)
 
@@ -97,8 +99,7 @@ take_free(struct segment *segment, struct process_slot *slot)
     const struct page_pool *pool = &segment->superblock->pool;
     unsigned looks = 0;
     uint32_t from = atomic_load_explicit(&pool->cursor, memory_order_relaxed);
-    uint32_t count = atomic_load_explicit(&pool->populated_count, memory_order_acquire);
-    from = from < count ? from : 0;
+    from = from < pool_populated(segment) ? from : 0;
     uint32_t number = take_first(segment, slot, from, &looks);
     if (UNLIKELY(number == PAGE_NONE && from != 0 && looks < FREEMAP_LOOKS_MAX)) {
         number = take_first(segment, slot, 0, &looks);
@@ -114,12 +115,23 @@ pool_is_over(const struct segment *segment)
            atomic_load_explicit(&pool->effective_count, memory_order_relaxed);
 }
 
+/* The page that the slot names, if it has it in hand: the word may be damaged. */
+static uint32_t
+page_in_hand(const struct segment *segment, const struct process_slot *slot)
+{
+    uint32_t in_flight = atomic_load_explicit(&slot->page_in_flight, memory_order_relaxed);
+    bool in_hand = in_flight != 0 && in_flight <= segment->superblock->page_count_max &&
+                   atomic_load_explicit(&page_entry(segment, in_flight - 1)->owner,
+                                        memory_order_relaxed) == page_owner_in_hand(segment, slot);
+    return in_hand ? in_flight - 1 : PAGE_NONE;
+}
+
 uint32_t
 pool_take(struct segment *segment, struct process_slot *slot)
 {
-    uint32_t in_hand = atomic_load_explicit(&slot->page_in_flight, memory_order_relaxed);
-    if (in_hand != 0) {
-        return in_hand - 1;
+    uint32_t in_hand = page_in_hand(segment, slot);
+    if (in_hand != PAGE_NONE) {
+        return in_hand;
     }
     return UNLIKELY(pool_is_over(segment)) ? PAGE_NONE : take_free(segment, slot);
 }
@@ -157,13 +169,21 @@ limit_pages(const struct superblock *superblock)
                       superblock->page_shift);
 }
 
+/* Under the grow lock, or while only one process knows the segment. */
+static void
+set_effective(struct page_pool *pool, uint32_t count)
+{
+    atomic_store(&pool->effective_check, ~count);
+    atomic_store(&pool->effective_count, count);
+}
+
 /* Makes what the lock guards agree with the page directory. Memory without its count is populated
  * again later, which is harmless. */
 static void
 pool_repair(struct segment *segment)
 {
     struct page_pool *pool = &segment->superblock->pool;
-    uint32_t count = atomic_load(&pool->populated_count);
+    uint32_t count = pool_populated(segment);
     uint32_t present = 0;
     for (uint32_t number = 0; number < count; number++) {
         bool absent = atomic_load(&page_entry(segment, number)->owner) == PAGE_ABSENT;
@@ -177,9 +197,9 @@ pool_repair(struct segment *segment)
     pool->absent_from = 0;
     /* A limit that was set and not yet in force. What a shortage took away pool_raise() returns. */
     uint32_t limit = limit_pages(segment->superblock);
-    if (atomic_load(&pool->short_since_ns) == 0 || atomic_load(&pool->effective_count) > limit) {
-        atomic_store(&pool->effective_count, limit);
-    }
+    uint32_t effective = atomic_load(&pool->effective_count);
+    bool is_short = atomic_load(&pool->short_since_ns) != 0 && effective <= limit;
+    set_effective(pool, is_short ? effective : limit);
 }
 
 /* False: a stopped process has it. Only the first waits to find that out; see pool_can_grow(). */
@@ -228,8 +248,8 @@ look_whether_stuck(struct segment *segment)
 static void
 wake_supervisor(const struct superblock *superblock)
 {
-    if (superblock->settings.supervisor_pid > 0) {
-        kill(superblock->settings.supervisor_pid, SIGCHLD);
+    if (superblock->boot_settings.supervisor_pid > 0) {
+        kill(superblock->boot_settings.supervisor_pid, SIGCHLD);
     }
 }
 
@@ -264,7 +284,7 @@ note_shortage(struct superblock *superblock, const struct memory_limit *availabl
         atomic_store(&pool->short_since_ns, now_ns);
     }
     CRASH_POINT(shortage_not_in_force);
-    atomic_store(&pool->effective_count, present);
+    set_effective(pool, present);
     if (!begins) {
         return;
     }
@@ -317,7 +337,7 @@ raise_locked(struct superblock *superblock, uint64_t available_bytes, uint64_t n
     to = to < limit ? to : limit;
     bool raised = to == limit || to >= from + extent;
     if (raised) {
-        atomic_store(&pool->effective_count, (uint32_t)to);
+        set_effective(pool, (uint32_t)to);
         atomic_store(&pool->raised_at_ns, now_ns);
         CRASH_POINT(limit_raised_not_noted);
     }
@@ -331,8 +351,12 @@ void
 pool_raise(struct segment *segment, uint64_t now_ns)
 {
     struct page_pool *pool = &segment->superblock->pool;
-    if (LIKELY(atomic_load_explicit(&pool->short_since_ns, memory_order_relaxed) == 0) ||
-        now_ns < atomic_load_explicit(&pool->raise_at_ns, memory_order_relaxed)) {
+    if (LIKELY(atomic_load_explicit(&pool->short_since_ns, memory_order_relaxed) == 0)) {
+        return;
+    }
+    uint64_t at_ns = atomic_load_explicit(&pool->raise_at_ns, memory_order_relaxed);
+    /* No wait is longer: another process has written over the moment. */
+    if (at_ns > now_ns && at_ns - now_ns <= RAISE_WAIT_MAX_S * SECOND_NS) {
         return;
     }
     struct memory_limit available;
@@ -382,12 +406,13 @@ bool
 pool_set_limit(struct segment *segment, uint64_t bytes)
 {
     struct superblock *superblock = segment->superblock;
-    if (bytes >> superblock->page_shift > superblock->pool.count_max || !pool_lock(segment)) {
+    if (bytes >> superblock->page_shift > superblock->page_count_max || !pool_lock(segment)) {
         return false;
     }
+    atomic_store(&superblock->pool.limit_check, ~bytes);
     atomic_store(&superblock->settings.memory_limit_bytes, bytes);
     CRASH_POINT(limit_set_not_in_force);
-    atomic_store(&superblock->pool.effective_count, limit_pages(superblock));
+    set_effective(&superblock->pool, limit_pages(superblock));
     note_recovery(superblock, clock_boot_ns());
     pool_unlock(segment);
     return true;
@@ -396,9 +421,9 @@ pool_set_limit(struct segment *segment, uint64_t bytes)
 void
 pool_give_back_any(struct segment *segment, struct process_slot *slot)
 {
-    uint32_t in_hand = atomic_load_explicit(&slot->page_in_flight, memory_order_relaxed);
-    if (in_hand != 0) {
-        pool_give_back(segment, slot, in_hand - 1);
+    uint32_t in_hand = page_in_hand(segment, slot);
+    if (in_hand != PAGE_NONE) {
+        pool_give_back(segment, slot, in_hand);
     }
 }
 
@@ -430,9 +455,8 @@ pool_recover(struct segment *segment, struct process_slot *slot)
 {
     bool locked = pool_lock(segment);
     uint32_t in_flight = atomic_load(&slot->page_in_flight);
-    uint32_t populated = atomic_load(&segment->superblock->pool.populated_count);
     /* An attached process may have left any number. */
-    bool done = in_flight == 0 || in_flight > populated ||
+    bool done = in_flight == 0 || in_flight > pool_populated(segment) ||
                 recover_page(segment, slot, in_flight - 1, locked);
     if (done) {
         atomic_store(&slot->page_in_flight, 0);
@@ -474,7 +498,7 @@ populate_next(struct segment *segment, uint32_t count)
 {
     struct superblock *superblock = segment->superblock;
     struct page_pool *pool = &superblock->pool;
-    uint32_t first = atomic_load(&pool->populated_count);
+    uint32_t first = pool_populated(segment);
     if (!populate(segment->fd, segment->base, page_offset(superblock, first),
                   (uint64_t)count << superblock->page_shift) ||
         !populate(segment->fd, segment->base,
@@ -483,14 +507,21 @@ populate_next(struct segment *segment, uint32_t count)
         !freemap_populate(segment, first, count)) {
         return false;
     }
+    /* They are free, as nobody has written there yet: but where the count of populated pages was
+     * damaged and became too small, others may have some of them. */
     for (uint32_t number = first; number < first + count; number++) {
-        atomic_store_explicit(&page_entry(segment, number)->owner, PAGE_ABSENT,
-                              memory_order_relaxed);
+        uint32_t expected = PAGE_FREE;
+        (void)atomic_compare_exchange_strong(&page_entry(segment, number)->owner, &expected,
+                                             PAGE_ABSENT);
     }
+    atomic_store(&pool->populated_check, ~(first + count));
     atomic_store_explicit(&pool->populated_count, first + count, memory_order_release);
     CRASH_POINT(pool_grown_not_counted);
     for (uint32_t number = first; number < first + count; number++) {
-        make_present(segment, number);
+        if (LIKELY(atomic_load_explicit(&page_entry(segment, number)->owner,
+                                        memory_order_relaxed) == PAGE_ABSENT)) {
+            make_present(segment, number);
+        }
     }
     return true;
 }
@@ -501,7 +532,7 @@ populate_absent(struct segment *segment, uint32_t count)
 {
     struct superblock *superblock = segment->superblock;
     struct page_pool *pool = &superblock->pool;
-    uint32_t end = atomic_load(&pool->populated_count);
+    uint32_t end = pool_populated(segment);
     for (uint32_t number = pool->absent_from; number < end && count > 0; number++) {
         struct page *page = page_entry(segment, number);
         if (atomic_load_explicit(&page->owner, memory_order_relaxed) == PAGE_ABSENT) {
@@ -529,8 +560,9 @@ grow_locked(struct segment *segment, uint32_t bytes_max)
     }
     uint32_t count = bytes_max >> superblock->page_shift;
     count = count < limit - present ? count : limit - present;
-    uint32_t unused = pool->count_max - atomic_load(&pool->populated_count);
-    bool absent = present < atomic_load(&pool->populated_count);
+    uint32_t populated_count = pool_populated(segment);
+    uint32_t unused = superblock->page_count_max - populated_count;
+    bool absent = present < populated_count;
     count = absent || count < unused ? count : unused;
     uint64_t bytes = (uint64_t)count << superblock->page_shift;
     struct memory_limit available;
@@ -599,7 +631,7 @@ populate_unlocked(struct segment *segment)
 {
     const struct superblock *superblock = segment->superblock;
     const struct page_pool *pool = &superblock->pool;
-    uint32_t first = atomic_load(&pool->populated_count);
+    uint32_t first = pool_populated(segment);
     uint32_t present = atomic_load(&pool->present_count);
     uint32_t limit = atomic_load(&pool->effective_count);
     if (present < first || limit <= first) {
@@ -618,7 +650,7 @@ populate_unlocked(struct segment *segment)
 static void
 confirm_next(const struct segment *segment, struct pool_ahead *ahead)
 {
-    uint32_t count = atomic_load(&segment->superblock->pool.populated_count);
+    uint32_t count = pool_populated(segment);
     uint32_t first = ahead->confirm_next < count ? ahead->confirm_next : 0;
     uint32_t step = count - first < CONFIRM_PAGES ? count - first : CONFIRM_PAGES;
     freemap_confirm_all(segment, first, step);
@@ -641,4 +673,216 @@ pool_grow_ahead(struct segment *segment, struct pool_ahead *ahead, uint64_t now_
     }
     populate_unlocked(segment);
     return grow(segment, EXTENT_BYTES);
+}
+
+/* ---- damaged words -------------------------------------------------------------------------- */
+
+/* Whether the owner of a page can be: a shard and a kind of page, or a process that names it. */
+static bool
+owner_is_possible(const struct segment *segment, uint32_t number, uint32_t owner)
+{
+    const struct superblock *superblock = segment->superblock;
+    uint32_t kind = page_owner_kind(owner);
+    if (owner == PAGE_FREE || owner == PAGE_ABSENT) {
+        return true;
+    }
+    if (page_owner_is_shard(owner)) {
+        return page_owner_shard(owner) < superblock->shard_count &&
+               (page_kind_is_class(superblock, kind) || kind == PAGE_KIND_TABLE ||
+                kind == PAGE_KIND_GHOST);
+    }
+    uint32_t slot_index = (owner & ~PAGE_OWNER_PROCESS) >> 8;
+    return kind == PAGE_KIND_IN_HAND && slot_index < segment_slot_count(segment) &&
+           atomic_load(&segment->slots[slot_index].page_in_flight) == number + 1;
+}
+
+static bool
+was_lost(const struct pool_audit *audit, uint32_t number, uint32_t owner)
+{
+    for (uint32_t i = 0; i < audit->lost_count; i++) {
+        if (audit->lost[i].number == number && audit->lost[i].owner == owner) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The page has no owner that can be. Named first: it is recovered if this process dies. */
+static bool
+take_lost(struct segment *segment, struct process_slot *slot, uint32_t number, uint32_t owner)
+{
+    atomic_store(&slot->page_in_flight, number + 1);
+    if (atomic_compare_exchange_strong(&page_entry(segment, number)->owner, &owner,
+                                       page_owner_in_hand(segment, slot))) {
+        pool_give_back(segment, slot, number);
+        return true;
+    }
+    atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
+    return false;
+}
+
+/* A shard's page has a bit in the free map. If it is just being given back, the bit may be the one
+ * that it is to have. */
+static void
+clear_bit_of_owned(struct segment *segment, struct process_slot *slot, uint32_t number,
+                   uint32_t owner)
+{
+    atomic_store(&slot->page_in_flight, number + 1);
+    freemap_clear(segment, number);
+    if (atomic_load(&page_entry(segment, number)->owner) != owner) {
+        freemap_set(segment, number);
+    }
+    atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
+}
+
+/* Makes the page's bit in the free map agree with its owner, which alone decides who gets a page.
+ * True: a free page had none, and would have been lost. Those of absent pages are pool_repair()'s.
+ */
+static bool
+audit_bit(struct segment *segment, struct process_slot *slot, uint32_t number, uint32_t owner)
+{
+    if (LIKELY(freemap_has(segment, number) == (owner == PAGE_FREE))) {
+        return false;
+    }
+    if (owner == PAGE_FREE && take_in_hand(segment, slot, number)) {
+        pool_give_back(segment, slot, number);
+        return true;
+    }
+    if (page_owner_is_shard(owner)) {
+        clear_bit_of_owned(segment, slot, number, owner);
+    }
+    return false;
+}
+
+struct pool_counts {
+    uint32_t present, absent_listed;
+};
+
+/* Frees the pages that were found without an owner twice, and counts the others. For a process that
+ * has no page in hand. */
+static bool
+audit_pages(struct segment *segment, struct process_slot *slot, struct pool_audit *audit,
+            struct pool_counts *counts)
+{
+    struct pool_audit seen = {0};
+    bool freed = false;
+    uint32_t count = pool_populated(segment);
+    *counts = (struct pool_counts){0};
+    for (uint32_t number = 0; number < count; number++) {
+        uint32_t owner = atomic_load(&page_entry(segment, number)->owner);
+        counts->present += owner != PAGE_ABSENT;
+        counts->absent_listed += owner == PAGE_ABSENT && freemap_has(segment, number);
+        freed |= audit_bit(segment, slot, number, owner);
+        if (LIKELY(owner_is_possible(segment, number, owner))) {
+            continue;
+        }
+        if (!was_lost(audit, number, owner)) {
+            if (seen.lost_count < POOL_AUDIT_PAGES_MAX) {
+                seen.lost[seen.lost_count].number = number;
+                seen.lost[seen.lost_count++].owner = owner;
+            }
+        } else {
+            freed |= take_lost(segment, slot, number, owner);
+        }
+    }
+    audit->lost_count = seen.lost_count;
+    memcpy(audit->lost, seen.lost, sizeof(seen.lost));
+    return freed;
+}
+
+/* The end of what was populated, as the directory and the memory that it has show. Pages behind it
+ * that were populated are so again when the pool grows. */
+static uint32_t
+populated_by_owners(const struct segment *segment)
+{
+    const struct superblock *superblock = segment->superblock;
+    off_t hole = lseek(segment->fd, (off_t)superblock->pages_at, SEEK_HOLE);
+    uint64_t present = hole < 0 ? superblock->page_count_max
+                                : ((uint64_t)hole - superblock->pages_at) / sizeof(struct page);
+    uint32_t number =
+        present < superblock->page_count_max ? (uint32_t)present : superblock->page_count_max;
+    while (number > 0 && atomic_load(&page_entry(segment, number - 1)->owner) == PAGE_FREE) {
+        number--;
+    }
+    return number;
+}
+
+/* Under the grow lock. Each word that no page tells again stands there twice. */
+static bool
+audit_words(struct segment *segment, struct pool_audit *audit)
+{
+    struct superblock *superblock = segment->superblock;
+    struct page_pool *pool = &superblock->pool;
+    bool wrong = false;
+    uint64_t limit_bytes = atomic_load(&superblock->settings.memory_limit_bytes);
+    if (atomic_load(&pool->limit_check) != ~limit_bytes) {
+        limit_bytes = audit->limit_bytes;
+        atomic_store(&superblock->settings.memory_limit_bytes, limit_bytes);
+        atomic_store(&pool->limit_check, ~limit_bytes);
+        set_effective(pool, limit_pages(superblock));
+        wrong = true;
+    }
+    audit->limit_bytes = limit_bytes;
+    uint32_t populated = atomic_load(&pool->populated_count);
+    if (atomic_load(&pool->populated_check) != ~populated) {
+        populated = populated_by_owners(segment);
+        atomic_store(&pool->populated_check, ~populated);
+        atomic_store(&pool->populated_count, populated);
+        wrong = true;
+    }
+    uint32_t effective = atomic_load(&pool->effective_count);
+    if (atomic_load(&pool->effective_check) != ~effective) {
+        set_effective(pool, limit_pages(superblock));
+        wrong = true;
+    }
+    /* A shortage that is forgotten and has not ended: nothing would raise the limit again. */
+    uint32_t recoveries = atomic_load(&pool->recovery_number);
+    if (audit->short_since_ns != 0 && atomic_load(&pool->short_since_ns) == 0 &&
+        audit->recoveries == recoveries) {
+        atomic_store(&pool->short_since_ns, audit->short_since_ns);
+        wrong = true;
+    }
+    audit->short_since_ns = atomic_load(&pool->short_since_ns);
+    audit->recoveries = recoveries;
+    return wrong;
+}
+
+/* Under the grow lock, where the count of pages that have memory can be told. */
+static bool
+audit_present(struct segment *segment)
+{
+    struct page_pool *pool = &segment->superblock->pool;
+    uint32_t effective = atomic_load(&pool->effective_count);
+    uint32_t before = atomic_load(&pool->present_count);
+    pool_repair(segment);
+    set_effective(pool, effective);
+    return atomic_load(&pool->present_count) != before;
+}
+
+bool
+pool_audit(struct segment *segment, struct process_slot *slot, struct pool_audit *audit,
+           uint64_t now_ns)
+{
+    struct page_pool *pool = &segment->superblock->pool;
+    if (now_ns - audit->looked_at_ns < AUDIT_EVERY_NS || !pool_lock(segment)) {
+        return false;
+    }
+    audit->looked_at_ns = now_ns;
+    if (audit->limit_bytes == 0) {
+        audit->limit_bytes = segment->superblock->boot_settings.memory_limit_bytes;
+    }
+    bool wrong = audit_words(segment, audit);
+    pool_unlock(segment);
+    /* Without the lock, for there are many pages: what looks wrong once may be under way. */
+    struct pool_counts counts;
+    pool_give_back_any(segment, slot);
+    wrong |= audit_pages(segment, slot, audit, &counts);
+    bool agrees = counts.present == atomic_load(&pool->present_count) && counts.absent_listed == 0;
+    audit->present_wrong = agrees ? 0 : audit->present_wrong + 1;
+    if (audit->present_wrong > 1 && pool_lock(segment)) {
+        wrong |= audit_present(segment);
+        pool_unlock(segment);
+        audit->present_wrong = 0;
+    }
+    return wrong;
 }

@@ -58,11 +58,11 @@ page_owner_is_shard(uint32_t owner)
     return owner >> 8 != 0 && owner < PAGE_OWNER_PROCESS;
 }
 
-/* Whether it is a shard's and cut into chunks; its kind is then its class. */
+/* Whether the kind is the number of a slab class. */
 static inline bool
-page_has_chunks(uint32_t owner)
+page_kind_is_class(const struct superblock *superblock, uint32_t kind)
 {
-    return page_owner_is_shard(owner) && page_owner_kind(owner) < PAGE_KIND_GHOST;
+    return kind - 1 < superblock->class_count;
 }
 
 /* In hand of the process in the slot. */
@@ -72,11 +72,31 @@ page_owner_in_hand(const struct segment *segment, const struct process_slot *slo
     return PAGE_OWNER_PROCESS | (uint32_t)(slot - segment->slots) << 8 | PAGE_KIND_IN_HAND;
 }
 
-/* Only for owners that are a shard. */
+/* Only for owners that are a shard. The caller compares it with the number of shards: the word may
+ * be damaged. */
 static inline uint32_t
 page_owner_shard(uint32_t owner)
 {
     return (owner >> 8) - 1;
+}
+
+/* Whether it is a shard's and cut into chunks; its kind is then its class. False for a damaged
+ * word. */
+static inline bool
+page_has_chunks(const struct superblock *superblock, uint32_t owner)
+{
+    return page_owner_is_shard(owner) && page_owner_shard(owner) < superblock->shard_count &&
+           page_kind_is_class(superblock, page_owner_kind(owner));
+}
+
+/* Pages that ever had memory: the ones to look at. At most as many as there are, whatever another
+ * process has written there. */
+static inline uint32_t
+pool_populated(const struct segment *segment)
+{
+    const struct superblock *superblock = segment->superblock;
+    uint32_t count = atomic_load_explicit(&superblock->pool.populated_count, memory_order_acquire);
+    return LIKELY(count <= superblock->page_count_max) ? count : superblock->page_count_max;
 }
 
 static inline struct page *
@@ -160,5 +180,27 @@ struct pool_ahead {
  * free as one second takes. Looks through a part of the free map, too. True: it has, and may have
  * to again soon. now_ns is of the monotonic clock. */
 bool pool_grow_ahead(struct segment *segment, struct pool_ahead *ahead, uint64_t now_ns);
+
+/* ---- damaged words --------------------------------------------------------------------------- */
+
+#define POOL_AUDIT_PAGES_MAX 256
+
+/* What the maintainer saw when it looked last. */
+struct pool_audit {
+    uint64_t looked_at_ns;
+    uint64_t limit_bytes; /* the last that made sense; 0: it has not looked yet */
+    uint64_t short_since_ns;
+    uint32_t recoveries;
+    uint32_t present_wrong;
+    uint32_t lost_count; /* pages whose owner made no sense */
+    struct {
+        uint32_t number, owner;
+    } lost[POOL_AUDIT_PAGES_MAX];
+};
+
+/* Every other second: mends the counts and the limit of the pool, and frees pages whose owner
+ * cannot be one, where they are found wrong twice. True: some were. */
+bool pool_audit(struct segment *segment, struct process_slot *slot, struct pool_audit *audit,
+                uint64_t now_ns);
 
 #endif

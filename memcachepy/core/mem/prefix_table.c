@@ -47,7 +47,9 @@ static struct prefix_entry *
 entry_at(const struct segment *segment, uint64_t word)
 {
     uint64_t arena_at = segment->superblock->prefixes_at + INDEX_BYTES;
-    return segment_at(segment, arena_at + (word & UINT32_MAX) * UNIT_BYTES);
+    /* A damaged word may name a unit that there is not, or too little behind it for an entry. */
+    uint64_t unit = (word & UINT32_MAX) % (ARENA_UNITS - UNITS_MAX + 1);
+    return segment_at(segment, arena_at + unit * UNIT_BYTES);
 }
 
 static uint64_t

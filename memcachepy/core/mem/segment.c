@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/xxh64.h"
 #include "mem/config_table.h"
 #include "mem/conn_table.h"
 #include "mem/freemap.h"
@@ -36,6 +37,8 @@
 
 /* A table takes at most a quarter of its shard's share of the reserve. */
 #define TABLE_PART 4
+
+#define SLACK_BYTES 4096
 
 /* The node's clock starts a little above 0, so that 0 and 1 are never now. */
 #define CLOCK_BASE_S 2
@@ -133,7 +136,9 @@ place_parts(struct superblock *superblock, const struct segment_settings *settin
     superblock->freemap_at = place(&at, freemap_bytes(page_count), 4096);
     superblock->pages_at = place(&at, (uint64_t)page_count * sizeof(struct page), 4096);
     superblock->data_at = place(&at, (uint64_t)page_count << superblock->page_shift, EXTENT_BYTES);
-    superblock->pool.count_max = page_count;
+    /* Read, at most, by a process that takes damaged bytes at the very end for an item. */
+    place(&at, SLACK_BYTES, 4096);
+    superblock->page_count_max = page_count;
     superblock->reserve_bytes = at;
 }
 
@@ -241,7 +246,7 @@ populate_parts(const struct segment *segment, const struct superblock *plan,
                     plan->shard_count * sizeof(uint64_t)) &&
            populate(segment->fd, segment->base, plan->tracks_at, TRACK_HEAD_PRESENT_BYTES) &&
            populate(segment->fd, segment->base, plan->freemap_at,
-                    freemap_present_bytes(plan->pool.count_max));
+                    freemap_present_bytes(plan->page_count_max));
 }
 
 /* Only under the pages: the parts before them are sparse. */
@@ -274,6 +279,31 @@ fingerprint(size_t shard_bytes)
     return value;
 }
 
+static uint64_t
+constants_check(const struct superblock *superblock)
+{
+    return xxh64((const uint8_t *)superblock, offsetof(struct superblock, constants_check), 0);
+}
+
+/* Lays a private, read-only copy over the constants of the mapping. False: no memory. */
+static bool
+make_constants_private(struct segment *segment)
+{
+    void *copy =
+        mmap(NULL, CONSTANTS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (copy == MAP_FAILED) {
+        return false;
+    }
+    memcpy(copy, segment->base, CONSTANTS_BYTES);
+    if (mprotect(copy, CONSTANTS_BYTES, PROT_READ) != 0 ||
+        mremap(copy, CONSTANTS_BYTES, CONSTANTS_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED,
+               segment->base) == MAP_FAILED) {
+        munmap(copy, CONSTANTS_BYTES);
+        return false;
+    }
+    return true;
+}
+
 static void
 superblock_fill(struct superblock *superblock, const struct superblock *plan,
                 const struct segment_settings *settings, size_t shard_bytes)
@@ -282,6 +312,7 @@ superblock_fill(struct superblock *superblock, const struct superblock *plan,
     superblock->layout_version = SEGMENT_LAYOUT_VERSION;
     superblock->fingerprint = fingerprint(shard_bytes);
     superblock->settings = *settings;
+    superblock->boot_settings = *settings;
     uint64_t wall_s = clock_wall_ns() / 1000000000u;
     superblock->wall_base_s =
         wall_s - CLOCK_BASE_S < WALL_BASE_MAX_S ? wall_s - CLOCK_BASE_S : WALL_BASE_MAX_S;
@@ -291,8 +322,11 @@ superblock_fill(struct superblock *superblock, const struct superblock *plan,
     lock_init(&superblock->configs.lock);
     uint32_t limit = (uint32_t)(settings->memory_limit_bytes >> superblock->page_shift);
     atomic_store(&pool->effective_count, limit);
-    /* Last: who finds the magic finds the rest. */
+    atomic_store(&pool->limit_check, ~settings->memory_limit_bytes);
+    atomic_store(&pool->populated_check, UINT32_MAX);
+    atomic_store(&pool->effective_check, ~limit);
     memcpy(superblock->magic, SEGMENT_MAGIC, sizeof(SEGMENT_MAGIC));
+    superblock->constants_check = constants_check(superblock);
 }
 
 enum segment_status
@@ -334,6 +368,11 @@ segment_create(const struct segment_settings *settings, size_t shard_bytes, stru
     CHECK(getrandom(key, sizeof(*key), 0) == sizeof(*key));
     superblock_fill(segment->superblock, plan, settings, shard_bytes);
     free(plan);
+    if (!make_constants_private(segment)) {
+        status = fail(sentence, "mremap");
+        segment_close(segment);
+        return status;
+    }
     *out = segment;
     return SEGMENT_OK;
 }
@@ -359,6 +398,10 @@ refuse_superblock(const struct superblock *superblock, uint64_t bytes, size_t sh
         snprintf(sentence, SEGMENT_SENTENCE_MAX,
                  "the node's segment says it has %llu bytes and has %llu",
                  (unsigned long long)superblock->reserve_bytes, (unsigned long long)bytes);
+    } else if (superblock->constants_check != constants_check(superblock)) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX,
+                 "the node's segment is damaged: another process has written over its head; "
+                 "restart the node");
     } else {
         return false;
     }
@@ -398,6 +441,12 @@ segment_attach(int fd, size_t shard_bytes, struct segment **out, char *sentence)
     CHECK(segment != NULL);
     *segment = (struct segment){
         .base = base, .bytes = bytes, .fd = own_fd, .superblock = base, .attached = true};
+    if (!make_constants_private(segment)) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX, "cannot map the node's segment: %s",
+                 strerror(errno));
+        segment_close(segment);
+        return SEGMENT_FAILED;
+    }
     if (refuse_superblock(segment->superblock, bytes, shard_bytes, sentence)) {
         segment_close(segment);
         return SEGMENT_FAILED;
@@ -412,6 +461,7 @@ segment_close(struct segment *segment)
 {
     munmap(segment->base, segment->bytes);
     close(segment->fd);
+    free(segment->own_settings);
     free(segment);
 }
 
@@ -440,10 +490,10 @@ bool
 segment_open_attached(struct segment *segment, int32_t pid, unsigned *slot_index, char *sentence)
 {
     struct superblock *superblock = segment->superblock;
-    unsigned first = SLOT_WORKER_FIRST + superblock->settings.worker_count;
-    unsigned high = atomic_load_explicit(&superblock->attached_high, memory_order_relaxed);
+    unsigned first = SLOT_WORKER_FIRST + superblock->boot_settings.worker_count;
+    unsigned high = segment->attached_high;
     unsigned index = 0;
-    while (index < high && atomic_load(&segment->slots[first + index].pid) != 0) {
+    while (index < high && segment->attached_open[index]) {
         index++;
     }
     if (index == ATTACHED_MAX) {
@@ -463,7 +513,9 @@ segment_open_attached(struct segment *segment, int32_t pid, unsigned *slot_index
         }
     }
     claim_for(&segment->slots[first + index], pid);
+    segment->attached_open[index] = true;
     if (index == high) {
+        segment->attached_high = high + 1;
         /* Pairs with the acquire load in segment_slot_count(). */
         atomic_store_explicit(&superblock->attached_high, high + 1, memory_order_release);
     }
@@ -471,11 +523,52 @@ segment_open_attached(struct segment *segment, int32_t pid, unsigned *slot_index
     return true;
 }
 
+void
+segment_close_attached(struct segment *segment, unsigned slot_index)
+{
+    unsigned first = SLOT_WORKER_FIRST + segment->superblock->boot_settings.worker_count;
+    if (slot_index >= first && slot_index - first < ATTACHED_MAX) {
+        segment->attached_open[slot_index - first] = false;
+    }
+}
+
+static void
+copy_own_settings(struct segment_settings *to, const struct segment_settings *from)
+{
+    atomic_store(&to->requests_per_event, atomic_load(&from->requests_per_event));
+    atomic_store(&to->flush_enabled, atomic_load(&from->flush_enabled));
+    atomic_store(&to->shutdown_enabled, atomic_load(&from->shutdown_enabled));
+    atomic_store(&to->dump_enabled, atomic_load(&from->dump_enabled));
+    atomic_store(&to->watch_enabled, atomic_load(&from->watch_enabled));
+}
+
+void
+segment_note_settings(struct segment *segment)
+{
+    if (segment->own_settings == NULL) {
+        segment->own_settings = calloc(1, sizeof(*segment->own_settings));
+        CHECK(segment->own_settings != NULL);
+    }
+    copy_own_settings(segment->own_settings, &segment->superblock->settings);
+}
+
+void
+segment_reassert(struct segment *segment)
+{
+    _Atomic uint32_t *high = &segment->superblock->attached_high;
+    if (atomic_load(high) != segment->attached_high) {
+        atomic_store(high, segment->attached_high);
+    }
+    if (segment->own_settings != NULL) {
+        copy_own_settings(&segment->superblock->settings, segment->own_settings);
+    }
+}
+
 uint64_t
 segment_connection_count(const struct segment *segment)
 {
     uint64_t count = 0;
-    for (unsigned i = 0; i < segment->superblock->settings.worker_count; i++) {
+    for (unsigned i = 0; i < segment->superblock->boot_settings.worker_count; i++) {
         const struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST + i];
         uint64_t closed = atomic_load_explicit(&slot->conns_closed, memory_order_relaxed);
         uint64_t assigned = atomic_load_explicit(&slot->conns_assigned, memory_order_relaxed);

@@ -66,7 +66,8 @@ extern const char *const binding_names[BINDING_COUNT];
 
 enum node_state { NODE_RUNNING, NODE_DRAINING, NODE_STOPPING };
 
-/* The settings that C needs or `stats settings` shows. [const] after creation except [atomic]. */
+/* The settings that C needs or `stats settings` shows. [const] after creation except [atomic]: the
+ * former are read from superblock.boot_settings, the latter from superblock.settings. */
 struct segment_settings {
     _Atomic uint64_t memory_limit_bytes; /* [atomic] */
     uint64_t item_size_max_bytes;
@@ -171,8 +172,10 @@ struct page_pool {
     _Atomic uint64_t short_since_ns;   /* [grow], read by all: boot-time clock; 0: no shortage */
     _Atomic uint64_t raise_at_ns;      /* [grow], read by all: no step before this moment */
     _Atomic uint64_t raised_at_ns;     /* [grow] the last step; 0: none */
-    uint32_t count_max;                /* [const] pages the reserve holds */
     char shortage_text[384];           /* [grow] */
+    /* [grow] The complements of words that no page tells again: damage shows by them. */
+    _Atomic uint64_t limit_check;
+    _Atomic uint32_t populated_check, effective_check;
 };
 
 /* Which configurations there are; see mem/config_table.h. */
@@ -183,22 +186,40 @@ struct config_words {
     _Atomic uint64_t states[CONFIG_COUNT_MAX]; /* [configs], read by all */
 };
 
+/* The [const] part of the superblock. Each process reads its own copy of it: segment_create() and
+ * segment_attach() lay a private, read-only page over it, so that no other process can change a
+ * size or an offset under a process that has checked it. One system page. */
+#if defined(__aarch64__) || defined(__powerpc64__)
+#define CONSTANTS_BYTES 65536
+#else
+#define CONSTANTS_BYTES 4096
+#endif
+
 struct superblock {
-    char magic[8];
-    uint32_t layout_version;
-    uint32_t fingerprint; /* of struct sizes and the libc's mutex: another build must not attach */
-    uint64_t reserve_bytes;
-    uint64_t slots_at, logs_at, shards_at, words_at, tables_at, prefixes_at, conns_at, configs_at,
-        tracks_at, freemap_at, pages_at, data_at;
-    uint32_t page_bytes, page_shift, unit_shift;
-    uint32_t log_ring_bytes;
-    uint32_t shard_count, table_pages_max;
-    uint32_t class_count;
-    uint32_t chunk_bytes[SLAB_CLASS_COUNT_MAX];
-    uint32_t chunks_per_page[SLAB_CLASS_COUNT_MAX];
-    struct siphash_key hash_key; /* [const] of all keys; random */
-    /* Clocks; see store.c. [const] but the test offsets. */
-    uint64_t wall_base_s, boot_base_ns;
+    union {
+        struct {
+            char magic[8];
+            uint32_t layout_version;
+            uint32_t fingerprint; /* of struct sizes and the libc's mutex: another build must not
+                                     attach */
+            uint64_t reserve_bytes;
+            uint64_t slots_at, logs_at, shards_at, words_at, tables_at, prefixes_at, conns_at,
+                configs_at, tracks_at, freemap_at, pages_at, data_at;
+            uint32_t page_bytes, page_shift, unit_shift;
+            uint32_t log_ring_bytes;
+            uint32_t shard_count, table_pages_max;
+            uint32_t class_count;
+            uint32_t page_count_max; /* pages the reserve holds */
+            uint32_t chunk_bytes[SLAB_CLASS_COUNT_MAX];
+            uint32_t chunks_per_page[SLAB_CLASS_COUNT_MAX];
+            struct siphash_key hash_key;        /* of all keys; random */
+            uint64_t wall_base_s, boot_base_ns; /* clocks; see store.c */
+            /* As of creation. Only the fields that are not [atomic] are to be read here. */
+            struct segment_settings boot_settings;
+            uint64_t constants_check; /* hash of all of the above, for a process that attaches */
+        };
+        uint8_t constants[CONSTANTS_BYTES];
+    };
     _Atomic int64_t advance_s, wall_step_s; /* [atomic] tests only */
     _Atomic uint64_t
         paused_at_ns; /* [atomic] test builds only: where the boot-time clock stands still */
@@ -206,7 +227,10 @@ struct superblock {
     _Atomic uint32_t listen_disabled; /* [acceptor] 1: nobody is accepted, conn_limit is reached */
     _Atomic uint32_t attached_high;   /* [sup] slots of attached processes ever used */
     _Atomic uint64_t crawl_classes;   /* [atomic] bit by class: to be looked through; see sweep.c */
-    _Atomic uint64_t child_user_us, child_system_us;     /* [sup] of reaped children */
+    _Atomic uint64_t child_user_us, child_system_us; /* [sup] of reaped children */
+    /* [atomic] Shards that were damaged: rebuilt, and emptied because that failed; and the last of
+     * these, for the supervisor's log. */
+    _Atomic uint32_t mended_count, emptied_count, emptied_shard;
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t last_cas; /* [atomic] */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t flush;    /* [atomic] see store/flush.h */
     /* Beside what every request looks at. */
@@ -239,6 +263,11 @@ struct segment {
      * boot-time clock. 0: it may be asked. */
     uint64_t grow_again_at_ns;
     uint32_t grow_wait_s;
+    /* The supervisor's own account of attached processes' slots: the shared words may be damaged.
+     */
+    uint32_t attached_high;
+    bool attached_open[ATTACHED_MAX];
+    struct segment_settings *own_settings; /* those that only the supervisor changes */
 };
 
 enum segment_status {
@@ -292,8 +321,9 @@ static inline unsigned
 segment_slot_count(const struct segment *segment)
 {
     const struct superblock *superblock = segment->superblock;
-    return SLOT_WORKER_FIRST + superblock->settings.worker_count +
-           atomic_load_explicit(&superblock->attached_high, memory_order_acquire);
+    uint32_t high = atomic_load_explicit(&superblock->attached_high, memory_order_acquire);
+    return SLOT_WORKER_FIRST + superblock->boot_settings.worker_count +
+           (high <= ATTACHED_MAX ? high : ATTACHED_MAX);
 }
 
 /* Claims a slot for this process: pid, no lock, no pins, not serving. Counters stay. */
@@ -303,6 +333,16 @@ void segment_claim_slot(struct segment *segment, unsigned slot_index);
  * more; the sentence (SEGMENT_SENTENCE_MAX bytes) says which. In the supervisor only. */
 bool segment_open_attached(struct segment *segment, int32_t pid, unsigned *slot_index,
                            char *sentence) MUST_CHECK;
+
+/* The slot that segment_open_attached() gave out is free again. In the supervisor only. */
+void segment_close_attached(struct segment *segment, unsigned slot_index);
+
+/* Remembers the settings that only the supervisor changes, as they are now. */
+void segment_note_settings(struct segment *segment);
+
+/* Writes again what only the supervisor says in the shared part, should another process have
+ * written over it. */
+void segment_reassert(struct segment *segment);
 
 /* Connections that workers hold or are about to receive. */
 uint64_t segment_connection_count(const struct segment *segment);

@@ -143,6 +143,9 @@ track_source_of(const struct segment *segment, struct track_source *source)
 static const struct track_head *
 map_source(const struct track_source *source, uint64_t bytes)
 {
+    if (source->shift - TRACK_SHIFT_MIN > TRACK_SHIFT_MAX - TRACK_SHIFT_MIN) {
+        return NULL;
+    }
     char path[64];
     struct stat file;
     snprintf(path, sizeof(path), "/proc/%d/fd/%d", source->pid, source->fd);
@@ -152,7 +155,8 @@ map_source(const struct track_source *source, uint64_t bytes)
     }
     void *at = MAP_FAILED;
     if (fstat(fd, &file) == 0 && (uint64_t)file.st_dev == source->device &&
-        (uint64_t)file.st_ino == source->inode) {
+        (uint64_t)file.st_ino == source->inode && bytes <= (uint64_t)file.st_size &&
+        source->tracks_at <= (uint64_t)file.st_size - bytes) {
         at = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, (off_t)source->tracks_at);
     }
     close(fd);
@@ -175,16 +179,16 @@ track_map(const struct segment *segment)
     mapping->session = atomic_load_explicit(&head->copies_session, memory_order_acquire);
     uint32_t count = head->source_count;
     while (mapping->count < count && count <= TRACK_SOURCES_MAX) {
-        const struct track_source *source = &head->sources[mapping->count];
-        uint64_t bytes = TRACK_HEAD_BYTES + bytes_of_bits(source->shift);
-        const struct track_head *mapped = map_source(source, bytes);
+        const struct track_source source = head->sources[mapping->count];
+        uint64_t bytes = TRACK_HEAD_BYTES + bytes_of_bits(source.shift & 63);
+        const struct track_head *mapped = map_source(&source, bytes);
         if (mapped == NULL) {
             track_unmap(mapping);
             return NULL;
         }
         mapping->of[mapping->count].head = mapped;
         mapping->of[mapping->count].bytes = bytes;
-        mapping->of[mapping->count].shift = source->shift;
+        mapping->of[mapping->count].shift = source.shift;
         mapping->count++;
     }
     atomic_thread_fence(memory_order_acquire);

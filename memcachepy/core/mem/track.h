@@ -92,7 +92,9 @@ track_head_of(const struct segment *segment)
 static inline _Atomic uint64_t *
 track_word(const struct track_head *head, uint32_t shift, uint64_t hash, uint64_t *bit)
 {
-    uint64_t number = hash >> (64 - shift);
+    /* A shift that is none is damage: all keys then share a bit. */
+    uint64_t number =
+        shift - TRACK_SHIFT_MIN <= TRACK_SHIFT_MAX - TRACK_SHIFT_MIN ? hash >> (64 - shift) : 0;
     *bit = UINT64_C(1) << (number & 63);
     return (_Atomic uint64_t *)(void *)((uint8_t *)(uintptr_t)head + TRACK_HEAD_BYTES) +
            (number >> 6);

@@ -176,7 +176,7 @@ static bool
 is_full(const struct acceptor *acceptor)
 {
     return segment_connection_count(acceptor->segment) >=
-           acceptor->segment->superblock->settings.conn_limit;
+           acceptor->segment->superblock->boot_settings.conn_limit;
 }
 
 /* Without maxconns_fast: who comes now stays in the listener's queue until a connection has ended.
@@ -293,7 +293,7 @@ acceptor_run(struct segment *segment, unsigned slot_index, const int *listener_f
         .burst = 1,
         .wake_fd = wake_fd,
         .liveness_fd = liveness_fd,
-        .maxconns_fast = segment->superblock->settings.maxconns_fast,
+        .maxconns_fast = segment->superblock->boot_settings.maxconns_fast,
     };
     if (!loop_claim(segment, slot_index)) {
         return LOOP_ORPHANED;

@@ -163,6 +163,10 @@ send_once(struct reactor *reactor, struct connection *connection, struct output 
     struct iovec pieces[PIECE_COUNT_MAX];
     struct msghdr message = {.msg_iov = pieces};
     message.msg_iovlen = output_pieces(output, reactor->store, pieces, PIECE_COUNT_MAX);
+    if (UNLIKELY(message.msg_iovlen == 0)) {
+        errno = EIO;
+        return -1;
+    }
     return sendmsg(connection->fd, &message, MSG_NOSIGNAL);
 }
 

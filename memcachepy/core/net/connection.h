@@ -61,7 +61,6 @@ struct reactor {
     uint64_t paced_requests; /* protocol_requests() at the last pieces, */
     uint64_t others_at_ns;   /* and when it last moved. */
     uint32_t waiting_count;
-    uint32_t published_waiters; /* What store_set_waiters() was told. */
     uint64_t retry_at_ns;
     bool released; /* Held memory may have become free. */
     bool stopping;

@@ -170,9 +170,10 @@ serve_watching(struct reactor *reactor)
 static void
 publish_waiters(struct reactor *reactor)
 {
-    if (reactor->published_waiters != reactor->waiting_count) {
+    /* Compared with what is there: another process may have written over it. */
+    if (atomic_load_explicit(&reactor->slot->waiters, memory_order_relaxed) !=
+        reactor->waiting_count) {
         store_set_waiters(reactor->store, reactor->waiting_count);
-        reactor->published_waiters = reactor->waiting_count;
     }
 }
 

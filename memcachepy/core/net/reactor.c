@@ -7,12 +7,14 @@
 #include "net/reactor.h"
 
 #include "base/clock.h"
+#include "mem/conn_table.h"
 #include "net/channel.h"
 #include "net/lists.h"
 #include "net/turn.h"
 #include "proto/watch_log.h"
 
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #define EVENT_COUNT_MAX 256
@@ -133,6 +135,25 @@ handle_connection(struct reactor *reactor, struct connection *connection, uint32
     turn_serve(reactor, connection);
 }
 
+/* The supervisor wakes all when another process has written over the counts of connections: then
+ * those of this worker are made to agree with what it has, and with what waits for it. */
+static void
+settle_counts(struct reactor *reactor)
+{
+    struct process_slot *slot = reactor->slot;
+    uint64_t assigned = atomic_load(&slot->conns_assigned);
+    uint64_t received = atomic_load(&slot->conns_received);
+    uint64_t open = list_length(&reactor->all);
+    uint32_t capacity = conn_table_capacity(&reactor->segment->superblock->boot_settings);
+    int queued = 0;
+    if ((received - atomic_load(&slot->conns_closed) == open && assigned - received <= capacity) ||
+        ioctl(reactor->channel_fd, FIONREAD, &queued) != 0) {
+        return;
+    }
+    atomic_store(&slot->conns_received, assigned - (uint64_t)queued);
+    atomic_store(&slot->conns_closed, assigned - (uint64_t)queued - open);
+}
+
 static void
 handle_event(struct reactor *reactor, const struct epoll_event *event)
 {
@@ -143,6 +164,7 @@ handle_event(struct reactor *reactor, const struct epoll_event *event)
         }
         return;
     case TAG_WAKE:
+        settle_counts(reactor);
         return; /* The loop looks at the node's state in every round. */
     case TAG_LIVENESS:
         reactor->orphaned = true;
@@ -298,7 +320,7 @@ reactor_run(struct segment *segment, unsigned slot_index, int channel_fd, int wa
         .counters = &segment->slots[slot_index].counters,
         .channel_fd = channel_fd,
         .liveness_fd = liveness_fd,
-        .idle_timeout_s = segment->superblock->settings.idle_timeout_s,
+        .idle_timeout_s = segment->superblock->boot_settings.idle_timeout_s,
     };
     list_init(&reactor.all);
     list_init(&reactor.ready);

@@ -197,7 +197,8 @@ choose_protocol(struct protocol *protocol, struct conn *conn, const struct input
     if (input->at == input->end) {
         return STEP_MORE;
     }
-    switch ((enum binding_protocol)store_superblock(protocol->store)->settings.binding_protocol) {
+    switch (
+        (enum binding_protocol)store_superblock(protocol->store)->boot_settings.binding_protocol) {
     case BINDING_BINARY:
         conn->binary = true;
         break;

@@ -112,7 +112,7 @@ execute_quit(struct protocol *protocol, struct conn *conn, const struct request 
 static void
 signal_supervisor(struct protocol *protocol, struct conn *conn, int number)
 {
-    int32_t pid = store_superblock(protocol->store)->settings.supervisor_pid;
+    int32_t pid = store_superblock(protocol->store)->boot_settings.supervisor_pid;
     if (pid > 0) {
         kill(pid, number);
     }

@@ -100,10 +100,14 @@ output_pieces(const struct output *output, struct store *store, struct iovec *pi
         }
         unsigned more =
             store_pin_pieces(store, &output->pins[pin_index].pin, pieces + filled, count - filled);
+        size_t left = output->pins[pin_index].pin.value_len - output->pins[pin_index].pin.consumed;
+        for (unsigned i = 0; i < more; i++) {
+            left -= pieces[filled + i].iov_len;
+        }
         filled += more;
         pin_index++;
-        if (filled == count) {
-            break; /* The value may go on where the pieces ended. */
+        if (filled == count || UNLIKELY(left > 0)) {
+            break; /* The value may go on where the pieces ended, or it is damaged. */
         }
     }
     return filled;

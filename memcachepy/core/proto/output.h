@@ -105,7 +105,8 @@ output_number(uint8_t *at, uint64_t number)
 /* Takes over the pin, to be sent here. False: out of memory, the pin is still the caller's. */
 bool output_add_pin(struct output *output, const struct pin *pin) MUST_CHECK;
 
-/* The next pieces to send, in order; returns how many were filled, 0 when nothing waits. */
+/* The next pieces to send, in order; returns how many were filled, 0 when nothing waits or a pinned
+ * value is damaged: then the connection can only be closed. */
 unsigned output_pieces(const struct output *output, struct store *store, struct iovec *pieces,
                        unsigned count);
 

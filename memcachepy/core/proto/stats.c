@@ -85,7 +85,7 @@ node_cpu(struct store *store)
     };
     int32_t own_pid = (int32_t)getpid();
     /* Of the node's own: what attached processes do otherwise is nobody's business. */
-    for (unsigned i = 0; i < SLOT_WORKER_FIRST + superblock->settings.worker_count; i++) {
+    for (unsigned i = 0; i < SLOT_WORKER_FIRST + superblock->boot_settings.worker_count; i++) {
         int32_t pid = atomic_load_explicit(&segment->slots[i].pid, memory_order_relaxed);
         if (pid > 0 && pid != own_pid) {
             add_process_cpu(&cpu, pid);
@@ -393,7 +393,7 @@ count_slots(const struct segment *segment, unsigned first,
 static unsigned
 first_attached(const struct segment *segment)
 {
-    return SLOT_WORKER_FIRST + segment->superblock->settings.worker_count;
+    return SLOT_WORKER_FIRST + segment->superblock->boot_settings.worker_count;
 }
 
 static void
@@ -479,7 +479,7 @@ stats_own(struct stat_sink *sink, struct store *store)
 #define X(name, ...) stat_add(sink, #name, __VA_ARGS__);
     OWN_LIST(X)
 #undef X
-    for (unsigned i = 0; i < superblock->settings.worker_count && i < WORKERS_MAX; i++) {
+    for (unsigned i = 0; i < superblock->boot_settings.worker_count && i < WORKERS_MAX; i++) {
         stats_worker(sink, &segment->slots[SLOT_WORKER_FIRST + i], i);
     }
     const struct process_slot *discovery = &segment->slots[SLOT_DISCOVERY];

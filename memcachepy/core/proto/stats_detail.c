@@ -14,7 +14,7 @@
 static struct prefix_entry *
 entry_of(struct protocol *protocol, const struct key *key)
 {
-    char delimiter = protocol->superblock->settings.prefix_delimiter;
+    char delimiter = protocol->superblock->boot_settings.prefix_delimiter;
     const uint8_t *end = memchr(key->bytes, delimiter, key->len);
     if (end == NULL || key_breaks_line(key->bytes, (uint32_t)(end - key->bytes))) {
         return NULL;

@@ -281,7 +281,7 @@ begin_reading(struct protocol *protocol)
 static bool
 watcher_new(struct protocol *protocol, struct conn *conn, uint32_t classes)
 {
-    uint32_t capacity = protocol->superblock->settings.watcher_logbuf_bytes;
+    uint32_t capacity = protocol->superblock->boot_settings.watcher_logbuf_bytes;
     capacity = capacity < 2 * LINE_BYTES_LONGEST ? 2 * LINE_BYTES_LONGEST : capacity;
     if ((protocol->watch == NULL || protocol->watch->count == 0) && !begin_reading(protocol)) {
         return false;

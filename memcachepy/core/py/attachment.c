@@ -51,7 +51,7 @@ map_page_of_ours(void)
 static bool
 is_attached_slot(const struct segment *segment, unsigned slot)
 {
-    return slot >= SLOT_WORKER_FIRST + segment->superblock->settings.worker_count &&
+    return slot >= SLOT_WORKER_FIRST + segment->superblock->boot_settings.worker_count &&
            slot < segment_slot_count(segment);
 }
 

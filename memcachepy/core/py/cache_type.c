@@ -261,8 +261,13 @@ read_long(struct store *store, const struct key *key, PyObject **value)
         memcpy(PyBytes_AS_STRING(*value) + pin.consumed, piece.iov_base, piece.iov_len);
         store_pin_advance(store, &pin, piece.iov_len);
     }
+    bool whole = pin.consumed == pin.value_len;
     store_count_pinned_get(store, &pin);
     store_unpin(store, &pin);
+    if (*value != NULL && UNLIKELY(!whole)) {
+        Py_CLEAR(*value);
+        return LONG_BUSY; /* The chain is damaged. */
+    }
     return LONG_READ;
 }
 
@@ -390,7 +395,7 @@ set_result(struct store *store, const struct put *put, PyObject *key, enum put_r
         return raise_error(
             "ValueTooLarge", "the value of key %.260R has %u bytes; an item may have %llu (-I)",
             key, put->value_len,
-            (unsigned long long)store_superblock(store)->settings.item_size_max_bytes);
+            (unsigned long long)store_superblock(store)->boot_settings.item_size_max_bytes);
     }
     if (result == PUT_BUSY || result == PUT_WAIT) {
         return raise_busy();

@@ -6,6 +6,7 @@
 #include "mem/track.h"
 #include "net/loop.h"
 #include "proto/conn.h"
+#include "store/shard.h"
 
 #include <stdarg.h>
 
@@ -108,6 +109,7 @@ add_constants(PyObject *module)
         {"RUNNING", NODE_RUNNING},
         {"DRAINING", NODE_DRAINING},
         {"STOPPING", NODE_STOPPING},
+        {"REPAIR_ATTEMPTS_MAX", REPAIR_ATTEMPTS_MAX},
         {"EXIT_STOPPED", LOOP_STOPPED},
         {"EXIT_ORPHANED", LOOP_ORPHANED},
         {"COPIES_OUTLIVED_NS", TRACK_OUTLIVED_NS},

@@ -27,7 +27,7 @@ struct segment_object {
     PyObject_HEAD struct segment *segment; /* NULL after close() */
     struct store *store; /* of the slot this process claimed; opened on first use */
     unsigned slot_index;
-    uint32_t shortages_seen, recoveries_seen;
+    uint32_t shortages_seen, recoveries_seen, mended_seen, emptied_seen;
 };
 
 /* An open segment, or its store; NULL with an exception if it is closed. */
@@ -42,6 +42,9 @@ bool dict_add(PyObject *dict, const char *name, uint64_t number);
 /* Methods of Segment about process slots: slots.c. */
 PyObject *segment_recover(struct segment_object *self, PyObject *args, PyObject *kwargs);
 PyObject *segment_open_slot(struct segment_object *self, PyObject *args);
+PyObject *segment_close_slot(struct segment_object *self, PyObject *args);
+PyObject *segment_die_with_supervisor(struct segment_object *self, PyObject *unused);
+PyObject *segment_mend(struct segment_object *self, PyObject *unused);
 PyObject *segment_lock_holders(struct segment_object *self, PyObject *unused);
 PyObject *segment_set_stuck(struct segment_object *self, PyObject *args);
 

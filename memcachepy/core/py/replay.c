@@ -231,7 +231,7 @@ take_columns(struct replay *replay, const Py_buffer *ids, PyObject *value_lens, 
 static PyObject *
 replay_released(struct replay *replay)
 {
-    uint64_t item_max = store_superblock(replay->store)->settings.item_size_max_bytes;
+    uint64_t item_max = store_superblock(replay->store)->boot_settings.item_size_max_bytes;
     uint32_t largest = replay->value_lens.largest;
     replay->value_room = largest < item_max ? largest : (uint32_t)item_max;
     uint8_t *value = PyMem_Calloc(1, (size_t)replay->value_room + 1);

@@ -37,7 +37,9 @@ segment_store(struct segment_object *self)
 bool
 segment_has_slot(struct segment_object *self, unsigned slot)
 {
-    unsigned count = segment_slot_count(self->segment);
+    /* All that there can be: how many were ever used is a word that may be damaged. */
+    unsigned count =
+        SLOT_WORKER_FIRST + self->segment->superblock->boot_settings.worker_count + ATTACHED_MAX;
     if (slot >= count) {
         PyErr_Format(PyExc_ValueError, "slot: %u is out of range; the range is 0 to %u", slot,
                      count - 1);
@@ -78,6 +80,7 @@ segment_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     PyObject *error = NULL;
     switch (store_create(&settings, &self->segment, sentence)) {
     case SEGMENT_OK:
+        segment_note_settings(self->segment);
         return (PyObject *)self;
     case SEGMENT_BAD_SETTING:
         error = PyExc_ValueError;
@@ -191,6 +194,7 @@ segment_change_settings(struct segment_object *self, PyObject *mapping)
         !settings_change(mapping, &self->segment->superblock->settings)) {
         return NULL;
     }
+    segment_note_settings(self->segment);
     Py_RETURN_NONE;
 }
 
@@ -452,8 +456,9 @@ segment_take_shortage(struct segment_object *self, PyObject *unused)
     }
     self->shortages_seen = number;
     /* It names a cgroup, whose name is bytes, and may be written to just now. */
-    size_t len = strnlen(pool->shortage_text, sizeof(pool->shortage_text));
-    return PyUnicode_DecodeUTF8(pool->shortage_text, (Py_ssize_t)len, "replace");
+    char text[sizeof(pool->shortage_text)];
+    memcpy(text, pool->shortage_text, sizeof(text));
+    return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strnlen(text, sizeof(text)), "replace");
 }
 
 static PyObject *
@@ -519,6 +524,9 @@ static PyMethodDef segment_methods[] = {
     METHOD("is_serving", segment_is_serving, METH_VARARGS),
     METHOD("recover", segment_recover, METH_VARARGS | METH_KEYWORDS),
     METHOD("open_slot", segment_open_slot, METH_VARARGS),
+    METHOD("close_slot", segment_close_slot, METH_VARARGS),
+    METHOD("die_with_supervisor", segment_die_with_supervisor, METH_NOARGS),
+    METHOD("mend", segment_mend, METH_NOARGS),
     METHOD("lock_holders", segment_lock_holders, METH_NOARGS),
     METHOD("set_stuck", segment_set_stuck, METH_VARARGS),
     METHOD("add_child_rusage", segment_add_child_rusage, METH_VARARGS),

@@ -2,10 +2,14 @@
  * holds a lock just now. */
 #include "py/core_py.h"
 
+#include "mem/conn_table.h"
+#include "store/mend.h"
 #include "store/recover.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -53,7 +57,7 @@ settle_worker(struct process_slot *slot, int channel_fd)
 static void
 settle_acceptor(struct segment *segment)
 {
-    for (unsigned i = 0; i < segment->superblock->settings.worker_count; i++) {
+    for (unsigned i = 0; i < segment->superblock->boot_settings.worker_count; i++) {
         struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST + i];
         uint64_t assigned = atomic_load(&slot->conns_assigned);
         if (assigned == atomic_load(&slot->conns_sent)) {
@@ -73,10 +77,11 @@ settle_acceptor(struct segment *segment)
 PyObject *
 segment_recover(struct segment_object *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"slot", "channel_fd", NULL};
+    static char *names[] = {"slot", "channel_fd", "is_suspect", NULL};
     unsigned slot;
     int channel_fd = -1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|i", names, &slot, &channel_fd)) {
+    int suspect = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|ip", names, &slot, &channel_fd, &suspect)) {
         return NULL;
     }
     struct store *store = segment_store(self);
@@ -87,7 +92,8 @@ segment_recover(struct segment_object *self, PyObject *args, PyObject *kwargs)
     uint64_t lost = 0;
     bool recovered;
     Py_BEGIN_ALLOW_THREADS;
-    recovered = store_recover(store, slot, &recovery);
+    recovered = suspect ? store_recover_suspect(store, slot, &recovery)
+                        : store_recover(store, slot, &recovery);
     if (!recovered) {
         /* Nothing is settled before. */
     } else if (slot == SLOT_ACCEPTOR) {
@@ -109,6 +115,66 @@ segment_recover(struct segment_object *self, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     return dict;
+}
+
+PyObject *
+segment_die_with_supervisor(struct segment_object *self, PyObject *unused)
+{
+    (void)unused;
+    if (segment_opened(self) == NULL) {
+        return NULL;
+    }
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    int32_t supervisor_pid = self->segment->superblock->boot_settings.supervisor_pid;
+    return PyBool_FromLong(supervisor_pid <= 0 || getppid() == supervisor_pid);
+}
+
+/* ---- what others have damaged ---------------------------------------------------------------- */
+
+/* 0 for a jump that no count makes: the word was written over. */
+static uint32_t
+count_since(uint32_t count, uint32_t seen)
+{
+    return count - seen < 1u << 20 ? count - seen : 0;
+}
+
+/* Whether each worker's counts of connections can be what they say. */
+static bool
+counts_are_possible(const struct segment *segment)
+{
+    const struct segment_settings *settings = &segment->superblock->boot_settings;
+    uint64_t most = conn_table_capacity(settings);
+    for (unsigned i = 0; i < settings->worker_count; i++) {
+        const struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST + i];
+        uint64_t assigned = atomic_load(&slot->conns_assigned);
+        uint64_t received = atomic_load(&slot->conns_received);
+        if (assigned - received > most || received - atomic_load(&slot->conns_closed) > most) {
+            return false;
+        }
+    }
+    return true;
+}
+
+PyObject *
+segment_mend(struct segment_object *self, PyObject *unused)
+{
+    (void)unused;
+    struct store *store = segment_store(self);
+    if (store == NULL) {
+        return NULL;
+    }
+    struct superblock *superblock = self->segment->superblock;
+    segment_reassert(self->segment);
+    unsigned locks = store_mend_locks(store);
+    uint32_t mended = atomic_load(&superblock->mended_count);
+    uint32_t emptied = atomic_load(&superblock->emptied_count);
+    PyObject *found = Py_BuildValue("(IIIIO)", locks, count_since(mended, self->mended_seen),
+                                    count_since(emptied, self->emptied_seen),
+                                    atomic_load(&superblock->emptied_shard),
+                                    counts_are_possible(self->segment) ? Py_False : Py_True);
+    self->mended_seen = mended;
+    self->emptied_seen = emptied;
+    return found;
 }
 
 /* ---- who holds a lock ----------------------------------------------------------------------- */
@@ -154,7 +220,8 @@ segment_lock_holders(struct segment_object *self, PyObject *unused)
         int32_t pid = atomic_load(&slot->pid);
         uint32_t wanted = atomic_load(&slot->wanted_shard);
         uint32_t count = atomic_load(&slot->lock_count);
-        if (wanted != 0 && has_thread(pid, store_lock_owner(store, wanted - 1))) {
+        if (wanted - 1 < segment->superblock->shard_count &&
+            has_thread(pid, store_lock_owner(store, wanted - 1))) {
             good = add_holder(list, i, pid, (int)wanted - 1, count);
         }
         if (good && pid != 0 && grower > 0 && has_thread(pid, grower)) {
@@ -184,6 +251,17 @@ segment_set_stuck(struct segment_object *self, PyObject *args)
 }
 
 /* ---- attached processes --------------------------------------------------------------------- */
+
+PyObject *
+segment_close_slot(struct segment_object *self, PyObject *args)
+{
+    unsigned slot;
+    if (!PyArg_ParseTuple(args, "I", &slot) || segment_opened(self) == NULL) {
+        return NULL;
+    }
+    segment_close_attached(self->segment, slot);
+    Py_RETURN_NONE;
+}
 
 PyObject *
 segment_open_slot(struct segment_object *self, PyObject *args)

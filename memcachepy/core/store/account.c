@@ -111,7 +111,7 @@ account_table(struct walk *walk, const struct shard *shard)
 static void
 account_free_pages(const struct store *store, struct store_account *account)
 {
-    uint32_t count = atomic_load(&store->superblock->pool.populated_count);
+    uint32_t count = pool_populated(store->segment);
     for (uint32_t number = 0; number < count; number++) {
         uint32_t owner = atomic_load(&page_entry(store->segment, number)->owner);
         if (!page_owner_is_shard(owner) && owner != PAGE_ABSENT) {

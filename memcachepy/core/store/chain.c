@@ -17,6 +17,7 @@
 #include "store/pin.h"
 #include "store/room.h"
 #include "store/slab.h"
+#include "store/walk.h"
 #include "store/write.h"
 
 #include <stdlib.h>
@@ -39,9 +40,8 @@ chain_head_room(const struct store *store, const struct item *item)
 uint32_t
 chain_cont_room(const struct store *store, struct ref ref)
 {
-    const struct page *page = page_entry(store->segment, page_of_ref(store, ref));
-    uint32_t class_id = page_owner_kind(atomic_load_explicit(&page->owner, memory_order_relaxed));
-    return slab_chunk_bytes(store, class_id) - CONTINUATION_HEADER_BYTES;
+    uint32_t class_id = class_of_ref(store, ref);
+    return class_id == 0 ? 0 : slab_chunk_bytes(store, class_id) - CONTINUATION_HEADER_BYTES;
 }
 
 /* ---- uploads -------------------------------------------------------------------------------- */
@@ -182,6 +182,9 @@ upload_extend(struct store *store, struct upload *upload)
     struct ref head = {upload->head_ref};
     struct ref tail = {upload->tail_ref};
     struct shard *shard = shard_of_ref(store, head);
+    if (shard == NULL) {
+        return PUT_NO_MEMORY;
+    }
     uint32_t class_id = class_of_next_chunk(store, shard, upload);
     enum put_result result = lock_with_room(store, shard, class_id, upload);
     if (result != PUT_STORED) {
@@ -205,7 +208,7 @@ upload_extend(struct store *store, struct upload *upload)
     return PUT_STORED;
 }
 
-/* The free part of the tail. */
+/* The free part of the tail; UINT32_MAX if that is damaged. */
 static uint32_t
 upload_tail_space(struct store *store, const struct upload *upload, uint8_t **space)
 {
@@ -218,6 +221,9 @@ upload_tail_space(struct store *store, const struct upload *upload, uint8_t **sp
     } else {
         room = chain_cont_room(store, tail);
         *space = ((struct continuation *)ref_at(store, tail))->data;
+    }
+    if (UNLIKELY(room < upload->tail_offset || room == 0)) {
+        return UINT32_MAX;
     }
     *space += upload->tail_offset;
     uint32_t left = upload->value_len - upload->received;
@@ -239,6 +245,10 @@ store_upload_space(struct store *store, struct upload *upload, uint8_t **space,
         if (*result == PUT_STORED) {
             room = upload_tail_space(store, upload, space);
         }
+    }
+    if (UNLIKELY(room == UINT32_MAX)) {
+        *result = PUT_NO_MEMORY;
+        return 0;
     }
     return room;
 }
@@ -276,14 +286,21 @@ static bool
 upload_drop(struct store *store, struct process_slot *slot, struct held_ref *entry, bool waits)
 {
     struct ref head = {atomic_load_explicit(&entry->head_ref, memory_order_relaxed)};
-    if (!ref_is_none(head)) {
-        struct shard *shard = shard_of_ref(store, head);
+    struct shard *shard = shard_of_ref(store, head);
+    if (shard == NULL) {
+        atomic_store_explicit(&entry->head_ref, 0, memory_order_relaxed);
+    } else {
         if (!(waits ? shard_lock(store, shard) : shard_try_lock(store, shard))) {
             return false;
         }
         /* Taking the lock may have undone what the entry's process was doing. */
-        if (atomic_load_explicit(&entry->head_ref, memory_order_relaxed) == head.units) {
+        if (atomic_load_explicit(&entry->head_ref, memory_order_relaxed) != head.units) {
+        } else if (held_head_is_sound(store, head) &&
+                   state_kind(chunk_state(ref_at(store, head))) == CHUNK_UPLOAD) {
             upload_discard(store, shard, entry);
+        } else {
+            /* Not of an upload: another process has damaged the entry. */
+            atomic_store_explicit(&entry->head_ref, 0, memory_order_relaxed);
         }
         shard_unlock(store, shard);
     }
@@ -473,7 +490,9 @@ upload_write(struct store *store, struct upload *upload, const uint8_t *bytes, u
         if (result != PUT_STORED) {
             return result;
         }
-        CHECK(room > 0);
+        if (room == 0) {
+            return PUT_NO_MEMORY; /* The chain is damaged. */
+        }
         uint32_t step = room < len ? room : len;
         memcpy(space, bytes, step);
         store_upload_advance(store, upload, step);
@@ -495,7 +514,7 @@ upload_write_chain(struct store *store, struct upload *upload, struct pin *from)
         }
         store_pin_advance(store, from, piece.iov_len);
     }
-    return PUT_STORED;
+    return from->consumed == from->value_len ? PUT_STORED : PUT_NO_MEMORY;
 }
 
 /* Where the bytes of a concatenation's part come from: memory, or a chain that is held. */
@@ -543,6 +562,9 @@ old_hold(struct store *store, const struct put *put, struct old_value *old, bool
     struct table_place place;
     table_find(store, shard, put->key.bytes, put->key.len, put->key.hash, &place);
     struct item *item = place_live(store, &place);
+    if (item != NULL && !(item->bits & ITEM_CHAINED) && item->value_len > store->chunk_bytes_max) {
+        item = NULL; /* Its header is damaged. */
+    }
     if (item == NULL || !store_fits(store, put->key.len, item_client_flags(item, item->bits),
                                     (uint64_t)item->value_len + put->value_len)) {
         shard_unlock(store, shard);

@@ -3,6 +3,7 @@
 
 #include "store/cell.h"
 #include "store/expiry.h"
+#include "store/held.h"
 #include "store/hashtable.h"
 #include "store/probation.h"
 #include "store/slab.h"
@@ -12,6 +13,100 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+/* Whether the page, stored plus one, has this owner. */
+static bool
+page_is_of(const struct store *store, uint32_t stored, uint32_t owner)
+{
+    return stored - 1 < pool_populated(store->segment) &&
+           atomic_load_explicit(&page_entry(store->segment, stored - 1)->owner,
+                                memory_order_relaxed) == owner;
+}
+
+/* Whether a cell's ref leads to one of the shard's table. */
+static bool
+cell_is_of(const struct store *store, const struct shard *shard, uint32_t cell)
+{
+    struct ref ref = {cell};
+    return ref_is_in_pages(store, ref) && ref_offset(store->superblock, ref) % CELL_BYTES == 0 &&
+           page_is_of(store, page_of_ref(store, ref) + 1,
+                      page_owner(shard_index(store, shard), PAGE_KIND_TABLE));
+}
+
+static bool
+class_is_plausible(const struct store *store, const struct shard *shard, uint32_t class_id)
+{
+    const struct class_list *list = &shard->classes[class_id];
+    uint32_t owner = page_owner(shard_index(store, shard), class_id);
+    uint64_t chunks = (uint64_t)list->page_count * slab_chunks_per_page(store, class_id);
+    if (list->free_chunks > chunks || list->empty_count > list->page_count ||
+        list->item_count > chunks - list->free_chunks ||
+        (list->page_count == 0) != (list->hand_page == 0) ||
+        (list->free_chunks == 0) != (list->partial == 0) ||
+        list->hand_slot > slab_chunks_per_page(store, class_id)) {
+        return false;
+    }
+    if ((list->hand_page != 0 && !page_is_of(store, list->hand_page, owner)) ||
+        (list->partial != 0 && !page_is_of(store, list->partial, owner))) {
+        return false;
+    }
+    if (list->partial != 0) {
+        const struct page *page = listed_page(store, list->partial);
+        uint32_t per_page = slab_chunks_per_page(store, class_id);
+        if (page->partial_prev != 0 || page->free_head == 0 || page->free_head > per_page ||
+            page->free_count == 0 || page->free_count > per_page) {
+            return false;
+        }
+    }
+    if (list->ring_count == 0) {
+        return list->ring_head == 0 && list->ring_tail == 0;
+    }
+    return cell_is_of(store, shard, list->ring_head) && cell_is_of(store, shard, list->ring_tail) &&
+           list->ring_count / PROBATION_CELL_ENTRIES <= shard->cell_count &&
+           list->ring_popped < PROBATION_CELL_ENTRIES &&
+           list->ring_pushed <= PROBATION_CELL_ENTRIES;
+}
+
+static bool
+table_is_plausible(const struct store *store, const struct shard *shard)
+{
+    uint64_t word = atomic_load(table_word_at(store, shard));
+    uint32_t level = table_word_level(word);
+    uint32_t shift = store->page_shift - 6;
+    uint32_t pages = shard->bucket_capacity >> shift;
+    if (word & TABLE_WORD_REBUILDING || (level >= 31 && level != TABLE_LEVEL_NONE) ||
+        (level < 31 && table_word_split(word) >= 1u << level) ||
+        table_bucket_count(word) > shard->bucket_capacity ||
+        pages << shift != shard->bucket_capacity || pages > store->table_pages_max ||
+        pages > shard->table_page_count ||
+        shard->cell_count > (uint64_t)(shard->table_page_count - pages) << shift ||
+        (level == TABLE_LEVEL_NONE && shard->sums.curr_items != 0)) {
+        return false;
+    }
+    uint32_t index = shard_index(store, shard);
+    uint32_t owner = page_owner(index, PAGE_KIND_TABLE);
+    for (uint32_t i = 0; i < pages; i++) {
+        if (!page_is_of(store, atomic_load(table_directory_entry(store, index, i)), owner)) {
+            return false;
+        }
+    }
+    return shard->cell_free == 0 || cell_is_of(store, shard, shard->cell_free);
+}
+
+static bool
+ghost_is_plausible(const struct store *store, const struct shard *shard)
+{
+    if (shard->ghost_page_count > GHOST_PAGES_MAX) {
+        return false;
+    }
+    uint32_t owner = page_owner(shard_index(store, shard), PAGE_KIND_GHOST);
+    for (uint32_t i = 0; i < shard->ghost_page_count; i++) {
+        if (!page_is_of(store, shard->ghost_pages[i], owner)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* The page that is being emptied is one of the shard's classes, and goes to another. */
 static bool
 leaving_is_plausible(const struct store *store, const struct shard *shard)
@@ -19,38 +114,40 @@ leaving_is_plausible(const struct store *store, const struct shard *shard)
     if (shard->leaving == 0) {
         return true;
     }
-    if (shard->leaving > atomic_load(&store->superblock->pool.populated_count)) {
-        return false;
-    }
-    uint32_t owner = atomic_load(&page_entry(store->segment, shard->leaving - 1)->owner);
-    uint32_t class_count = store->superblock->class_count;
-    uint32_t class_id = page_owner_kind(owner);
-    return class_id >= 1 && class_id <= class_count &&
-           owner == page_owner(shard->index, class_id) && shard->leaving_to <= class_count;
+    return shard->leaving <= pool_populated(store->segment) &&
+           leaving_page(store, shard) != PAGE_NONE;
+}
+
+static bool
+reclaiming_is_plausible(const struct store *store, const struct shard *shard)
+{
+    struct ref ref = {shard->reclaiming};
+    return ref_is_none(ref) ||
+           (held_head_is_sound(store, ref) && shard_of_ref(store, ref) == shard &&
+            state_kind(chunk_state(ref_at(store, ref))) == CHUNK_DETACHED);
 }
 
 bool
 shard_is_plausible(const struct store *store, const struct shard *shard)
 {
-    uint64_t word = atomic_load(table_word_at(store, shard));
-    if (table_bucket_count(word) > shard->bucket_capacity ||
-        shard->table_page_count > shard->page_count ||
-        shard->page_count > atomic_load(&store->superblock->pool.populated_count)) {
+    if (!table_is_plausible(store, shard) || !ghost_is_plausible(store, shard) ||
+        !reclaiming_is_plausible(store, shard) || !leaving_is_plausible(store, shard)) {
         return false;
     }
-    if (!leaving_is_plausible(store, shard)) {
-        return false;
-    }
+    uint64_t pages = (uint64_t)shard->table_page_count + shard->ghost_page_count;
+    uint64_t empty_pages = 0;
+    uint64_t items = 0;
     for (uint32_t class_id = 1; class_id <= store->superblock->class_count; class_id++) {
-        const struct class_list *list = &shard->classes[class_id];
-        uint64_t chunks = (uint64_t)list->page_count * slab_chunks_per_page(store, class_id);
-        if (list->free_chunks > chunks || list->empty_count > list->page_count ||
-            (list->page_count == 0) != (list->hand_page == 0) ||
-            (list->free_chunks == 0) != (list->partial == 0)) {
+        if (!class_is_plausible(store, shard, class_id)) {
             return false;
         }
+        pages += shard->classes[class_id].page_count;
+        empty_pages += shard->classes[class_id].empty_count;
+        items += shard->classes[class_id].item_count;
     }
-    return true;
+    return pages == shard->page_count && pages <= pool_populated(store->segment) &&
+           empty_pages == shard->empty_pages && items == shard->sums.curr_items &&
+           shard->sums.volatile_items <= items;
 }
 
 struct check {
@@ -70,7 +167,8 @@ struct check {
 static void PRINTF_LIKE(2, 3) report(struct check *check, const char *format, ...)
 {
     char text[256];
-    int prefix = snprintf(text, sizeof(text), "shard %u: ", check->shard->index);
+    int prefix =
+        snprintf(text, sizeof(text), "shard %u: ", shard_index(check->store, check->shard));
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(text + prefix, sizeof(text) - (size_t)prefix, format, arguments);

@@ -7,7 +7,8 @@
 /* Says what does not agree, a sentence a problem. */
 typedef void problem_fn(void *context, const char *sentence);
 
-/* Under the lock. A cheap look at the lists' ends after an undo. */
+/* Under the lock. Whether every ref, page number and count of the shard's header can be believed: a
+ * cheap look, after an undo. */
 bool shard_is_plausible(const struct store *store, const struct shard *shard);
 
 /* Under the lock. Returns the number of problems. */

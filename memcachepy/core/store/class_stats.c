@@ -40,7 +40,7 @@ age_at_hand(const struct store *store, const struct class_list *list, uint32_t c
     uint32_t page = *(const volatile uint32_t *)&list->hand_page;
     uint32_t first = *(const volatile uint32_t *)&list->hand_slot;
     uint32_t count = slab_chunks_per_page(store, class_id);
-    uint32_t present = atomic_load(&store->superblock->pool.populated_count);
+    uint32_t present = pool_populated(store->segment);
     uint32_t age_s = 0;
     if (page == 0 || page > present) {
         return 0;

@@ -323,7 +323,7 @@ upload_fill(struct store *store, struct upload *upload, struct store *from, stru
         store_upload_advance(store, upload, step);
         store_pin_advance(from, pin, step);
     }
-    return PUT_STORED;
+    return pin->consumed == pin->value_len ? PUT_STORED : PUT_NO_MEMORY;
 }
 
 static enum copy_result

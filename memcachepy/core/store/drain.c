@@ -14,6 +14,9 @@
 #define WARMTH_SAMPLES 16
 #define TRIES_MAX 1024
 
+/* Pages that turn out to be stuck, one after the other. */
+#define PAGES_TRIED_MAX 16
+
 /* Evictions that may happen to hit the page that is being emptied, for one item of it. */
 #define CARRY_TRIES_MAX 4
 
@@ -226,7 +229,7 @@ enum drain_result
 drain_step(struct store *store, struct shard *shard, uint32_t chunk_count,
            enum eviction_reason reason)
 {
-    uint32_t number = shard->leaving - 1;
+    uint32_t number = leaving_page(store, shard);
     uint32_t class_id = class_of_page(store, number);
     uint32_t end = slab_chunks_per_page(store, class_id);
     uint32_t slot = shard->leaving_slot < end ? shard->leaving_slot : 0;
@@ -252,18 +255,20 @@ uint32_t
 drain_page_of_class(struct store *store, struct shard *shard, uint32_t class_id,
                     enum eviction_reason reason)
 {
-    if (shard->leaving != 0 && class_of_page(store, shard->leaving - 1) != class_id) {
+    uint32_t number = leaving_page(store, shard);
+    if (number != PAGE_NONE && class_of_page(store, number) != class_id) {
         page_stop_leaving(store, shard);
+        number = PAGE_NONE;
     }
-    while (shard->leaving != 0 || drain_begin(store, shard, class_id, class_id)) {
-        uint32_t number = shard->leaving - 1;
-        switch (drain_step(store, shard, UINT32_MAX, reason)) {
-        case DRAIN_EMPTY:
-            return number;
-        case DRAIN_MORE:
-        case DRAIN_STUCK:
-            break;
+    for (unsigned i = 0; i < PAGES_TRIED_MAX; i++) {
+        if (number == PAGE_NONE && !drain_begin(store, shard, class_id, class_id)) {
+            return PAGE_NONE;
         }
+        number = leaving_page(store, shard);
+        if (drain_step(store, shard, UINT32_MAX, reason) == DRAIN_EMPTY) {
+            return number;
+        }
+        number = PAGE_NONE;
     }
     return PAGE_NONE;
 }

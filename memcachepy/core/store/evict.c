@@ -92,7 +92,7 @@ item_is_pinned(const struct store *store, struct ref ref, const struct held_ref 
     unsigned slot_count = segment_slot_count(store->segment);
     for (unsigned i = 0; i < slot_count; i++) {
         const struct process_slot *slot = &store->segment->slots[i];
-        uint32_t high = atomic_load_explicit(&slot->pin_high, memory_order_acquire);
+        uint32_t high = held_count(&slot->pin_high, PIN_COUNT_MAX);
         for (uint32_t j = 0; j < high; j++) {
             const struct held_ref *pin = &slot->pins[j];
             if (atomic_load_explicit(&pin->head_ref, memory_order_relaxed) == ref.units &&
@@ -129,8 +129,14 @@ reclaim_run(struct store *store, struct shard *shard)
     while (shard->reclaiming != 0) {
         struct ref head = {shard->reclaiming};
         struct item *item = ref_at(store, head);
+        /* What follows may be damaged: a chunk of another chain is not this one's to free. */
+        if (UNLIKELY(!ref_is_in_pages(store, head) ||
+                     state_kind(chunk_state(item)) != CHUNK_DETACHED)) {
+            shard->reclaiming = 0;
+            return;
+        }
         struct ref freed = {*item_next(item)};
-        if (ref_is_none(freed)) {
+        if (ref_is_none(freed) || UNLIKELY(!cont_is_of(store, freed, head.units))) {
             LOG(store, shard, shard->reclaiming);
             shard->reclaiming = 0;
             freed = head;

@@ -87,7 +87,7 @@ static bool
 sweep_page(struct store *store, uint32_t number)
 {
     uint32_t owner = atomic_load(&page_entry(store->segment, number)->owner);
-    if (!page_has_chunks(owner)) {
+    if (!page_has_chunks(store->superblock, owner)) {
         return true;
     }
     struct shard *shard = &store->shards[page_owner_shard(owner)];
@@ -110,7 +110,7 @@ flush_sweep(struct store *store, uint32_t pages)
         pass_epoch = epoch_now(store);
     }
     /* A page that comes later has no older items. */
-    uint32_t count = atomic_load(&store->superblock->pool.populated_count);
+    uint32_t count = pool_populated(store->segment);
     uint32_t end = page < count && pages < count - page ? page + pages : count;
     bool done = true;
     while (page < end && (done = sweep_page(store, page))) {
@@ -128,7 +128,7 @@ static void
 help_sweep(struct store *store)
 {
     if (UNLIKELY(epochs_since_swept(store, epoch_now(store)) >= HELP_FROM_EPOCHS)) {
-        uint32_t count = atomic_load(&store->superblock->pool.populated_count);
+        uint32_t count = pool_populated(store->segment);
         (void)flush_sweep(store, count / PASS_EPOCHS + 1);
     }
 }

@@ -73,7 +73,7 @@ ghost_adopt_page(struct store *store, struct shard *shard, uint32_t number)
     shard->ghost_pages[count] = number + 1;
     shard->ghost_page_count = count + 1;
     shard->page_count++;
-    atomic_store_explicit(&page->owner, page_owner(shard->index, PAGE_KIND_GHOST),
+    atomic_store_explicit(&page->owner, page_owner(shard_index(store, shard), PAGE_KIND_GHOST),
                           memory_order_release);
     CRASH_POINT(ghost_page_adopted);
     journal_commit(shard);

@@ -65,7 +65,8 @@ find_key(const struct store *store, struct shard *shard, const uint8_t *key, uin
             struct ref ref = {atomic_load_explicit(&bucket->ref[slot], memory_order_relaxed)};
             struct item *item = ref_at(store, ref);
             if (atomic_load_explicit(&bucket->tag[slot], memory_order_relaxed) == tag &&
-                key_is(item, key, key_len)) {
+                LIKELY(ref_is_in_pages(store, ref)) && key_is(item, key, key_len) &&
+                LIKELY(item_header_agrees(item, hash))) {
                 place->bucket = bucket;
                 place->slot = slot;
                 place->item = item;
@@ -83,7 +84,7 @@ table_find(struct store *store, struct shard *shard, const uint8_t *key, uint32_
            uint64_t hash, struct table_place *place)
 {
     if (UNLIKELY(!find_key(store, shard, key, key_len, hash, place))) {
-        shard_rebuild(store, shard);
+        shard_mend(store, shard);
         CHECK(find_key(store, shard, key, key_len, hash, place));
     }
 }
@@ -124,7 +125,8 @@ table_find_probationer(const struct store *store, struct shard *shard, uint32_t 
             }
             struct ref ref = {atomic_load_explicit(&bucket->ref[slot], memory_order_relaxed)};
             struct item *item = ref_at(store, ref);
-            if (chunk_state(item) & STATE_PROBATION && (uint32_t)item_hash(store, item) == hash) {
+            if (LIKELY(ref_is_in_pages(store, ref)) && chunk_state(item) & STATE_PROBATION &&
+                (uint32_t)item_hash(store, item) == hash) {
                 return item;
             }
         }
@@ -155,6 +157,7 @@ void
 table_condemn(struct store *store, struct shard *shard)
 {
     atomic_fetch_or(table_word_at(store, shard), TABLE_WORD_REBUILDING);
+    atomic_fetch_add(&store->superblock->mended_count, 1);
 }
 
 void
@@ -389,7 +392,7 @@ adopt_page(struct store *store, struct shard *shard, uint32_t number)
     LOG(store, shard, page->owner);
     LOG(store, shard, shard->table_page_count);
     LOG(store, shard, shard->page_count);
-    atomic_store_explicit(&page->owner, page_owner(shard->index, PAGE_KIND_TABLE),
+    atomic_store_explicit(&page->owner, page_owner(shard_index(store, shard), PAGE_KIND_TABLE),
                           memory_order_release);
     shard->table_page_count++;
     shard->page_count++;
@@ -412,7 +415,7 @@ add_primary_page(struct store *store, struct shard *shard, bool steal)
     if (index >= store->table_pages_max) {
         return false;
     }
-    _Atomic uint32_t *entry = table_directory_entry(store, shard->index, index);
+    _Atomic uint32_t *entry = table_directory_entry(store, shard_index(store, shard), index);
     if (!directory_entry_ready(store, entry)) {
         return false;
     }
@@ -502,7 +505,7 @@ struct chain {
     unsigned count;
 };
 
-/* False: it is longer than any can be. */
+/* False: it is longer than any can be, or there is no bucket in the place of one. */
 static bool
 chain_read(const struct store *store, struct table_bucket *primary, struct chain *chain)
 {
@@ -514,7 +517,7 @@ chain_read(const struct store *store, struct table_bucket *primary, struct chain
         }
         chain->bucket[chain->count++] = bucket;
     }
-    return true;
+    return chain->count != 0;
 }
 
 /* Calls for every item that a bucket links. */
@@ -653,7 +656,11 @@ split_plan(const struct store *store, struct table_bucket *from, uint32_t new_bi
         struct chain_entry entry;
         EACH_ENTRY(split->chain.bucket[i], &entry)
         {
-            bool moves = (item_hash(store, ref_at(store, (struct ref){entry.ref})) & new_bit) != 0;
+            struct ref ref = {entry.ref};
+            if (UNLIKELY(!ref_is_in_pages(store, ref))) {
+                return false;
+            }
+            bool moves = (item_hash(store, ref_at(store, ref)) & new_bit) != 0;
             struct entries *side = moves ? &split->moves : &split->stays;
             side->entry[side->count++] = entry;
         }
@@ -696,8 +703,9 @@ split_next(struct store *store, struct shard *shard, bool steal)
         return false;
     }
     struct split split = {.to = table_bucket_at(store, shard, to)};
-    if (UNLIKELY(!split_plan(store, table_bucket_at(store, shard, from), 1u << level, &split))) {
-        shard_rebuild(store, shard);
+    if (UNLIKELY(split.to == NULL ||
+                 !split_plan(store, table_bucket_at(store, shard, from), 1u << level, &split))) {
+        shard_mend(store, shard);
         return false;
     }
     unsigned needed = cells_for(split.stays.count, false) + cells_for(split.moves.count, false);
@@ -842,9 +850,12 @@ release_primary_page(struct store *store, struct shard *shard)
         return false;
     }
     uint32_t index = (shard->bucket_capacity >> (store->page_shift - 6)) - 1;
-    _Atomic uint32_t *entry = table_directory_entry(store, shard->index, index);
+    _Atomic uint32_t *entry = table_directory_entry(store, shard_index(store, shard), index);
     uint32_t number = atomic_load_explicit(entry, memory_order_relaxed) - 1;
+    CHECK(number < store->page_count_max);
     struct page *page = page_entry(store->segment, number);
+    CHECK(atomic_load_explicit(&page->owner, memory_order_relaxed) ==
+          page_owner(shard_index(store, shard), PAGE_KIND_TABLE));
     pool_give_back_any(store->segment, store->slot);
     atomic_store_explicit(&store->slot->page_in_flight, number + 1, memory_order_relaxed);
     STORES_IN_ORDER();

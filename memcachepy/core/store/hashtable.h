@@ -146,8 +146,8 @@ table_bucket_of(const struct store *store, uint32_t shard_index, uint32_t index)
     }
     uint32_t number = atomic_load_explicit(table_directory_entry(store, shard_index, page_index),
                                            memory_order_acquire);
-    if (UNLIKELY(number == 0)) {
-        return NULL;
+    if (UNLIKELY(number - 1 >= store->page_count_max)) {
+        return NULL; /* There is none, or the word is damaged. */
     }
     uint8_t *page = store->base + store->data_at + ((uint64_t)(number - 1) << store->page_shift);
     return (struct table_bucket *)page + (index & ((1u << shift) - 1));

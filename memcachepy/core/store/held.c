@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "store/chain.h"
+#include "store/item.h"
 #include "store/pin.h"
 
 /* Uploads and pins together hold at most this part of the memory limit. */
@@ -14,9 +15,13 @@
 struct shard *
 shard_of_ref(const struct store *store, struct ref ref)
 {
+    if (!ref_is_in_pages(store, ref)) {
+        return NULL;
+    }
     const struct page *page = page_entry(store->segment, page_of_ref(store, ref));
     uint32_t owner = atomic_load_explicit(&page->owner, memory_order_relaxed);
-    return &store->shards[page_owner_shard(owner)];
+    return page_has_chunks(store->superblock, owner) ? &store->shards[page_owner_shard(owner)]
+                                                     : NULL;
 }
 
 /* What is held in all slots but `slot`, and in those before it. */
@@ -49,6 +54,7 @@ held_by_others(const struct store *store, const struct process_slot *slot, uint6
 
 #define RESERVE_AFTER_MS 100
 #define RESERVATION_MS 200
+#define AHEAD_MS_MAX 5000
 
 #define RESERVED_PART_SHIFT 12
 #define MOMENT_SHIFT 4
@@ -85,10 +91,21 @@ ms_since(const struct store *store, uint64_t moment)
     return units > MOMENT_MASK / 2 ? 0 : units << MOMENT_SHIFT;
 }
 
+/* A moment of the word's that lies so far ahead that no tick is as late: another process has
+ * written over it, and it would stand for half an hour. */
+static bool
+moment_is_damaged(const struct store *store, uint64_t moment)
+{
+    uint64_t ahead = (moment - moment_of_ms(store->now_ms)) & MOMENT_MASK;
+    return ahead <= MOMENT_MASK / 2 && ahead << MOMENT_SHIFT > AHEAD_MS_MAX;
+}
+
 static bool
 reservation_stands(const struct store *store, uint64_t word)
 {
-    return word != 0 && ms_since(store, word & MOMENT_MASK) <= RESERVATION_MS;
+    uint64_t renewed_at = word & MOMENT_MASK;
+    return word != 0 && ms_since(store, renewed_at) <= RESERVATION_MS &&
+           !moment_is_damaged(store, renewed_at);
 }
 
 static bool
@@ -264,7 +281,7 @@ store_holds_entries(const struct store *store)
 int
 free_entry(struct held_ref *entries, _Atomic uint32_t *high, unsigned count)
 {
-    uint32_t used = atomic_load_explicit(high, memory_order_relaxed);
+    uint32_t used = held_count(high, count);
     for (uint32_t i = 0; i < used; i++) {
         if (atomic_load_explicit(&entries[i].head_ref, memory_order_relaxed) == 0) {
             return (int)i;

@@ -5,7 +5,7 @@
 
 #include "store/shard.h"
 
-/* The shard that owns the chunk. */
+/* The shard that owns the chunk; NULL for a ref that leads to none. */
 struct shard *shard_of_ref(const struct store *store, struct ref ref);
 
 /* Counts the entry's bytes into the share if it has room. One value is always let in, however

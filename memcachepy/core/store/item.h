@@ -89,6 +89,15 @@ struct continuation {
 };
 #define CONTINUATION_HEADER_BYTES 12u
 
+/* Whether the ref leads into the pages. A word that another process may have damaged is asked for
+ * this before it is followed; behind the last page there is room for a header and a key. */
+static inline bool
+ref_is_in_pages(const struct store *store, struct ref ref)
+{
+    uint64_t offset = (uint64_t)ref.units << store->unit_shift;
+    return offset - store->data_at < store->data_end - store->data_at;
+}
+
 static inline uint32_t
 state_kind(uint32_t state)
 {
@@ -151,6 +160,30 @@ item_check_value(uint64_t hash, uint32_t value_len, uint8_t key_len, uint8_t bit
     uint64_t lengths = (uint64_t)value_len << 16 | (uint64_t)key_len << 8 |
                        (bits & (ITEM_CHAINED | ITEM_HAS_FLAGS));
     return (uint32_t)(((hash ^ lengths) * 0x9E3779B185EBCA87ull) >> 32);
+}
+
+/* Whether the lengths are those that the item was stored with. */
+static inline bool
+item_header_agrees(const struct item *item, uint64_t hash)
+{
+    return item->check == item_check_value(hash, item->value_len, item->key_len, item->bits);
+}
+
+/* Whether the chunk is a continuation of the chain that begins at `head`. */
+static inline bool
+cont_is_of(const struct store *store, struct ref ref, uint32_t head)
+{
+    struct continuation *continuation = ref_at(store, ref);
+    return ref_is_in_pages(store, ref) && state_kind(chunk_state(continuation)) == CHUNK_CONT &&
+           continuation->head == head;
+}
+
+/* How many entries of a slot's table are to be looked at. */
+static inline uint32_t
+held_count(const _Atomic uint32_t *high, uint32_t count_max)
+{
+    uint32_t count = atomic_load_explicit(high, memory_order_acquire);
+    return count < count_max ? count : count_max;
 }
 
 /* A moment of the node's clock as system time in seconds; the same whenever it is asked for. */

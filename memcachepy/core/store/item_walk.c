@@ -45,7 +45,8 @@ walk_page(struct store *store, uint32_t number, uint32_t class_id, walked_fn *vi
 {
     _Atomic uint32_t *owner_at = &page_entry(store->segment, number)->owner;
     uint32_t owner = atomic_load_explicit(owner_at, memory_order_acquire);
-    if (!page_has_chunks(owner) || (class_id != 0 && page_owner_kind(owner) != class_id)) {
+    if (!page_has_chunks(store->superblock, owner) ||
+        (class_id != 0 && page_owner_kind(owner) != class_id)) {
         return WALK_PASSED;
     }
     struct shard *shard = &store->shards[page_owner_shard(owner)];
@@ -64,7 +65,7 @@ enum walk_result
 store_walk_pages(struct store *store, uint32_t class_id, uint32_t *page, uint32_t pages_max,
                  walked_fn *visit, void *context)
 {
-    uint32_t count = atomic_load(&store->superblock->pool.populated_count);
+    uint32_t count = pool_populated(store->segment);
     uint64_t passes_left = (uint64_t)pages_max * PASSES_PER_PAGE;
     while (pages_max > 0 && passes_left > 0 && *page < count) {
         switch (walk_page(store, (*page)++, class_id, visit, context)) {

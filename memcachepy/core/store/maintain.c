@@ -1,5 +1,6 @@
 /* What the maintainer does between requests; see store_maintain() in store.h. */
 #include "base/clock.h"
+#include "store/mend.h"
 #include "store/shard.h"
 #include "store/shrink.h"
 #include "store/sweep.h"
@@ -16,5 +17,6 @@ store_maintain(struct store *store)
                  hugepage_step(store->segment, &store->huge, now_ns);
     bool sweeps = store_sweep(store);
     bool merges = store_shrink_tables(store);
-    return shrinks || grows || sweeps || merges;
+    bool audits = store_audit(store, now_ns);
+    return shrinks || grows || sweeps || merges || audits;
 }

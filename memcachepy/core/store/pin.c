@@ -7,6 +7,7 @@
 #include "store/hashtable.h"
 #include "store/held.h"
 #include "store/slab.h"
+#include "store/walk.h"
 #include "store/write.h"
 
 void
@@ -52,6 +53,8 @@ store_pin(struct store *store, const struct key *key, struct pin *pin)
         result = PIN_GONE;
     } else if (!(item->bits & ITEM_CHAINED)) {
         result = PIN_SMALL;
+    } else if (UNLIKELY(class_of_ref(store, place.ref) != store->superblock->class_count)) {
+        result = PIN_BUSY; /* Its page is damaged. */
     } else if (!hold_if_room(store, &store->slot->pins[index], key->hash, item->value_len)) {
         result = PIN_WAIT;
     } else {
@@ -62,7 +65,8 @@ store_pin(struct store *store, const struct key *key, struct pin *pin)
     return result;
 }
 
-/* The value bytes in the chunk at `ref`, which is the head or a continuation of the chain. */
+/* The value bytes in the chunk at `ref`, which is the head or a continuation of the chain. NULL: it
+ * is neither, for the chain is damaged. */
 static uint8_t *
 chain_data(struct store *store, const struct pin *pin, struct ref ref, uint32_t *room)
 {
@@ -71,8 +75,8 @@ chain_data(struct store *store, const struct pin *pin, struct ref ref, uint32_t 
         *room = chain_head_room(store, item);
         return item_key(item, item->bits) + item->key_len;
     }
-    *room = chain_cont_room(store, ref);
-    return ((struct continuation *)ref_at(store, ref))->data;
+    *room = cont_is_of(store, ref, pin->head_ref) ? chain_cont_room(store, ref) : 0;
+    return *room == 0 ? NULL : ((struct continuation *)ref_at(store, ref))->data;
 }
 
 static struct ref
@@ -93,6 +97,9 @@ store_pin_pieces(struct store *store, const struct pin *pin, struct iovec *iov, 
     while (left > 0 && filled < count) {
         uint32_t room;
         uint8_t *data = chain_data(store, pin, ref, &room);
+        if (UNLIKELY(data == NULL || offset > room)) {
+            break;
+        }
         uint32_t len = room - offset < left ? room - offset : left;
         if (len > 0) {
             iov[filled].iov_base = data + offset;
@@ -121,7 +128,9 @@ store_pin_advance(struct store *store, struct pin *pin, size_t bytes)
     while (bytes > 0) {
         uint32_t room;
         struct ref ref = {pin->cursor_ref};
-        chain_data(store, pin, ref, &room);
+        if (UNLIKELY(chain_data(store, pin, ref, &room) == NULL || pin->cursor_offset > room)) {
+            return;
+        }
         size_t step = room - pin->cursor_offset < bytes ? room - pin->cursor_offset : bytes;
         pin->cursor_offset += (uint32_t)step;
         pin->consumed += (uint32_t)step;
@@ -138,14 +147,17 @@ static bool
 pin_drop(struct store *store, struct process_slot *slot, struct held_ref *entry, bool waits)
 {
     struct ref ref = {atomic_load_explicit(&entry->head_ref, memory_order_relaxed)};
-    if (!ref_is_none(ref)) {
-        struct shard *shard = shard_of_ref(store, ref);
+    struct shard *shard = shard_of_ref(store, ref);
+    if (shard == NULL) {
+        atomic_store_explicit(&entry->head_ref, 0, memory_order_release);
+    } else {
         if (!(waits ? shard_lock(store, shard) : shard_try_lock(store, shard))) {
             return false;
         }
         struct item *item = ref_at(store, ref);
         LOG(store, shard, entry->head_ref);
-        if (state_kind(chunk_state(item)) == CHUNK_DETACHED && !item_is_pinned(store, ref, entry)) {
+        if (state_kind(chunk_state(item)) == CHUNK_DETACHED && held_head_is_sound(store, ref) &&
+            !item_is_pinned(store, ref, entry)) {
             LOG(store, shard, shard->reclaiming);
             shard->reclaiming = ref.units;
         }

@@ -9,7 +9,6 @@
 #include "base/check.h"
 #include "base/siphash.h"
 #include "store/hashtable.h"
-#include "store/rebuild.h"
 #include "store/slab.h"
 #include "store/store.h"
 #include "store/track.h"
@@ -119,9 +118,12 @@ view_item(const struct store *store, const struct key *key, struct ref ref, stru
         return false;
     }
     view->value = (uint8_t *)item + key_offset + key_len;
-    view->value_len = item->value_len;
-    if (!(bits & ITEM_CHAINED) &&
-        (uint64_t)in_page + key_offset + key_len + view->value_len > page_bytes) {
+    uint32_t value_len = item->value_len;
+    view->value_len = value_len;
+    /* The check value tells damaged lengths, which would lead into another item, and torn ones. */
+    if (item->check != item_check_value(key->hash, value_len, key_len, bits) ||
+        (!(bits & ITEM_CHAINED) &&
+         (uint64_t)in_page + key_offset + key_len + value_len > page_bytes)) {
         return false;
     }
     view->client_flags = item_client_flags(item, bits);
@@ -178,7 +180,7 @@ static COLD bool
 look_again(struct store *store, struct view *view)
 {
     if (view->locked) {
-        shard_rebuild(store, view->shard);
+        shard_mend(store, view->shard);
     }
     view->tries = VIEW_TRIES_MAX;
     return false;

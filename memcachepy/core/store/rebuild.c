@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/crash.h"
+#include "mem/freemap.h"
 #include "store/cell.h"
 #include "store/expiry.h"
 #include "store/hashtable.h"
@@ -16,11 +17,71 @@ struct rebuild {
     struct shard *shard;
     uint32_t *table_pages; /* [private] */
     uint32_t table_page_count;
+    uint32_t pages_max; /* room in table_pages */
+    uint32_t *held;     /* [private] refs that process slots hold, in order */
+    uint32_t held_count;
+    bool empties; /* no item is kept, only what a slot holds */
 };
 
 /* A chunk is kept if a live or held item reaches it. The mark of the walk lies in the state's field
  * of the last access, which is lost by it: what is kept was asked for now. */
 #define MARK (STATE_ACCESS_MAX << STATE_ACCESS_SHIFT)
+
+static int
+compare_refs(const void *a, const void *b)
+{
+    uint32_t left = *(const uint32_t *)a;
+    uint32_t right = *(const uint32_t *)b;
+    return (left > right) - (left < right);
+}
+
+static uint32_t
+gather_table(const struct held_ref *entries, uint32_t count, uint32_t *held)
+{
+    uint32_t gathered = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t ref = atomic_load(&entries[i].head_ref);
+        if (ref != 0) {
+            held[gathered++] = ref;
+        }
+    }
+    return gathered;
+}
+
+/* Of all slots, once: there may be many chunks to ask for. Those of this shard do not change while
+ * its lock is held. */
+static void
+gather_held(struct rebuild *rebuild)
+{
+    const struct segment *segment = rebuild->store->segment;
+    unsigned slot_count = segment_slot_count(segment);
+    rebuild->held =
+        malloc(slot_count * (size_t)(PIN_COUNT_MAX + UPLOAD_COUNT_MAX) * sizeof(uint32_t));
+    CHECK(rebuild->held != NULL);
+    for (unsigned i = 0; i < slot_count; i++) {
+        const struct process_slot *slot = &segment->slots[i];
+        rebuild->held_count += gather_table(slot->pins, held_count(&slot->pin_high, PIN_COUNT_MAX),
+                                            rebuild->held + rebuild->held_count);
+        rebuild->held_count +=
+            gather_table(slot->uploads, held_count(&slot->upload_high, UPLOAD_COUNT_MAX),
+                         rebuild->held + rebuild->held_count);
+    }
+    qsort(rebuild->held, rebuild->held_count, sizeof(uint32_t), compare_refs);
+}
+
+static bool
+is_held(const struct rebuild *rebuild, struct ref ref)
+{
+    return bsearch(&ref.units, rebuild->held, rebuild->held_count, sizeof(uint32_t),
+                   compare_refs) != NULL &&
+           held_head_is_sound(rebuild->store, ref);
+}
+
+static bool
+is_marked(void *chunk)
+{
+    return (chunk_state(chunk) & MARK) == MARK;
+}
 
 static void
 mark(void *chunk)
@@ -28,29 +89,49 @@ mark(void *chunk)
     atomic_fetch_or((_Atomic uint32_t *)chunk, MARK);
 }
 
+/* A chain that is held may be damaged: it ends before the first chunk that is not its own. */
 static void
 mark_chain(const struct store *store, struct item *head)
 {
     mark(head);
     if (head->bits & ITEM_CHAINED) {
-        for (struct ref ref = {*item_next(head)}; !ref_is_none(ref);) {
+        for (uint32_t *next = item_next(head); *next != 0;) {
+            struct ref ref = {*next};
             struct continuation *continuation = ref_at(store, ref);
+            if (!cont_is_of(store, ref, ref_of(store, head).units) || is_marked(continuation)) {
+                *next = 0;
+                return;
+            }
             mark(continuation);
-            ref.units = continuation->next;
+            next = &continuation->next;
         }
     }
+}
+
+/* A page of the shard that no kind of page is: its word is damaged, or there is no room for it. As
+ * pool_give_back(); the process may have another page in hand. */
+static void
+release_page(const struct store *store, uint32_t number)
+{
+    freemap_set(store->segment, number);
+    atomic_store_explicit(&page_entry(store->segment, number)->owner, PAGE_FREE,
+                          memory_order_release);
 }
 
 static void
 unmark_page(void *context, uint32_t number, uint32_t kind)
 {
     struct rebuild *rebuild = context;
-    if (kind == PAGE_KIND_TABLE) {
+    if (kind == PAGE_KIND_TABLE && rebuild->table_page_count < rebuild->pages_max) {
         rebuild->table_pages[rebuild->table_page_count++] = number;
         return;
     }
-    if (kind == PAGE_KIND_GHOST) {
+    if (kind == PAGE_KIND_GHOST && rebuild->shard->ghost_page_count < GHOST_PAGES_MAX) {
         rebuild->shard->ghost_pages[rebuild->shard->ghost_page_count++] = number + 1;
+        return;
+    }
+    if (!page_kind_is_class(rebuild->store->superblock, kind)) {
+        release_page(rebuild->store, number);
         return;
     }
     uint32_t count = slab_chunks_per_page(rebuild->store, kind);
@@ -75,10 +156,16 @@ mark_page(void *context, uint32_t number, uint32_t kind)
         uint32_t state_of = state_kind(chunk_state(item));
         bool keep = false;
         if (state_of == CHUNK_LIVE) {
-            keep = head_is_sound(store, item, kind) &&
+            keep = !rebuild->empties && head_is_sound(store, item, kind) &&
                    (!(item->bits & ITEM_CHAINED) || chain_is_sound(store, item));
+            if (!keep && is_held(rebuild, ref)) {
+                /* A reader still sends it. */
+                uint32_t state = chunk_state(item) & ~(STATE_KIND_MASK | STATE_PROBATION);
+                atomic_store(&item->state, state | CHUNK_DETACHED);
+                keep = true;
+            }
         } else if (state_of == CHUNK_UPLOAD || state_of == CHUNK_DETACHED) {
-            keep = slot_refers(store, ref);
+            keep = is_held(rebuild, ref);
         }
         if (keep) {
             mark_chain(store, item);
@@ -181,7 +268,7 @@ relink_page(void *context, uint32_t number, uint32_t kind)
     for (uint32_t slot = 0; slot < slab_chunks_per_page(store, kind); slot++) {
         /* What finds no place is freed, and this very page may go with it. */
         uint32_t owner = atomic_load(&page_entry(store->segment, number)->owner);
-        if (owner != page_owner(rebuild->shard->index, kind)) {
+        if (owner != page_owner(shard_index(store, rebuild->shard), kind)) {
             return;
         }
         struct ref ref = chunk_ref(store, number, kind, slot);
@@ -206,6 +293,7 @@ reset_table(struct rebuild *rebuild, uint64_t generation)
 {
     struct store *store = rebuild->store;
     struct shard *shard = rebuild->shard;
+    uint32_t index = shard_index(store, shard);
     uint32_t per_page_shift = store->page_shift - 6;
     uint32_t primary_pages = 0;
     shard->cell_free = 0;
@@ -221,14 +309,19 @@ reset_table(struct rebuild *rebuild, uint64_t generation)
             atomic_store(&bucket[j].version, (version | 1) + 1);
         }
         /* The first page is for primary buckets, the second for cells, and so on. */
-        if (i % 2 == 0) {
-            atomic_store(table_directory_entry(store, shard->index, primary_pages++), number + 1);
+        if (i % 2 == 0 && primary_pages < store->table_pages_max) {
+            atomic_store(table_directory_entry(store, index, primary_pages++), number + 1);
         } else {
             cells_make(store, shard, (uint8_t *)bucket);
         }
     }
-    for (uint32_t i = primary_pages; i << per_page_shift < shard->bucket_capacity; i++) {
-        atomic_store(table_directory_entry(store, shard->index, i), 0);
+    for (uint32_t i = primary_pages; i < store->table_pages_max; i++) {
+        _Atomic uint32_t *entry = table_directory_entry(store, index, i);
+        /* What was never written is 0 and has no memory of its own. */
+        if (i << per_page_shift >= shard->bucket_capacity && atomic_load(entry) == 0) {
+            break;
+        }
+        atomic_store(entry, 0);
     }
     shard->table_page_count = rebuild->table_page_count;
     shard->bucket_capacity = primary_pages << per_page_shift;
@@ -237,8 +330,22 @@ reset_table(struct rebuild *rebuild, uint64_t generation)
     atomic_store(table_word_at(store, shard), word | TABLE_WORD_REBUILDING);
 }
 
-void
-shard_rebuild(struct store *store, struct shard *shard)
+/* Sums of events are kept, as far as they agree. */
+static void
+settle_sums(struct shard *shard)
+{
+    shard->sums.curr_items = 0;
+    shard->sums.volatile_items = 0;
+    uint64_t evictions = 0;
+    for (unsigned i = 0; i < EVICTION_REASON_COUNT; i++) {
+        evictions += shard->sums.evicted_by[i];
+    }
+    shard->sums.evictions = evictions;
+    memset(shard->class_bytes, 0, sizeof(shard->class_bytes));
+}
+
+static void
+rebuild_shard(struct store *store, struct shard *shard, bool empties)
 {
     uint64_t word = atomic_load(table_word_at(store, shard)) | TABLE_WORD_REBUILDING;
     atomic_store(table_word_at(store, shard), word);
@@ -249,10 +356,12 @@ shard_rebuild(struct store *store, struct shard *shard)
     shard->reclaiming = 0;
     shard->grow_until = 0;
     shard->leaving = 0;
-    struct rebuild rebuild = {.store = store, .shard = shard};
-    uint32_t populated = atomic_load(&store->superblock->pool.populated_count);
+    uint32_t populated = pool_populated(store->segment);
+    struct rebuild rebuild = {
+        .store = store, .shard = shard, .pages_max = populated, .empties = empties};
     rebuild.table_pages = malloc((populated + 1) * sizeof(uint32_t));
     CHECK(rebuild.table_pages != NULL);
+    gather_held(&rebuild);
     shard->ghost_page_count = 0;
     each_page(store, shard, unmark_page, &rebuild);
     each_page(store, shard, mark_page, &rebuild);
@@ -260,17 +369,30 @@ shard_rebuild(struct store *store, struct shard *shard)
     shard->page_count = 0;
     shard->empty_pages = 0;
     each_page(store, shard, sweep_page, &rebuild);
-    shard->sums.curr_items = 0;
-    shard->sums.volatile_items = 0;
-    memset(shard->class_bytes, 0, sizeof(shard->class_bytes));
+    settle_sums(shard);
     CRASH_POINT(rebuild_swept);
     reset_table(&rebuild, table_word_generation(word));
-    each_page(store, shard, relink_page, &rebuild);
+    if (!empties) {
+        each_page(store, shard, relink_page, &rebuild);
+    }
     CRASH_POINT(rebuild_relinked);
     shard->sums.rebuilds++;
     free(rebuild.table_pages);
+    free(rebuild.held);
     word = atomic_load(table_word_at(store, shard));
     atomic_store(table_word_at(store, shard), word & ~TABLE_WORD_REBUILDING);
+}
+
+void
+shard_rebuild(struct store *store, struct shard *shard)
+{
+    rebuild_shard(store, shard, false);
+}
+
+void
+shard_empty(struct store *store, struct shard *shard)
+{
+    rebuild_shard(store, shard, true);
 }
 
 void

@@ -4,6 +4,7 @@
 #include "mem/logring.h"
 #include "mem/track.h"
 #include "store/chain.h"
+#include "store/item.h"
 #include "store/pin.h"
 #include "store/shard.h"
 
@@ -20,32 +21,62 @@ recover_shard(struct store *store, struct shard *shard, struct recovery *recover
     }
 }
 
-bool
-store_recover(struct store *store, unsigned slot_index, struct recovery *recovery)
+/* False: a stopped process has the shard. */
+static bool
+recover_locked(struct store *store, struct shard *shard, bool suspect, struct recovery *recovery)
+{
+    /* Another process may be undoing what this one left: its slot means nothing before. */
+    uint64_t repairs = shard->sums.repairs;
+    uint64_t rebuilds = shard->sums.rebuilds;
+    if (!shard_lock(store, shard)) {
+        return false;
+    }
+    if (suspect && shard->sums.rebuilds == rebuilds) {
+        shard_mend(store, shard);
+    }
+    recovery->shards_repaired += shard->sums.repairs - repairs;
+    recovery->shards_rebuilt += shard->sums.rebuilds - rebuilds;
+    shard_unlock(store, shard);
+    return true;
+}
+
+/* An earlier recovery in this slot's name may have ended in the middle. False: a stopped process is
+ * in the way. */
+static bool
+recover_own(struct store *store)
+{
+    if (atomic_load(&store->slot->page_in_flight) != 0 &&
+        !pool_recover(store->segment, store->slot)) {
+        return false;
+    }
+    atomic_store(&store->slot->locked_shard, 0);
+    atomic_store(&store->slot->wanted_shard, 0);
+    return true;
+}
+
+static bool
+recover(struct store *store, unsigned slot_index, bool suspect, struct recovery *recovery)
 {
     struct process_slot *slot = &store->segment->slots[slot_index];
     *recovery = (struct recovery){0};
+    if (!recover_own(store)) {
+        return false;
+    }
     uint32_t locked = atomic_load(&slot->locked_shard);
-    if (locked != 0) {
-        /* Another process may be undoing what this one left: its slot means nothing before. */
-        struct shard *shard = &store->shards[locked - 1];
-        uint64_t repairs = shard->sums.repairs;
-        if (!shard_lock(store, shard)) {
-            return false;
-        }
-        recovery->shards_repaired += shard->sums.repairs - repairs;
-        shard_unlock(store, shard);
+    if (locked - 1 < store->superblock->shard_count &&
+        !recover_locked(store, &store->shards[locked - 1], suspect, recovery)) {
+        return false;
     }
     for (uint32_t i = 0; i < store->superblock->shard_count; i++) {
         recover_shard(store, &store->shards[i], recovery);
     }
     bool done = true;
-    for (unsigned i = 0; done && i < atomic_load(&slot->upload_high); i++) {
+    for (unsigned i = 0; done && i < held_count(&slot->upload_high, UPLOAD_COUNT_MAX); i++) {
         bool held = atomic_load(&slot->uploads[i].head_ref) != 0;
         done = upload_recover(store, slot, i);
         recovery->uploads_freed += held && done;
     }
-    for (unsigned i = 0; done && i < atomic_load(&slot->pin_high); i++) {
+    for (unsigned i = 0; done && i < held_count(&slot->pin_high, PIN_COUNT_MAX); i++) {
         bool held = atomic_load(&slot->pins[i].head_ref) != 0;
         done = pin_recover(store, slot, i);
         recovery->pins_released += held && done;
@@ -69,4 +100,16 @@ store_recover(struct store *store, unsigned slot_index, struct recovery *recover
     atomic_store(&slot->serving, 0);
     atomic_store(&slot->pid, 0);
     return true;
+}
+
+bool
+store_recover(struct store *store, unsigned slot_index, struct recovery *recovery)
+{
+    return recover(store, slot_index, false, recovery);
+}
+
+bool
+store_recover_suspect(struct store *store, unsigned slot_index, struct recovery *recovery)
+{
+    return recover(store, slot_index, true, recovery);
 }

@@ -16,4 +16,8 @@ struct recovery {
  * is done then, the slot must not be used, and the caller tries again. */
 bool store_recover(struct store *store, unsigned slot_index, struct recovery *recovery);
 
+/* The same for a process that died of a fault, or was killed because it went round in circles: the
+ * shard it had is rebuilt, for its words may have led there. */
+bool store_recover_suspect(struct store *store, unsigned slot_index, struct recovery *recovery);
+
 #endif

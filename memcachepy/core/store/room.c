@@ -25,7 +25,7 @@ take_from_other(struct store *store, const struct shard *for_shard, uint32_t tur
     for (unsigned pass = 0; pass < 2; pass++) {
         bool waits = pass == 1;
         for (uint32_t i = 0; i < count; i++) {
-            uint32_t index = (for_shard->index + 1 + turn + i) & store->shard_mask;
+            uint32_t index = (shard_index(store, for_shard) + 1 + turn + i) & store->shard_mask;
             struct shard *donor = &store->shards[index];
             if (donor == for_shard ||
                 !(waits ? shard_lock(store, donor) : shard_try_lock(store, donor))) {
@@ -127,7 +127,7 @@ chain_evict(struct store *store, struct shard *shard, const struct table_place *
         for (unsigned slot = 0; slot < BUCKET_SLOTS; slot++) {
             uint8_t tag = atomic_load_explicit(&bucket->tag[slot], memory_order_relaxed);
             struct ref ref = {atomic_load_explicit(&bucket->ref[slot], memory_order_relaxed)};
-            if (tag != TAG_OVERFLOW) {
+            if (tag != TAG_OVERFLOW && LIKELY(ref_is_in_pages(store, ref))) {
                 consider(store, ref_at(store, ref), &victim);
             }
         }

@@ -14,10 +14,26 @@
 #define LOCK_WAITS_MAX 10
 
 static bool
-word_in_segment(const struct store *store, uint64_t offset, unsigned bytes)
+word_in(uint64_t offset, uint64_t begin, uint64_t end)
 {
-    return offset >= sizeof(struct superblock) && offset % bytes == 0 &&
-           offset <= store->data_end - bytes;
+    return offset >= begin && offset < end;
+}
+
+/* Whether a transaction of the shard may have changed the word: no other shard's, no lock and no
+ * journal. */
+static bool
+word_is_loggable(const struct store *store, const struct shard *shard, uint64_t offset,
+                 unsigned bytes)
+{
+    const struct superblock *superblock = store->superblock;
+    uint64_t shard_at = (uint64_t)((const uint8_t *)shard - store->base);
+    uint64_t word_at = (uint64_t)((const uint8_t *)table_word_at(store, shard) - store->base);
+    return offset % bytes == 0 &&
+           (word_in(offset, superblock->slots_at, superblock->logs_at) ||
+            word_in(offset, shard_at + offsetof(struct shard, open_bucket),
+                    shard_at + offsetof(struct shard, journal)) ||
+            offset == word_at || word_in(offset, superblock->tables_at, superblock->prefixes_at) ||
+            word_in(offset, superblock->pages_at, store->data_end));
 }
 
 /* Restores what the transaction changed, newest first. False if the journal makes no sense. */
@@ -33,7 +49,7 @@ journal_undo(struct store *store, struct shard *shard)
         const struct journal_word *word = &journal->words[i];
         unsigned bytes = word->at & 1 ? 8 : 4;
         uint64_t offset = word->at & ~UINT64_C(1);
-        if (!word_in_segment(store, offset, bytes)) {
+        if (!word_is_loggable(store, shard, offset, bytes)) {
             return false;
         }
         if (bytes == 8) {
@@ -84,12 +100,28 @@ reopen_bucket(struct store *store, struct shard *shard)
     return true;
 }
 
+void
+shard_mend(struct store *store, struct shard *shard)
+{
+    shard_rebuild(store, shard);
+    atomic_fetch_add(&store->superblock->mended_count, 1);
+}
+
+/* What three repairs in turn did not survive has words that lead them astray: all but whose its
+ * pages are goes. */
+static void
+give_up(struct store *store, struct shard *shard)
+{
+    shard_empty(store, shard);
+    atomic_store(&store->superblock->emptied_shard, shard_index(store, shard));
+    atomic_fetch_add(&store->superblock->emptied_count, 1);
+}
+
 /* False: that is not enough. */
 static bool
 repair_by_journal(struct store *store, struct shard *shard)
 {
-    if (atomic_load(table_word_at(store, shard)) & TABLE_WORD_REBUILDING ||
-        !journal_undo(store, shard)) {
+    if (!journal_undo(store, shard)) {
         return false;
     }
     renew_table_word(store, shard);
@@ -99,11 +131,23 @@ repair_by_journal(struct store *store, struct shard *shard)
 static void
 shard_repair(struct store *store, struct shard *shard)
 {
-    if (!repair_by_journal(store, shard)) {
+    uint32_t attempts = shard->repair_attempts;
+    attempts = attempts <= REPAIR_ATTEMPTS_MAX ? attempts : 0; /* A word like others. */
+    shard->repair_attempts = attempts < REPAIR_ATTEMPTS_MAX ? attempts + 1 : attempts;
+    STORES_IN_ORDER();
+    bool rebuilding = atomic_load(table_word_at(store, shard)) & TABLE_WORD_REBUILDING;
+    if (attempts == REPAIR_ATTEMPTS_MAX) {
+        give_up(store, shard);
+    } else if (rebuilding) {
         shard_rebuild(store, shard);
+    } else if (!repair_by_journal(store, shard)) {
+        shard_mend(store, shard);
     }
+    CRASH_POINT(shard_repaired);
     reclaim_run(store, shard);
     shard->sums.repairs++;
+    STORES_IN_ORDER();
+    shard->repair_attempts = 0;
 }
 
 /* The holder has moved on, or is about to let go. Beside the lock, so the look costs nothing. */

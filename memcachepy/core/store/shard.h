@@ -27,6 +27,9 @@
 /* Half of the largest page. */
 #define CHUNK_BYTES_MAX (32u << 10)
 
+/* A shard that so many repairs in turn did not survive is emptied. */
+#define REPAIR_ATTEMPTS_MAX 3
+
 /* The largest transactions log about 50. */
 #define JOURNAL_WORDS_MAX 120
 
@@ -98,7 +101,8 @@ struct shard {
     uint32_t bucket_capacity; /* primary buckets that the table's pages hold */
     uint32_t grow_until; /* a hint: buckets there should be, for a chain that has become long */
     uint32_t ghost_page_count;
-    uint32_t recent_count; /* of departures, modulo 2^32 */
+    uint32_t recent_count;    /* of departures, modulo 2^32 */
+    uint32_t repair_attempts; /* repairs begun since one was finished; see shard.c */
     /* A page that is being emptied for another class, some items at a time (drain.h): its number
      * plus one, the class that gets it, and the chunk to go on with, which is only a hint. */
     uint32_t leaving, leaving_to, leaving_slot;
@@ -125,6 +129,24 @@ struct sweep_pass {
     uint32_t began_s;             /* 0: there was none yet */
     uint32_t next_page;
     int64_t clocks_apart_s;
+};
+
+/* What the supervisor remembers of locks that it saw taken; see mend.h. */
+#define MEND_COUNT_MAX 64
+struct lock_mend {
+    uint32_t next_shard, count;
+    struct {
+        uint32_t lock, word, looks;
+    } of[MEND_COUNT_MAX];
+};
+
+/* What the maintainer saw of the slots' shares when it looked last. */
+struct held_audit {
+    uint64_t looked_at_ns;
+    struct {
+        uint64_t held, sum;
+        uint32_t looks;
+    } of[SLOT_COUNT];
 };
 
 /* What has waited longest in this process for its part of the share; see held.c. */
@@ -164,6 +186,7 @@ struct store {
     bool counts_by_chance; /* not every hit raises the count */
     uint32_t random;       /* never 0 */
     uint32_t table_pages_max;
+    uint32_t page_count_max;
     /* As of the last tick. */
     uint32_t now_s;         /* seconds of the node's clock since the segment's base */
     uint64_t now_ms;        /* the same in milliseconds */
@@ -180,6 +203,13 @@ struct store {
     struct sweep_pass sweep;
     struct pool_ahead ahead;
     struct hugepage_pass huge;
+    struct lock_mend mend;
+    struct pool_audit pool_audit;
+    struct held_audit held_audit;
+    uint32_t audit_turn; /* the shard that the maintainer looks at next */
+    uint64_t audited_at_ns;
+    uint32_t audit_mends; /* the count of mended shards that the last full check was for */
+    uint32_t audit_next;  /* the shard to be checked in full next */
     uint8_t class_of_units[CHUNK_BYTES_MAX / 8 + 1]; /* class by size in 8 bytes, rounded up */
 };
 
@@ -300,5 +330,8 @@ bool shard_lock(struct store *store, struct shard *shard) MUST_CHECK;
 bool shard_try_lock(struct store *store, struct shard *shard) MUST_CHECK;
 
 void shard_unlock(struct store *store, struct shard *shard);
+
+/* Under the lock: rebuilds a shard whose words have proved to be damaged, and counts it. */
+void shard_mend(struct store *store, struct shard *shard);
 
 #endif

@@ -66,11 +66,17 @@ chunk_pop(struct store *store, struct shard *shard, uint32_t class_id)
 {
     struct class_list *list = &shard->classes[class_id];
     uint32_t number = list->partial - 1;
+    CHECK(number < store->page_count_max);
     struct page *page = page_entry(store->segment, number);
     DCHECK(page->free_head != 0 && page->free_count != 0);
     uint32_t slot = page->free_head - 1u;
     struct free_chunk *chunk =
         (void *)(page_memory(store, number) + slot * slab_chunk_bytes(store, class_id));
+    /* A damaged list must not give a chunk away that is in use. */
+    CHECK(atomic_load_explicit(&page->owner, memory_order_relaxed) ==
+              page_owner(shard_index(store, shard), class_id) &&
+          slot < slab_chunks_per_page(store, class_id) &&
+          state_kind(chunk_state(chunk)) == CHUNK_FREE);
     log_free_list(store, shard, page);
     journal_log(store, shard, chunk, 8);
     LOG(store, shard, list->free_chunks);
@@ -94,10 +100,15 @@ void
 chunk_push(struct store *store, struct shard *shard, struct ref ref)
 {
     uint32_t number = page_of_ref(store, ref);
+    CHECK(number < store->page_count_max);
     struct page *page = page_entry(store->segment, number);
-    uint32_t class_id = page_owner_kind(atomic_load_explicit(&page->owner, memory_order_relaxed));
+    uint32_t owner = atomic_load_explicit(&page->owner, memory_order_relaxed);
+    uint32_t class_id = page_owner_kind(owner);
     struct class_list *list = &shard->classes[class_id];
     struct free_chunk *chunk = ref_at(store, ref);
+    CHECK(page_owner_shard(owner) == shard_index(store, shard) &&
+          page_kind_is_class(store->superblock, class_id) &&
+          state_kind(chunk_state(chunk)) != CHUNK_FREE);
     uint32_t offset = (uint32_t)((uint8_t *)chunk - page_memory(store, number));
     bool leaving = page_is_leaving(shard, number);
     log_free_list(store, shard, page);
@@ -183,7 +194,8 @@ page_attach(struct store *store, struct shard *shard, uint32_t number, uint32_t 
     list->evicted++; /* The class is in use. */
     shard->page_count++;
     partial_add(store, shard, list, number);
-    atomic_store_explicit(&page->owner, page_owner(shard->index, class_id), memory_order_release);
+    atomic_store_explicit(&page->owner, page_owner(shard_index(store, shard), class_id),
+                          memory_order_release);
     CRASH_POINT(page_attached);
     journal_commit(shard);
     page_keep(store->slot);
@@ -213,7 +225,7 @@ page_begin_leaving(struct store *store, struct shard *shard, uint32_t number, ui
                    uint32_t to_class)
 {
     struct class_list *list = &shard->classes[class_id];
-    DCHECK(shard->leaving == 0);
+    DCHECK(leaving_page(store, shard) == PAGE_NONE);
     LOG(store, shard, *list);
     LOG(store, shard, shard->leaving);
     free_chunks_leave(store, shard, list, number, class_id);
@@ -294,9 +306,9 @@ page_detach(struct store *store, struct shard *shard, uint32_t number)
 static void
 release_leaving(struct store *store, struct shard *shard)
 {
-    uint32_t number = shard->leaving - 1;
-    if (page_entry(store->segment, number)->free_count ==
-        slab_chunks_per_page(store, class_of_page(store, number))) {
+    uint32_t number = leaving_page(store, shard);
+    if (number != PAGE_NONE && page_entry(store->segment, number)->free_count ==
+                                   slab_chunks_per_page(store, class_of_page(store, number))) {
         page_detach(store, shard, number);
         pool_give_back(store->segment, store->slot, number);
     }
@@ -483,13 +495,13 @@ grow_ghost(struct store *store, struct shard *shard)
 static void
 move_page_step(struct store *store, struct shard *shard, uint32_t class_id)
 {
-    if (shard->leaving == 0) {
+    if (leaving_page(store, shard) == PAGE_NONE) {
         uint32_t donor = balance_donor_for(store, shard, class_id);
         if (donor == 0 || !drain_begin(store, shard, donor, class_id)) {
             return;
         }
     }
-    uint32_t number = shard->leaving - 1;
+    uint32_t number = leaving_page(store, shard);
     uint32_t from = class_of_page(store, number);
     uint32_t to = shard->leaving_to;
     if (drain_step(store, shard, MOVE_STEP_CHUNKS, EVICTED_PAGE_MOVE) == DRAIN_EMPTY) {
@@ -527,8 +539,9 @@ slab_ensure(struct store *store, struct shard *shard, uint32_t class_id, bool *e
     }
     grow_ghost(store, shard);
     move_page_step(store, shard, class_id);
-    if (shard->leaving != 0 && list->page_count == 1 &&
-        class_of_page(store, shard->leaving - 1) == class_id) {
+    uint32_t leaving = leaving_page(store, shard);
+    if (leaving != PAGE_NONE && list->page_count == 1 &&
+        class_of_page(store, leaving) == class_id) {
         page_stop_leaving(store, shard);
     }
     if (list->free_chunks > 0 || evict_from_class(store, shard, class_id, EVICTED_MAIN)) {

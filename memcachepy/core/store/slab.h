@@ -27,12 +27,13 @@ slab_chunks_per_page(const struct store *store, uint32_t class_id)
     return store->superblock->chunks_per_page[class_id];
 }
 
-/* The class of a page that has chunks. */
+/* The class of a page that has chunks; 0 for any other. */
 static inline uint32_t
 class_of_page(const struct store *store, uint32_t number)
 {
     const struct page *page = page_entry(store->segment, number);
-    return page_owner_kind(atomic_load_explicit(&page->owner, memory_order_relaxed));
+    uint32_t kind = page_owner_kind(atomic_load_explicit(&page->owner, memory_order_relaxed));
+    return LIKELY(page_kind_is_class(store->superblock, kind)) ? kind : 0;
 }
 
 static inline uint32_t
@@ -46,6 +47,23 @@ static inline bool
 page_is_leaving(const struct shard *shard, uint32_t number)
 {
     return shard->leaving == number + 1;
+}
+
+/* The page that is being emptied; PAGE_NONE: none, or a word that another process has damaged. */
+static inline uint32_t
+leaving_page(const struct store *store, const struct shard *shard)
+{
+    uint32_t number = shard->leaving - 1;
+    if (LIKELY(shard->leaving == 0) || number >= pool_populated(store->segment)) {
+        return PAGE_NONE;
+    }
+    uint32_t class_id = class_of_page(store, number);
+    uint32_t owner = page_owner(shard_index(store, shard), class_id);
+    uint32_t to = shard->leaving_to;
+    bool sound = class_id != 0 && to != 0 && to <= store->superblock->class_count &&
+                 atomic_load_explicit(&page_entry(store->segment, number)->owner,
+                                      memory_order_relaxed) == owner;
+    return sound ? number : PAGE_NONE;
 }
 
 /* Page numbers in lists are stored plus one. */

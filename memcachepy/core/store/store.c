@@ -71,11 +71,12 @@ store_open(struct segment *segment, unsigned slot_index)
     store->table_words = (_Atomic uint64_t *)(void *)(segment->base + superblock->words_at);
     store->table_directories = (_Atomic uint32_t *)(void *)(segment->base + superblock->tables_at);
     store->table_pages_max = superblock->table_pages_max;
+    store->page_count_max = superblock->page_count_max;
     store->slot = &segment->slots[slot_index];
     store->hash_key = superblock->hash_key;
     store->data_at = superblock->data_at;
     store->data_end =
-        superblock->data_at + ((uint64_t)superblock->pool.count_max << superblock->page_shift);
+        superblock->data_at + ((uint64_t)superblock->page_count_max << superblock->page_shift);
     store->shard_mask = superblock->shard_count - 1;
     store->unit_shift = superblock->unit_shift;
     store->page_shift = superblock->page_shift;

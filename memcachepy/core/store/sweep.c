@@ -161,7 +161,7 @@ sweep_page(struct store *store, uint32_t number)
             atomic_load_explicit(&page_entry(store->segment, number)->owner, memory_order_acquire),
     };
     uint32_t slot = 0;
-    while (page_has_chunks(batch.owner)) {
+    while (page_has_chunks(store->superblock, batch.owner)) {
         collect(store, &batch, page_owner_kind(batch.owner), &slot);
         if (batch.count == 0) {
             break;
@@ -233,7 +233,7 @@ store_sweep(struct store *store)
         }
         begin_pass(store);
     }
-    uint32_t count = atomic_load(&store->superblock->pool.populated_count);
+    uint32_t count = pool_populated(store->segment);
     uint32_t looks = 0;
     for (uint32_t i = 0; i < PAGES_PER_STEP && looks < LOOKS_PER_STEP; i++) {
         if (pass->next_page >= count) {

@@ -8,11 +8,11 @@
 void
 each_page(const struct store *store, const struct shard *shard, page_fn *visit, void *context)
 {
-    uint32_t count = atomic_load(&store->superblock->pool.populated_count);
+    uint32_t count = pool_populated(store->segment);
     for (uint32_t number = 0; number < count; number++) {
         uint32_t owner =
             atomic_load_explicit(&page_entry(store->segment, number)->owner, memory_order_acquire);
-        if (owner >> 8 == shard->index + 1) {
+        if (owner >> 8 == shard_index(store, shard) + 1) {
             visit(context, number, page_owner_kind(owner));
         }
     }
@@ -32,7 +32,7 @@ slot_refers(const struct store *store, struct ref head)
     unsigned slot_count = segment_slot_count(store->segment);
     for (unsigned i = 0; i < slot_count; i++) {
         const struct process_slot *slot = &store->segment->slots[i];
-        uint32_t high = atomic_load(&slot->upload_high);
+        uint32_t high = held_count(&slot->upload_high, UPLOAD_COUNT_MAX);
         for (uint32_t j = 0; j < high; j++) {
             if (atomic_load(&slot->uploads[j].head_ref) == head.units) {
                 return true;
@@ -49,7 +49,32 @@ head_is_sound(const struct store *store, struct item *item, uint32_t class_id)
     if (item->check != item_check_value(hash, item->value_len, item->key_len, item->bits)) {
         return false;
     }
-    return item->bits & ITEM_CHAINED || item_bytes(item) <= slab_chunk_bytes(store, class_id);
+    if (shard_index(store, shard_of_hash(store, hash)) !=
+        page_owner_shard(atomic_load_explicit(
+            &page_entry(store->segment, page_of_ref(store, ref_of(store, item)))->owner,
+            memory_order_relaxed))) {
+        return false;
+    }
+    return item->bits & ITEM_CHAINED ? class_id == store->superblock->class_count
+                                     : item_bytes(item) <= slab_chunk_bytes(store, class_id);
+}
+
+bool
+held_head_is_sound(const struct store *store, struct ref head)
+{
+    if (!ref_is_in_pages(store, head)) {
+        return false;
+    }
+    uint32_t number = page_of_ref(store, head);
+    uint32_t class_id = store->superblock->class_count;
+    uint32_t owner =
+        atomic_load_explicit(&page_entry(store->segment, number)->owner, memory_order_relaxed);
+    uint64_t in_page = ref_offset(store->superblock, head) - page_offset(store->superblock, number);
+    struct item *item = ref_at(store, head);
+    return page_has_chunks(store->superblock, owner) && page_owner_kind(owner) == class_id &&
+           in_page % slab_chunk_bytes(store, class_id) == 0 &&
+           in_page / slab_chunk_bytes(store, class_id) < slab_chunks_per_page(store, class_id) &&
+           item->bits & ITEM_CHAINED && head_is_sound(store, item, class_id);
 }
 
 bool
@@ -57,18 +82,17 @@ chain_is_sound(const struct store *store, struct item *head)
 {
     uint64_t room = chain_head_room(store, head);
     struct ref ref = {*item_next(head)};
-    for (uint32_t i = 0; !ref_is_none(ref); i++) {
-        uint64_t offset = ref_offset(store->superblock, ref);
-        if (offset < store->data_at || offset >= store->data_end || i > (1u << 24)) {
+    while (!ref_is_none(ref)) {
+        /* A chain has no chunk that its value does not need, so one that is a circle ends here. */
+        if (room >= head->value_len || !cont_is_of(store, ref, ref_of(store, head).units)) {
             return false;
         }
-        struct continuation *continuation = ref_at(store, ref);
-        if (state_kind(chunk_state(continuation)) != CHUNK_CONT ||
-            continuation->head != ref_of(store, head).units) {
+        uint32_t more = chain_cont_room(store, ref);
+        if (more == 0) {
             return false;
         }
-        room += chain_cont_room(store, ref);
-        ref.units = continuation->next;
+        room += more;
+        ref.units = ((struct continuation *)ref_at(store, ref))->next;
     }
     return room >= head->value_len;
 }

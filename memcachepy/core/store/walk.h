@@ -16,6 +16,10 @@ bool slot_refers(const struct store *store, struct ref head);
 /* Whether a live item's header agrees with its check value and its chunk. */
 bool head_is_sound(const struct store *store, struct item *item, uint32_t class_id);
 
+/* Whether a slot's ref, which may be damaged, leads to the head of a chain. Under the lock of the
+ * shard that owns its page. */
+bool held_head_is_sound(const struct store *store, struct ref head);
+
 /* Follows a chain; false if it does not hold all of the value. */
 bool chain_is_sound(const struct store *store, struct item *head);
 

@@ -1,0 +1,253 @@
+/* See mend.h. */
+#include "store/mend.h"
+
+#include "mem/lock.h"
+#include "store/check.h"
+#include "store/hashtable.h"
+#include "store/item.h"
+#include "store/shard.h"
+#include "store/walk.h"
+
+#include <linux/futex.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#define LOOKS_MIN 3
+
+/* Of one call: a look costs a cache miss. */
+#define LOOKS_MAX 4096
+
+/* Shards that the maintainer looks at every so often. */
+#define AUDIT_SHARDS 8
+#define AUDIT_EVERY_NS UINT64_C(100000000)
+#define HELD_AUDIT_EVERY_NS UINT64_C(1000000000)
+
+/* ---- locks ---------------------------------------------------------------------------------- */
+
+/* The shards' first, then the page pool's and that of the configurations. */
+static struct shared_lock *
+lock_numbered(const struct store *store, uint32_t number)
+{
+    uint32_t shard_count = store->superblock->shard_count;
+    return number < shard_count    ? &store->shards[number].lock
+           : number == shard_count ? &store->superblock->pool.grow_lock
+                                   : &store->superblock->configs.lock;
+}
+
+static bool
+has_thread(int32_t pid, uint32_t thread)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/%d/task/%u", (int)pid, thread);
+    return thread != 0 && access(path, F_OK) == 0;
+}
+
+static bool
+is_alive(int32_t pid)
+{
+    char path[32];
+    snprintf(path, sizeof(path), "/proc/%d", (int)pid);
+    return pid > 0 && access(path, F_OK) == 0;
+}
+
+/* Whether a live process says that it holds the lock, or has the thread that the lock names. */
+static bool
+may_be_held(const struct store *store, uint32_t number, uint32_t word, bool damaged)
+{
+    unsigned slot_count = segment_slot_count(store->segment);
+    for (unsigned i = 0; i < slot_count; i++) {
+        const struct process_slot *slot = &store->segment->slots[i];
+        int32_t pid = atomic_load(&slot->pid);
+        if ((atomic_load(&slot->locked_shard) == number + 1 && is_alive(pid)) ||
+            (!damaged && has_thread(pid, word & FUTEX_TID_MASK))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Its entry in the table; NULL: it has none, and there is no room. */
+static unsigned
+find_entry(struct lock_mend *mend, uint32_t number)
+{
+    unsigned i = 0;
+    while (i < mend->count && mend->of[i].lock != number) {
+        i++;
+    }
+    if (i == mend->count && i < MEND_COUNT_MAX) {
+        mend->of[i].lock = number;
+        mend->of[i].looks = 0;
+        mend->count++;
+    }
+    return i;
+}
+
+static void
+forget(struct lock_mend *mend, uint32_t number)
+{
+    for (unsigned i = 0; i < mend->count; i++) {
+        if (mend->of[i].lock == number) {
+            mend->of[i] = mend->of[--mend->count];
+            return;
+        }
+    }
+}
+
+/* True: it was mended. */
+static bool
+look_at_lock(struct store *store, uint32_t number)
+{
+    struct lock_mend *mend = &store->mend;
+    struct shared_lock *lock = lock_numbered(store, number);
+    bool damaged = lock_is_damaged(lock);
+    uint32_t word = lock_word(lock);
+    if (LIKELY(word == 0 && !damaged)) {
+        forget(mend, number);
+        return false;
+    }
+    unsigned i = find_entry(mend, number);
+    if (i == MEND_COUNT_MAX) {
+        return false;
+    }
+    bool same = mend->of[i].looks != 0 && mend->of[i].word == (word & FUTEX_TID_MASK);
+    mend->of[i].looks = same || damaged ? mend->of[i].looks + 1 : 1;
+    mend->of[i].word = word & FUTEX_TID_MASK;
+    if (mend->of[i].looks < LOOKS_MIN || may_be_held(store, number, word, damaged)) {
+        return false;
+    }
+    lock_orphan(lock);
+    forget(mend, number);
+    return true;
+}
+
+unsigned
+store_mend_locks(struct store *store)
+{
+    struct lock_mend *mend = &store->mend;
+    uint32_t shard_count = store->superblock->shard_count;
+    uint32_t looks = shard_count < LOOKS_MAX ? shard_count : LOOKS_MAX;
+    unsigned mended = 0;
+    /* Those that were seen taken first, so that each call is one look at them. */
+    uint32_t seen[MEND_COUNT_MAX];
+    unsigned seen_count = mend->count;
+    for (unsigned i = 0; i < seen_count; i++) {
+        seen[i] = mend->of[i].lock;
+    }
+    for (unsigned i = 0; i < seen_count; i++) {
+        mended += look_at_lock(store, seen[i]);
+    }
+    for (uint32_t i = 0; i < looks + 2; i++) {
+        uint32_t number =
+            i < looks ? mend->next_shard++ & store->shard_mask : shard_count + (i - looks);
+        bool was_seen = false;
+        for (unsigned j = 0; j < seen_count; j++) {
+            was_seen |= seen[j] == number;
+        }
+        mended += !was_seen && look_at_lock(store, number);
+    }
+    return mended;
+}
+
+/* ---- shards --------------------------------------------------------------------------------- */
+
+static void
+ignore(void *context, const char *sentence)
+{
+    (void)context;
+    (void)sentence;
+}
+
+/* Where one word was damaged others may be that show in no header: once a shard was mended all are
+ * checked in full, one at a time, and again while that finds something. True: more is left. */
+static bool
+check_one_in_full(struct store *store)
+{
+    const struct superblock *superblock = store->superblock;
+    uint32_t mends =
+        atomic_load(&superblock->mended_count) + atomic_load(&superblock->emptied_count);
+    if (mends != store->audit_mends) {
+        store->audit_mends = mends;
+        store->audit_next = superblock->shard_count;
+    }
+    if (store->audit_next == 0) {
+        return false;
+    }
+    struct shard *shard = &store->shards[store->audit_next - 1];
+    if (shard_try_lock(store, shard)) {
+        store->audit_next--;
+        if (shard_check(store, shard, ignore, NULL) != 0) {
+            shard_mend(store, shard);
+        }
+        shard_unlock(store, shard);
+    }
+    return store->audit_next != 0;
+}
+
+/* ---- shares --------------------------------------------------------------------------------- */
+
+/* Of the entries that lead to a value of as many bytes; others are damaged. Without a lock. */
+static RACY_READ uint64_t
+sum_of_table(const struct store *store, const struct held_ref *entries, uint32_t count)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        struct ref head = {atomic_load(&entries[i].head_ref)};
+        uint32_t bytes = *(const volatile uint32_t *)&entries[i].bytes;
+        if (!ref_is_none(head) && held_head_is_sound(store, head) &&
+            ((const struct item *)ref_at(store, head))->value_len == bytes) {
+            sum += bytes;
+        }
+    }
+    return sum;
+}
+
+/* A share that its entries do not account for, look after look, while it does not move: uploads
+ * and readers would wait for it for ever. */
+static void
+audit_held(struct store *store, uint64_t now_ns)
+{
+    struct held_audit *audit = &store->held_audit;
+    if (now_ns - audit->looked_at_ns < HELD_AUDIT_EVERY_NS) {
+        return;
+    }
+    audit->looked_at_ns = now_ns;
+    unsigned slot_count = segment_slot_count(store->segment);
+    for (unsigned i = 0; i < slot_count; i++) {
+        struct process_slot *slot = &store->segment->slots[i];
+        uint64_t held = atomic_load(&slot->held_bytes);
+        uint64_t sum =
+            sum_of_table(store, slot->pins, held_count(&slot->pin_high, PIN_COUNT_MAX)) +
+            sum_of_table(store, slot->uploads, held_count(&slot->upload_high, UPLOAD_COUNT_MAX));
+        bool same = held != sum && audit->of[i].held == held && audit->of[i].sum == sum;
+        audit->of[i].looks = same ? audit->of[i].looks + 1 : 0;
+        audit->of[i].held = held;
+        audit->of[i].sum = sum;
+        if (audit->of[i].looks >= LOOKS_MIN) {
+            (void)atomic_compare_exchange_strong(&slot->held_bytes, &held, sum);
+            audit->of[i].looks = 0;
+        }
+    }
+}
+
+bool
+store_audit(struct store *store, uint64_t now_ns)
+{
+    if (now_ns - store->audited_at_ns < AUDIT_EVERY_NS) {
+        return check_one_in_full(store);
+    }
+    store->audited_at_ns = now_ns;
+    audit_held(store, now_ns);
+    if (pool_audit(store->segment, store->slot, &store->pool_audit, now_ns)) {
+        atomic_fetch_add(&store->superblock->mended_count, 1);
+    }
+    for (unsigned i = 0; i < AUDIT_SHARDS && i <= store->shard_mask; i++) {
+        struct shard *shard = &store->shards[store->audit_turn++ & store->shard_mask];
+        if (shard_try_lock(store, shard)) {
+            if (UNLIKELY(!shard_is_plausible(store, shard))) {
+                shard_mend(store, shard);
+            }
+            shard_unlock(store, shard);
+        }
+    }
+    return check_one_in_full(store);
+}
