@@ -183,6 +183,21 @@ bucket_match(const struct table_bucket *bucket, uint8_t tag)
 #endif
 }
 
+/* The table's shape, as the holder of the shard's lock sees it. */
+static inline uint64_t
+table_word_locked(const struct store *store, const struct shard *shard)
+{
+    return atomic_load_explicit(table_word_at(store, shard), memory_order_relaxed);
+}
+
+/* Fills a slot. The ref first: a reader that sees the tag sees its ref. */
+static inline void
+bucket_set_slot(struct table_bucket *bucket, unsigned slot, uint8_t tag, uint32_t ref)
+{
+    atomic_store_explicit(&bucket->ref[slot], ref, memory_order_relaxed);
+    atomic_store_explicit(&bucket->tag[slot], tag, memory_order_release);
+}
+
 /* The overflow bucket behind a bucket; NULL at the end of the chain or for a ref that cannot be
  * one. */
 static inline struct table_bucket *
