@@ -162,7 +162,10 @@ def test_without_probation_evictions_are_from_the_main_part() -> None:
     segment.claim_slot(_core.SLOT_WORKER_FIRST)
     segment.replay(array("Q", range(100_000)), 100)
     hows = [segment.explain(key_of(number)).get("how") for number in range(100_000)]
-    assert hows.count("evicted_main") == REMEMBERED
+    # A page that the table needs takes items with it; and see above for what 32 bits of a hash tell.
+    told = hows.count("evicted_main") + hows.count("evicted_table")
+    assert REMEMBERED <= told <= REMEMBERED + 3
+    assert hows.count("evicted_main") > REMEMBERED / 2
     segment.close()
 
 

@@ -36,7 +36,9 @@ take_from_other(struct store *store, const struct shard *for_shard, uint32_t tur
             }
         }
     }
-    return false;
+    /* Free memory that only waits for the host, after the limit was lowered, refuses no store. */
+    return policy_of(store) != POLICY_NOEVICTION &&
+           pool_take_surplus(store->segment, store->slot) != PAGE_NONE;
 }
 
 static enum slab_result
