@@ -162,7 +162,7 @@ def test_without_probation_evictions_are_from_the_main_part() -> None:
     segment.claim_slot(_core.SLOT_WORKER_FIRST)
     segment.replay(array("Q", range(100_000)), 100)
     hows = [segment.explain(key_of(number)).get("how") for number in range(100_000)]
-    # A page that the table needs takes items with it; and see above for what 32 bits of a hash tell.
+    # A page that the table needs takes items with it; 32 bits of a hash are told of above.
     told = hows.count("evicted_main") + hows.count("evicted_table")
     assert REMEMBERED <= told <= REMEMBERED + 3
     assert hows.count("evicted_main") > REMEMBERED / 2
