@@ -91,6 +91,28 @@ as_much_is_kept_free_as_a_second_takes(void)
 }
 
 static void
+what_was_wanted_under_a_higher_limit_is_not_taken_under_a_lower(void)
+{
+    struct segment *segment = make(64);
+    const struct page_pool *pool = &segment->superblock->pool;
+    struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST];
+    struct pool_ahead ahead = {0};
+    uint64_t now_ns = 77;
+    EXPECT(!pool_grow_ahead(segment, &ahead, now_ns));
+    EXPECT(take(segment, slot, 1000) == 1000);
+    now_ns += 500000000;
+    while (pool_grow_ahead(segment, &ahead, now_ns)) {
+    }
+    uint32_t present = atomic_load(&pool->present_count);
+    EXPECT(freemap_count(segment, UINT32_MAX) >= 256);
+    EXPECT(pool_set_limit(segment, 32 * MIB));
+    now_ns += 1000;
+    EXPECT(!pool_grow_ahead(segment, &ahead, now_ns)); /* A sixteenth is half as much now. */
+    EXPECT(atomic_load(&pool->present_count) == present);
+    segment_close(segment);
+}
+
+static void
 nothing_is_given_above_the_limit_and_what_went_comes_back(void)
 {
     struct segment *segment = make(64);
@@ -125,6 +147,7 @@ int
 main(void)
 {
     as_much_is_kept_free_as_a_second_takes();
+    what_was_wanted_under_a_higher_limit_is_not_taken_under_a_lower();
     nothing_is_given_above_the_limit_and_what_went_comes_back();
     puts("ok");
     return 0;

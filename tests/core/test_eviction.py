@@ -310,3 +310,21 @@ def test_s3fifo_bytes_misses_fewer_bytes_and_more_values() -> None:
     missed_bytes = {policy: result[3] for policy, result in results.items()}
     assert misses["s3fifo"] < misses["s3fifo-bytes"]
     assert missed_bytes["s3fifo-bytes"] < missed_bytes["s3fifo"]
+
+
+@pytest.mark.parametrize("policy", ["s3fifo", "noeviction"])
+def test_a_free_page_above_a_lowered_limit_is_there_for_a_value(policy: str) -> None:
+    """Until the maintainer has given it to the host. Without evictions the limit is the limit."""
+    segment = open_segment(policy, memory_limit_bytes=16 << 20)
+    connection = _core.Connection(segment)
+    value = bytes(100_000)
+    line = b" 0 0 %d\r\n%s\r\n" % (len(value), value)
+    names = [b"k%d" % number for number in range(120)]
+    for name in names:
+        assert connection.feed(b"set " + name + line) == b"STORED\r\n"
+    assert connection.feed(b"cache_memlimit 8\r\n") == b"OK\r\n"
+    for name in names:  # Their pages are free now, and the host's.
+        assert connection.feed(b"delete " + name + b"\r\n") == b"DELETED\r\n"
+    expected = b"STORED\r\n" if policy == "s3fifo" else b"SERVER_ERROR"
+    assert connection.feed(b"set new" + line).startswith(expected)
+    assert segment.check() == []

@@ -668,7 +668,9 @@ pool_grow_ahead(struct segment *segment, struct pool_ahead *ahead, uint64_t now_
     look_whether_stuck(segment);
     confirm_next(segment, ahead);
     look_ahead(ahead, present > spare ? present - spare : 0, most, now_ns);
-    if (spare >= ahead->wanted || !pool_can_grow(segment)) {
+    /* The wish may date from a higher limit: more than `most` are not even counted. */
+    uint32_t wanted = ahead->wanted < most ? ahead->wanted : most;
+    if (spare >= wanted || !pool_can_grow(segment)) {
         return false;
     }
     populate_unlocked(segment);

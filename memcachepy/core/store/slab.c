@@ -242,7 +242,7 @@ page_stop_leaving(struct store *store, struct shard *shard)
 {
     uint32_t number = shard->leaving - 1;
     const struct page *page = page_entry(store->segment, number);
-    uint32_t class_id = page_owner_kind(atomic_load_explicit(&page->owner, memory_order_relaxed));
+    uint32_t class_id = class_of_page(store, number);
     struct class_list *list = &shard->classes[class_id];
     LOG(store, shard, *list);
     LOG(store, shard, shard->leaving);
@@ -302,7 +302,8 @@ page_detach(struct store *store, struct shard *shard, uint32_t number)
     journal_commit(shard);
 }
 
-/* A page that was left empty, or on the way there, by a process that died. */
+/* Releases the page that is leaving if all of it is free. The process that emptied it may have died
+ * before it took the page. */
 static void
 release_leaving(struct store *store, struct shard *shard)
 {
