@@ -272,9 +272,9 @@ class Segment:
     def maintain(self) -> bool:
         """One step of the maintainer's work; whether there is more to do at once."""
     def advance_clock(self, seconds: int) -> None:
-        """Move the node's clock forward; for tests."""
+        """Move the node's clock forward, unless it is fixed; for tests and simulations."""
     def step_system_clock(self, seconds: int) -> None:
-        """Pretend that the system clock was stepped by this much; for tests."""
+        """Pretend that the system clock was stepped by this much, unless it is fixed; for tests."""
     def take_shortage(self) -> str | None:
         """The newest memory shortage that lowered the effective limit, once; None if none."""
     def take_recovery(self) -> int | None:

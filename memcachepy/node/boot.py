@@ -199,7 +199,8 @@ def _memory_locker(config: NodeConfig) -> Callable[[], None]:
 
 def _open_segment(config: NodeConfig, listeners: Sequence[Listener]) -> _core.Segment:
     try:
-        return _core.Segment(segment_settings(config, listeners))
+        settings = segment_settings(config, listeners)
+        return _core.Segment({**settings, "clock_is_fixed": True})
     except ValueError as error:
         raise CoreRefusal(str(error)) from None
     except _core.CoreError as error:

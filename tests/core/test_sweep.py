@@ -98,3 +98,15 @@ def test_flushed_items_go_with_their_expiry(segment: _core.Segment) -> None:
     assert connection.feed(b"flush_all\r\n") == b"OK\r\n"
     pass_time(segment, 50 + WITHIN_S)
     assert segment.counters()["curr_items"] == 0
+
+
+def test_a_fixed_clock_is_moved_by_nobody() -> None:
+    """A node's clocks: whatever another process writes into the words that move a simulation's."""
+    segment = _core.Segment({"memory_limit_bytes": MEMORY_BYTES, "clock_is_fixed": True})
+    segment.claim_slot(_core.SLOT_WORKER_FIRST)
+    connection = _core.Connection(segment)
+    store(connection, "key", 1000)
+    for seconds in (5000, -20_000, 2**62):
+        segment.advance_clock(seconds)
+        segment.step_system_clock(seconds)
+        assert connection.feed(b"get key\r\n") == b"VALUE key 0 1\r\nv\r\nEND\r\n"

@@ -90,6 +90,7 @@ struct segment_settings {
     bool slab_reassign; /* pages may be moved by command and by the automover */
     bool drop_privileges;
     bool lru_maintainer;
+    bool clock_is_fixed; /* nobody may move the clocks: nodes */
     char prefix_delimiter;          /* ends the prefix of a key that `stats detail` counts by */
     _Atomic bool detail_enabled;    /* [atomic] prefixes are counted */
     _Atomic bool lru_crawler;       /* [atomic] expired items are looked for */
@@ -220,7 +221,8 @@ struct superblock {
         };
         uint8_t constants[CONSTANTS_BYTES];
     };
-    _Atomic int64_t advance_s, wall_step_s; /* [atomic] tests only */
+    /* [atomic] See store/clocks.h; for simulations and tests. */
+    _Atomic int64_t advance_s, wall_step_s;
     _Atomic uint64_t
         paused_at_ns; /* [atomic] test builds only: where the boot-time clock stands still */
     _Atomic uint32_t node_state;      /* [atomic] enum node_state */

@@ -56,6 +56,7 @@ static const struct setting settings_table[] = {
     SETTING(slab_reassign, SETTING_BOOL, 0, 1),
     SETTING(drop_privileges, SETTING_BOOL, 0, 1),
     SETTING(lru_maintainer, SETTING_BOOL, 0, 1),
+    SETTING(clock_is_fixed, SETTING_BOOL, 0, 1),
     SETTING(prefix_delimiter, SETTING_LETTER, 0, 0),
     SETTING(detail_enabled, SETTING_BOOL, 0, 1),
     SETTING(lru_crawler, SETTING_BOOL, 0, 1),

@@ -77,7 +77,7 @@ copy_epoch(const struct store *store)
 static int64_t
 advance_of(const struct store *store)
 {
-    return atomic_load_explicit(&store->superblock->advance_s, memory_order_relaxed);
+    return clocks_moved_s(store->superblock, &store->superblock->advance_s);
 }
 
 /* A moment of one node's clock by another's, rounded down: both count the seconds of the boot-time
