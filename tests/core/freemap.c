@@ -336,6 +336,20 @@ damage_map(int byte)
     }
 }
 
+/* The bits of the pages are whole, those above them are not. */
+static void
+an_audit_brings_pages_into_sight(void)
+{
+    begin_with_few(40, 7);
+    struct pool_audit audit = {0};
+    memset(segment_at(segment, segment->superblock->freemap_at), 0,
+           freemap_present_bytes(segment->superblock->page_count_max));
+    EXPECT(freemap_count(segment, UINT32_MAX) == 0);
+    (void)pool_audit(segment, slot, &audit, AUDIT_NS);
+    expect_all_found();
+    segment_close(segment);
+}
+
 static void
 a_map_that_was_written_over_gives_no_page_twice_and_is_mended(int byte)
 {
@@ -409,6 +423,7 @@ main(int argc, char **argv)
     a_page_out_of_sight_is_seen_again_by_the_maintainer();
     a_search_that_dies_hides_no_page();
     srand(seed);
+    an_audit_brings_pages_into_sight();
     for (int byte = -1; byte < 256; byte += 64) {
         a_map_that_was_written_over_gives_no_page_twice_and_is_mended(byte);
     }

@@ -787,6 +787,8 @@ audit_pages(struct segment *segment, struct process_slot *slot, struct pool_audi
             freed |= take_lost(segment, slot, number, owner);
         }
     }
+    /* A free page that has its bit is out of sight while one above is missing. */
+    freemap_confirm_all(segment, 0, count);
     audit->lost_count = seen.lost_count;
     memcpy(audit->lost, seen.lost, sizeof(seen.lost));
     return freed;
