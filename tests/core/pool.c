@@ -143,12 +143,37 @@ nothing_is_given_above_the_limit_and_what_went_comes_back(void)
     segment_close(segment);
 }
 
+/* Other processes wrote over the owners of pages, one after the other, so that the counts fit. */
+static void
+an_absent_page_that_is_not_where_it_should_be_ends_no_growth(bool is_there)
+{
+    struct segment *segment = make(64);
+    struct page_pool *pool = &segment->superblock->pool;
+    struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST];
+    EXPECT(take(segment, slot, 1) == 1);
+    uint32_t present = atomic_load(&pool->present_count);
+    EXPECT(take(segment, slot, present - 1) == present - 1);
+    if (is_there) {
+        atomic_store(&page_entry(segment, 3)->owner, PAGE_ABSENT);
+    }
+    atomic_fetch_sub(&pool->present_count, 1);
+    pool->absent_from = atomic_load(&pool->populated_count);
+    for (unsigned i = 0; i < 2; i++) {
+        EXPECT(pool_grow(segment));
+    }
+    EXPECT(take(segment, slot, 1) == 1);
+    EXPECT(atomic_load(&pool->present_count) >= present);
+    segment_close(segment);
+}
+
 int
 main(void)
 {
     as_much_is_kept_free_as_a_second_takes();
     what_was_wanted_under_a_higher_limit_is_not_taken_under_a_lower();
     nothing_is_given_above_the_limit_and_what_went_comes_back();
+    an_absent_page_that_is_not_where_it_should_be_ends_no_growth(true);
+    an_absent_page_that_is_not_where_it_should_be_ends_no_growth(false);
     puts("ok");
     return 0;
 }

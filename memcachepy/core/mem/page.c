@@ -202,6 +202,19 @@ pool_repair(struct segment *segment)
     set_effective(pool, is_short ? effective : limit);
 }
 
+/* Under the grow lock: what it guards disagrees with the page directory. Returns whether the count of
+ * present pages was wrong. */
+static bool
+recount_present(struct segment *segment)
+{
+    struct page_pool *pool = &segment->superblock->pool;
+    uint32_t effective = atomic_load(&pool->effective_count);
+    uint32_t before = atomic_load(&pool->present_count);
+    pool_repair(segment);
+    set_effective(pool, effective);
+    return atomic_load(&pool->present_count) != before;
+}
+
 /* False: a stopped process has it. Only the first waits to find that out; see pool_can_grow(). */
 static bool
 pool_lock(struct segment *segment)
@@ -526,13 +539,14 @@ populate_next(struct segment *segment, uint32_t count)
     return true;
 }
 
-/* Populates absent pages, up to `count`; there is at least one. */
+/* Populates absent pages, up to `count`; by the count of present pages there is at least one. */
 static bool
 populate_absent(struct segment *segment, uint32_t count)
 {
     struct superblock *superblock = segment->superblock;
     struct page_pool *pool = &superblock->pool;
     uint32_t end = pool_populated(segment);
+    bool found = false;
     for (uint32_t number = pool->absent_from; number < end && count > 0; number++) {
         struct page *page = page_entry(segment, number);
         if (atomic_load_explicit(&page->owner, memory_order_relaxed) == PAGE_ABSENT) {
@@ -541,9 +555,13 @@ populate_absent(struct segment *segment, uint32_t count)
                 return false;
             }
             make_present(segment, number);
+            found = true;
             count--;
         }
         pool->absent_from = number + 1;
+    }
+    if (UNLIKELY(!found)) {
+        (void)recount_present(segment); /* The next to grow finds what there really is. */
     }
     return true;
 }
@@ -851,18 +869,6 @@ audit_words(struct segment *segment, struct pool_audit *audit)
     return wrong;
 }
 
-/* Under the grow lock, where the count of pages that have memory can be told. */
-static bool
-audit_present(struct segment *segment)
-{
-    struct page_pool *pool = &segment->superblock->pool;
-    uint32_t effective = atomic_load(&pool->effective_count);
-    uint32_t before = atomic_load(&pool->present_count);
-    pool_repair(segment);
-    set_effective(pool, effective);
-    return atomic_load(&pool->present_count) != before;
-}
-
 bool
 pool_audit(struct segment *segment, struct process_slot *slot, struct pool_audit *audit,
            uint64_t now_ns)
@@ -884,7 +890,7 @@ pool_audit(struct segment *segment, struct process_slot *slot, struct pool_audit
     bool agrees = counts.present == atomic_load(&pool->present_count) && counts.absent_listed == 0;
     audit->present_wrong = agrees ? 0 : audit->present_wrong + 1;
     if (audit->present_wrong > 1 && pool_lock(segment)) {
-        wrong |= audit_present(segment);
+        wrong |= recount_present(segment);
         pool_unlock(segment);
         audit->present_wrong = 0;
     }
