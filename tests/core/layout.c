@@ -23,10 +23,11 @@ static const struct segment_settings some_settings = {.item_size_max_bytes = MIB
 static void
 parts_follow_each_other(const struct superblock *layout)
 {
-    const uint64_t at[] = {layout->slots_at, layout->logs_at,    layout->shards_at,
-                           layout->words_at, layout->tables_at,  layout->prefixes_at,
-                           layout->conns_at, layout->configs_at, layout->tracks_at,
-                           layout->pages_at, layout->data_at,    layout->reserve_bytes};
+    const uint64_t at[] = {layout->slots_at,   layout->held_at,      layout->logs_at,
+                           layout->locks_at,   layout->shards_at,    layout->words_at,
+                           layout->tables_at,  layout->prefixes_at,  layout->conns_at,
+                           layout->configs_at, layout->tracks_at,    layout->pages_at,
+                           layout->data_at,    layout->reserve_bytes};
     EXPECT(at[0] >= sizeof(struct superblock));
     for (unsigned i = 1; i < sizeof(at) / sizeof(at[0]); i++) {
         EXPECT(at[i] > at[i - 1]);

@@ -112,7 +112,7 @@ struct range {
 /* The head of what is tracked, and the bits. */
 #define TRACKS_BYTES (TRACK_HEAD_BYTES + (1u << TRACK_SHIFT_MIN) / 8)
 
-#define RANGES 6
+#define RANGES 7
 
 /* The parts that the three processes and PAGES_MAX pages can touch. */
 static unsigned
@@ -120,15 +120,17 @@ ranges(const struct world *world, struct range out[RANGES])
 {
     const struct superblock *superblock = world->segment->superblock;
     uint64_t slots = (SLOT_SECOND + 1) * sizeof(struct process_slot);
+    uint64_t held = (SLOT_SECOND + 1) * sizeof(struct held_table);
     uint64_t directory = 16 * (uint64_t)superblock->shard_count * 4;
     out[0] = (struct range){0, superblock->slots_at + slots};
-    out[1] = (struct range){superblock->shards_at,
-                            superblock->tables_at + directory - superblock->shards_at};
+    out[1] = (struct range){superblock->locks_at,
+                            superblock->tables_at + directory - superblock->locks_at};
     out[2] = (struct range){superblock->pages_at, PAGES_MAX * sizeof(struct page)};
     out[3] = (struct range){superblock->data_at, (uint64_t)PAGES_MAX << superblock->page_shift};
     out[4] = (struct range){superblock->tracks_at, TRACKS_BYTES};
     out[5] = (struct range){superblock->freemap_at,
                             freemap_present_bytes(superblock->page_count_max) + PAGES_MAX / 8};
+    out[6] = (struct range){superblock->held_at, held};
     return RANGES;
 }
 

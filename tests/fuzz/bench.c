@@ -113,16 +113,17 @@ bench_check(struct bench *bench)
     }
     for (unsigned i = 0; i < WORKER_COUNT; i++) {
         const struct process_slot *slot = &bench->segment->slots[SLOT_WORKER_FIRST + i];
+        const struct held_table *held = &bench->segment->held[SLOT_WORKER_FIRST + i];
         if (atomic_load(&slot->held_bytes) != 0) {
             die("bytes are held by nobody");
         }
         for (unsigned at = 0; at < PIN_COUNT_MAX; at++) {
-            if (atomic_load(&slot->pins[at].head_ref) != 0) {
+            if (atomic_load(&held->pins[at].head_ref) != 0) {
                 die("a pin is left");
             }
         }
         for (unsigned at = 0; at < UPLOAD_COUNT_MAX; at++) {
-            if (atomic_load(&slot->uploads[at].head_ref) != 0) {
+            if (atomic_load(&held->uploads[at].head_ref) != 0) {
                 die("an upload is left");
             }
         }

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 CONSTANTS_BYTES = 4096
-SLOT_BYTES = 27136
-CONSTANTS = struct.Struct("8sII13Q8I")
+SLOT_BYTES = 10752
+HELD_BYTES = 16448
+CONSTANTS = struct.Struct("8sII15Q8I")
 """The head of struct superblock in mem/segment.h, up to page_count_max."""
 
 BLOCK = re.compile(rb"\[([0-9a-f]{6})~([0-9a-f]{6})\]")
@@ -50,15 +51,18 @@ class Scribbler:
         finally:
             os.close(fd)
         head = CONSTANTS.unpack_from(self._memory)
-        slots, logs, shards, words, tables, prefixes, conns, configs = head[4:12]
-        tracks, freemap, pages, data = head[12:16]
-        page_bytes, _, _, _, shard_count, table_pages_max, _, _ = head[16:]
+        slots, held, logs, locks, shards, words, tables = head[4:11]
+        prefixes, conns, configs = head[11:14]
+        tracks, freemap, pages, data = head[14:18]
+        page_bytes, _, _, _, shard_count, table_pages_max, _, _ = head[18:]
         shard_bytes = (words - shards) // shard_count
         self.data = Area(data, page_bytes * 16)
         self._page_bytes = page_bytes
         self.areas = {
             "superblock": Area(CONSTANTS_BYTES, slots - CONSTANTS_BYTES),
             "slots": Area(slots, SLOT_BYTES * (4 + worker_count + 2)),
+            "held": Area(held, HELD_BYTES * (4 + worker_count + 2)),
+            "locks": Area(locks, 64 * shard_count),
             "shards": Area(shards, shard_bytes * shard_count),
             "shard heads": Area(shards, 0),
             "table words": Area(words, 8 * shard_count),

@@ -48,21 +48,21 @@
 /* ---- taking and giving back ----------------------------------------------------------------- */
 
 static bool
-take_in_hand(struct segment *segment, struct process_slot *slot, uint32_t number)
+take_in_hand(struct segment *segment, struct held_table *held, uint32_t number)
 {
     struct page *page = page_entry(segment, number);
     if (atomic_load_explicit(&page->owner, memory_order_relaxed) != PAGE_FREE) {
         return false;
     }
-    atomic_store_explicit(&slot->page_in_flight, number + 1, memory_order_seq_cst);
+    atomic_store_explicit(&held->page_in_flight, number + 1, memory_order_seq_cst);
     uint32_t expected = PAGE_FREE;
     if (atomic_compare_exchange_strong(&page->owner, &expected,
-                                       page_owner_in_hand(segment, slot))) {
+                                       page_owner_in_hand(segment, held))) {
         CRASH_POINT(page_in_hand);
         freemap_clear(segment, number);
         return true;
     }
-    atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
+    atomic_store_explicit(&held->page_in_flight, 0, memory_order_release);
     return false;
 }
 
@@ -70,16 +70,16 @@ take_in_hand(struct segment *segment, struct process_slot *slot, uint32_t number
  * next one: pages that are just being taken or given back have their bits, too, and their process
  * may be stopped. */
 static uint32_t
-take_first(struct segment *segment, struct process_slot *slot, uint32_t from, unsigned *looks)
+take_first(struct segment *segment, struct held_table *held, uint32_t from, unsigned *looks)
 {
     struct page_pool *pool = &segment->superblock->pool;
     while (*looks < FREEMAP_LOOKS_MAX) {
-        uint32_t number = freemap_next(segment, slot, from, looks);
+        uint32_t number = freemap_next(segment, held, from, looks);
         if (number == FREEMAP_NONE) {
             from = *looks < FREEMAP_LOOKS_MAX ? 0 : from;
             break;
         }
-        if (take_in_hand(segment, slot, number)) {
+        if (take_in_hand(segment, held, number)) {
             return number;
         }
         from = number + 1;
@@ -91,7 +91,7 @@ take_first(struct segment *segment, struct process_slot *slot, uint32_t from, un
 }
 
 static uint32_t
-take_free(struct segment *segment, struct process_slot *slot)
+take_free(struct segment *segment, struct held_table *held)
 {
     if (LIKELY(freemap_is_empty(segment))) {
         return PAGE_NONE;
@@ -100,9 +100,9 @@ take_free(struct segment *segment, struct process_slot *slot)
     unsigned looks = 0;
     uint32_t from = atomic_load_explicit(&pool->cursor, memory_order_relaxed);
     from = from < pool_populated(segment) ? from : 0;
-    uint32_t number = take_first(segment, slot, from, &looks);
+    uint32_t number = take_first(segment, held, from, &looks);
     if (UNLIKELY(number == PAGE_NONE && from != 0 && looks < FREEMAP_LOOKS_MAX)) {
-        number = take_first(segment, slot, 0, &looks);
+        number = take_first(segment, held, 0, &looks);
     }
     return number;
 }
@@ -115,49 +115,49 @@ pool_is_over(const struct segment *segment)
            atomic_load_explicit(&pool->effective_count, memory_order_relaxed);
 }
 
-/* The page that the slot names, if it has it in hand: the word may be damaged. */
+/* The page that the table names, if its process has it in hand: the word may be damaged. */
 static uint32_t
-page_in_hand(const struct segment *segment, const struct process_slot *slot)
+page_in_hand(const struct segment *segment, const struct held_table *held)
 {
-    uint32_t in_flight = atomic_load_explicit(&slot->page_in_flight, memory_order_relaxed);
+    uint32_t in_flight = atomic_load_explicit(&held->page_in_flight, memory_order_relaxed);
     bool in_hand = in_flight != 0 && in_flight <= segment->superblock->page_count_max &&
                    atomic_load_explicit(&page_entry(segment, in_flight - 1)->owner,
-                                        memory_order_relaxed) == page_owner_in_hand(segment, slot);
+                                        memory_order_relaxed) == page_owner_in_hand(segment, held);
     return in_hand ? in_flight - 1 : PAGE_NONE;
 }
 
 uint32_t
-pool_take(struct segment *segment, struct process_slot *slot)
+pool_take(struct segment *segment, struct held_table *held)
 {
-    uint32_t in_hand = page_in_hand(segment, slot);
+    uint32_t in_hand = page_in_hand(segment, held);
     if (in_hand != PAGE_NONE) {
         return in_hand;
     }
-    return UNLIKELY(pool_is_over(segment)) ? PAGE_NONE : take_free(segment, slot);
+    return UNLIKELY(pool_is_over(segment)) ? PAGE_NONE : take_free(segment, held);
 }
 
 uint32_t
-pool_take_surplus(struct segment *segment, struct process_slot *slot)
+pool_take_surplus(struct segment *segment, struct held_table *held)
 {
-    return pool_is_over(segment) ? take_free(segment, slot) : PAGE_NONE;
+    return pool_is_over(segment) ? take_free(segment, held) : PAGE_NONE;
 }
 
 void
-page_keep(struct process_slot *slot)
+page_keep(struct held_table *held)
 {
-    atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
+    atomic_store_explicit(&held->page_in_flight, 0, memory_order_release);
 }
 
 void
-pool_give_back(struct segment *segment, struct process_slot *slot, uint32_t number)
+pool_give_back(struct segment *segment, struct held_table *held, uint32_t number)
 {
     struct page *page = page_entry(segment, number);
-    DCHECK(atomic_load(&page->owner) == page_owner_in_hand(segment, slot));
+    DCHECK(atomic_load(&page->owner) == page_owner_in_hand(segment, held));
     freemap_set(segment, number);
     CRASH_POINT(page_listed_not_free);
     /* Pairs with the compare-and-swap in take_in_hand(): the taker sees our last writes. */
     atomic_store_explicit(&page->owner, PAGE_FREE, memory_order_release);
-    atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
+    atomic_store_explicit(&held->page_in_flight, 0, memory_order_release);
 }
 
 /* ---- the grow lock -------------------------------------------------------------------------- */
@@ -373,18 +373,18 @@ pool_raise(struct segment *segment, uint64_t now_ns)
 
 /* Under the grow lock. The page's memory is gone or going. */
 static void
-mark_absent(struct segment *segment, struct process_slot *slot, uint32_t number)
+mark_absent(struct segment *segment, struct held_table *held, uint32_t number)
 {
     struct page_pool *pool = &segment->superblock->pool;
     atomic_store_explicit(&page_entry(segment, number)->owner, PAGE_ABSENT, memory_order_release);
     CRASH_POINT(page_absent_not_counted);
     atomic_fetch_sub(&pool->present_count, 1);
     pool->absent_from = number < pool->absent_from ? number : pool->absent_from;
-    atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
+    atomic_store_explicit(&held->page_in_flight, 0, memory_order_release);
 }
 
 bool
-pool_drop(struct segment *segment, struct process_slot *slot, uint32_t number)
+pool_drop(struct segment *segment, struct held_table *held, uint32_t number)
 {
     bool locked = pool_lock(segment);
     bool punched = locked && pool_is_over(segment) &&
@@ -392,9 +392,9 @@ pool_drop(struct segment *segment, struct process_slot *slot, uint32_t number)
                          segment->superblock->page_bytes);
     if (punched) {
         CRASH_POINT(page_punched);
-        mark_absent(segment, slot, number);
+        mark_absent(segment, held, number);
     } else {
-        pool_give_back(segment, slot, number);
+        pool_give_back(segment, held, number);
     }
     if (locked) {
         pool_unlock(segment);
@@ -419,47 +419,47 @@ pool_set_limit(struct segment *segment, uint64_t bytes)
 }
 
 void
-pool_give_back_any(struct segment *segment, struct process_slot *slot)
+pool_give_back_any(struct segment *segment, struct held_table *held)
 {
-    uint32_t in_hand = page_in_hand(segment, slot);
+    uint32_t in_hand = page_in_hand(segment, held);
     if (in_hand != PAGE_NONE) {
-        pool_give_back(segment, slot, in_hand);
+        pool_give_back(segment, held, in_hand);
     }
 }
 
 /* Under the grow lock, or with `locked` false without. False: it has to be done under the lock. */
 static bool
-recover_page(struct segment *segment, struct process_slot *slot, uint32_t number, bool locked)
+recover_page(struct segment *segment, struct held_table *held, uint32_t number, bool locked)
 {
     const struct superblock *superblock = segment->superblock;
     uint32_t owner = atomic_load(&page_entry(segment, number)->owner);
     freemap_confirm(segment, number);
-    if (owner != page_owner_in_hand(segment, slot)) {
+    if (owner != page_owner_in_hand(segment, held)) {
         return true;
     }
     /* It may have died after giving the memory to the host. */
     if (populate(segment->fd, segment->base, page_offset(superblock, number),
                  superblock->page_bytes)) {
-        pool_give_back(segment, slot, number);
+        pool_give_back(segment, held, number);
         return true;
     }
     if (locked) {
         freemap_clear(segment, number);
-        mark_absent(segment, slot, number);
+        mark_absent(segment, held, number);
     }
     return locked;
 }
 
 bool
-pool_recover(struct segment *segment, struct process_slot *slot)
+pool_recover(struct segment *segment, struct held_table *held)
 {
     bool locked = pool_lock(segment);
-    uint32_t in_flight = atomic_load(&slot->page_in_flight);
+    uint32_t in_flight = atomic_load(&held->page_in_flight);
     /* An attached process may have left any number. */
     bool done = in_flight == 0 || in_flight > pool_populated(segment) ||
-                recover_page(segment, slot, in_flight - 1, locked);
+                recover_page(segment, held, in_flight - 1, locked);
     if (done) {
-        atomic_store(&slot->page_in_flight, 0);
+        atomic_store(&held->page_in_flight, 0);
     }
     if (locked) {
         pool_unlock(segment);
@@ -695,7 +695,7 @@ owner_is_possible(const struct segment *segment, uint32_t number, uint32_t owner
     }
     uint32_t slot_index = (owner & ~PAGE_OWNER_PROCESS) >> 8;
     return kind == PAGE_KIND_IN_HAND && slot_index < segment_slot_count(segment) &&
-           atomic_load(&segment->slots[slot_index].page_in_flight) == number + 1;
+           atomic_load(&segment->held[slot_index].page_in_flight) == number + 1;
 }
 
 static bool
@@ -711,47 +711,47 @@ was_lost(const struct pool_audit *audit, uint32_t number, uint32_t owner)
 
 /* The page has no owner that can be. Named first: it is recovered if this process dies. */
 static bool
-take_lost(struct segment *segment, struct process_slot *slot, uint32_t number, uint32_t owner)
+take_lost(struct segment *segment, struct held_table *held, uint32_t number, uint32_t owner)
 {
-    atomic_store(&slot->page_in_flight, number + 1);
+    atomic_store(&held->page_in_flight, number + 1);
     if (atomic_compare_exchange_strong(&page_entry(segment, number)->owner, &owner,
-                                       page_owner_in_hand(segment, slot))) {
-        pool_give_back(segment, slot, number);
+                                       page_owner_in_hand(segment, held))) {
+        pool_give_back(segment, held, number);
         return true;
     }
-    atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
+    atomic_store_explicit(&held->page_in_flight, 0, memory_order_release);
     return false;
 }
 
 /* A shard's page has a bit in the free map. If it is just being given back, the bit may be the one
  * that it is to have. */
 static void
-clear_bit_of_owned(struct segment *segment, struct process_slot *slot, uint32_t number,
+clear_bit_of_owned(struct segment *segment, struct held_table *held, uint32_t number,
                    uint32_t owner)
 {
-    atomic_store(&slot->page_in_flight, number + 1);
+    atomic_store(&held->page_in_flight, number + 1);
     freemap_clear(segment, number);
     if (atomic_load(&page_entry(segment, number)->owner) != owner) {
         freemap_set(segment, number);
     }
-    atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
+    atomic_store_explicit(&held->page_in_flight, 0, memory_order_release);
 }
 
 /* Makes the page's bit in the free map agree with its owner, which alone decides who gets a page.
  * True: a free page had none, and would have been lost. Those of absent pages are pool_repair()'s.
  */
 static bool
-audit_bit(struct segment *segment, struct process_slot *slot, uint32_t number, uint32_t owner)
+audit_bit(struct segment *segment, struct held_table *held, uint32_t number, uint32_t owner)
 {
     if (LIKELY(freemap_has(segment, number) == (owner == PAGE_FREE))) {
         return false;
     }
-    if (owner == PAGE_FREE && take_in_hand(segment, slot, number)) {
-        pool_give_back(segment, slot, number);
+    if (owner == PAGE_FREE && take_in_hand(segment, held, number)) {
+        pool_give_back(segment, held, number);
         return true;
     }
     if (page_owner_is_shard(owner)) {
-        clear_bit_of_owned(segment, slot, number, owner);
+        clear_bit_of_owned(segment, held, number, owner);
     }
     return false;
 }
@@ -763,7 +763,7 @@ struct pool_counts {
 /* Frees the pages that were found without an owner twice, and counts the others. For a process that
  * has no page in hand. */
 static bool
-audit_pages(struct segment *segment, struct process_slot *slot, struct pool_audit *audit,
+audit_pages(struct segment *segment, struct held_table *held, struct pool_audit *audit,
             struct pool_counts *counts)
 {
     struct pool_audit seen = {0};
@@ -774,7 +774,7 @@ audit_pages(struct segment *segment, struct process_slot *slot, struct pool_audi
         uint32_t owner = atomic_load(&page_entry(segment, number)->owner);
         counts->present += owner != PAGE_ABSENT;
         counts->absent_listed += owner == PAGE_ABSENT && freemap_has(segment, number);
-        freed |= audit_bit(segment, slot, number, owner);
+        freed |= audit_bit(segment, held, number, owner);
         if (LIKELY(owner_is_possible(segment, number, owner))) {
             continue;
         }
@@ -784,7 +784,7 @@ audit_pages(struct segment *segment, struct process_slot *slot, struct pool_audi
                 seen.lost[seen.lost_count++].owner = owner;
             }
         } else {
-            freed |= take_lost(segment, slot, number, owner);
+            freed |= take_lost(segment, held, number, owner);
         }
     }
     audit->lost_count = seen.lost_count;
@@ -862,7 +862,7 @@ audit_present(struct segment *segment)
 }
 
 bool
-pool_audit(struct segment *segment, struct process_slot *slot, struct pool_audit *audit,
+pool_audit(struct segment *segment, struct held_table *held, struct pool_audit *audit,
            uint64_t now_ns)
 {
     struct page_pool *pool = &segment->superblock->pool;
@@ -877,8 +877,8 @@ pool_audit(struct segment *segment, struct process_slot *slot, struct pool_audit
     pool_unlock(segment);
     /* Without the lock, for there are many pages: what looks wrong once may be under way. */
     struct pool_counts counts;
-    pool_give_back_any(segment, slot);
-    wrong |= audit_pages(segment, slot, audit, &counts);
+    pool_give_back_any(segment, held);
+    wrong |= audit_pages(segment, held, audit, &counts);
     bool agrees = counts.present == atomic_load(&pool->present_count) && counts.absent_listed == 0;
     audit->present_wrong = agrees ? 0 : audit->present_wrong + 1;
     if (audit->present_wrong > 1 && pool_lock(segment)) {

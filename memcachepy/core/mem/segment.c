@@ -123,7 +123,10 @@ place_parts(struct superblock *superblock, const struct segment_settings *settin
     superblock->table_pages_max = (uint32_t)round_up(pages_of_shard / TABLE_PART + 2, 16);
     uint64_t at = sizeof(struct superblock);
     superblock->slots_at = place(&at, (uint64_t)SLOT_COUNT * sizeof(struct process_slot), 4096);
+    superblock->held_at = place(&at, (uint64_t)SLOT_COUNT * sizeof(struct held_table), 4096);
     superblock->logs_at = place(&at, (uint64_t)SLOT_COUNT * superblock->log_ring_bytes, 4096);
+    superblock->locks_at =
+        place(&at, (uint64_t)superblock->shard_count * sizeof(struct shard_lock), 4096);
     superblock->shards_at = place(&at, superblock->shard_count * (uint64_t)shard_bytes, 4096);
     superblock->words_at = place(&at, superblock->shard_count * sizeof(uint64_t), 4096);
     superblock->tables_at =
@@ -236,11 +239,14 @@ static bool
 populate_parts(const struct segment *segment, const struct superblock *plan,
                const struct segment_settings *settings, size_t shard_bytes)
 {
-    uint64_t slots =
-        (uint64_t)(SLOT_WORKER_FIRST + settings->worker_count) * sizeof(struct process_slot);
+    uint64_t slots = SLOT_WORKER_FIRST + settings->worker_count;
     uint64_t shards = plan->shard_count * (uint64_t)shard_bytes;
     return populate(segment->fd, segment->base, 0, sizeof(struct superblock)) &&
-           populate(segment->fd, segment->base, plan->slots_at, slots) &&
+           populate(segment->fd, segment->base, plan->slots_at,
+                    slots * sizeof(struct process_slot)) &&
+           populate(segment->fd, segment->base, plan->held_at, slots * sizeof(struct held_table)) &&
+           populate(segment->fd, segment->base, plan->locks_at,
+                    plan->shard_count * sizeof(struct shard_lock)) &&
            populate(segment->fd, segment->base, plan->shards_at, shards) &&
            populate(segment->fd, segment->base, plan->words_at,
                     plan->shard_count * sizeof(uint64_t)) &&
@@ -264,12 +270,17 @@ static uint32_t
 fingerprint(size_t shard_bytes)
 {
     const uint64_t facts[] = {
-        sizeof(struct superblock),           sizeof(struct process_slot), sizeof(struct page),
-        sizeof(struct shared_lock),          sizeof(pthread_mutex_t),     shard_bytes,
+        sizeof(struct superblock),
+        sizeof(struct process_slot),
+        sizeof(struct page),
+        sizeof(struct shard_lock),
+        sizeof(struct held_table),
+        sizeof(pthread_mutex_t),
+        shard_bytes,
 #ifdef __GLIBC__
         __GLIBC__ * 1000u + __GLIBC_MINOR__,
 #else
-                              0,
+        0,
 #endif
     };
     uint32_t value = SEGMENT_LAYOUT_VERSION;
@@ -364,6 +375,7 @@ segment_create(const struct segment_settings *settings, size_t shard_bytes, stru
     }
     segment->superblock = (struct superblock *)(void *)segment->base;
     segment->slots = (struct process_slot *)(void *)(segment->base + plan->slots_at);
+    segment->held = (struct held_table *)(void *)(segment->base + plan->held_at);
     struct siphash_key *key = &plan->hash_key;
     CHECK(getrandom(key, sizeof(*key), 0) == sizeof(*key));
     superblock_fill(segment->superblock, plan, settings, shard_bytes);
@@ -452,6 +464,7 @@ segment_attach(int fd, size_t shard_bytes, struct segment **out, char *sentence)
         return SEGMENT_FAILED;
     }
     segment->slots = (struct process_slot *)(void *)(segment->base + segment->superblock->slots_at);
+    segment->held = (struct held_table *)(void *)(segment->base + segment->superblock->held_at);
     *out = segment;
     return SEGMENT_OK;
 }
@@ -504,9 +517,13 @@ segment_open_attached(struct segment *segment, int32_t pid, unsigned *slot_index
         return false;
     }
     if (index == high) {
-        uint64_t offset =
-            superblock->slots_at + (uint64_t)(first + index) * sizeof(struct process_slot);
-        if (!populate(segment->fd, segment->base, offset, sizeof(struct process_slot))) {
+        uint64_t slot = first + index;
+        if (!populate(segment->fd, segment->base,
+                      superblock->slots_at + slot * sizeof(struct process_slot),
+                      sizeof(struct process_slot)) ||
+            !populate(segment->fd, segment->base,
+                      superblock->held_at + slot * sizeof(struct held_table),
+                      sizeof(struct held_table))) {
             snprintf(sentence, SEGMENT_SENTENCE_MAX,
                      "the host or its cgroup has no memory left for one more attached process");
             return false;

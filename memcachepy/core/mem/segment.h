@@ -1,9 +1,11 @@
 /* The segment: one shared mapping that holds everything the processes of a node share.
  *
  *   0            superblock        identity, settings, clocks, epochs, slab classes, page pool
- *   slots_at     process slots     one per process: counters, connections, pins, uploads
+ *   slots_at     process slots     one per process: counters, connections
+ *   held_at      held tables       one per process: pins, uploads, the page in hand
  *   logs_at      log rings         one per process, for `watch` (mem/logring.h)
- *   shards_at    shards            lock, undo journal, table directory, class lists (store/shard.h)
+ *   locks_at     locks             of each shard, a cache line each
+ *   shards_at    shards            undo journal, class lists, ghost (store/shard.h)
  *   words_at     table words       of each shard: what readers need of its table's shape
  *   tables_at    table directories page numbers of the shards' hash tables
  *   prefixes_at  prefixes          what `stats detail` counts (mem/prefix_table.h)
@@ -90,7 +92,7 @@ struct segment_settings {
     bool slab_reassign; /* pages may be moved by command and by the automover */
     bool drop_privileges;
     bool lru_maintainer;
-    bool clock_is_fixed; /* nobody may move the clocks: nodes */
+    bool clock_is_fixed;            /* nobody may move the clocks: nodes */
     char prefix_delimiter;          /* ends the prefix of a key that `stats detail` counts by */
     _Atomic bool detail_enabled;    /* [atomic] prefixes are counted */
     _Atomic bool lru_crawler;       /* [atomic] expired items are looked for */
@@ -122,6 +124,17 @@ struct held_ref {
     uint32_t bytes;
 };
 
+/* What the process of a slot holds of the store; the journals of the shards name it by its offset.
+ * [own], and after the process's end [sup]. */
+struct held_table {
+    alignas(CACHE_LINE_BYTES) _Atomic uint32_t
+        page_in_flight;                     /* page number + 1 between pool and owner */
+    _Atomic uint32_t pin_high, upload_high; /* entries ever used */
+    alignas(CACHE_LINE_BYTES) struct held_ref pins[PIN_COUNT_MAX];
+    struct held_ref uploads[UPLOAD_COUNT_MAX];
+};
+static_assert(sizeof(struct held_table) == 16448, "layout change: bump SEGMENT_LAYOUT_VERSION");
+
 /* One process of the node. [own] the process writes; [sup] the supervisor, after the process's end.
  */
 struct process_slot {
@@ -130,11 +143,9 @@ struct process_slot {
     _Atomic uint32_t locked_shard; /* [own] shard index + 1 while it may change that shard */
     _Atomic uint32_t lock_count;   /* [own] tries; who holds a lock for long does not count on */
     _Atomic uint32_t wanted_shard; /* [own] shard index + 1 from before a try to after a release */
-    _Atomic uint32_t page_in_flight;        /* [own] page number + 1 between pool and owner */
-    _Atomic uint64_t held_bytes;            /* [own] by uploads and pins */
-    _Atomic uint32_t waiters;               /* [own] connections that wait for held_bytes */
-    _Atomic uint32_t pin_high, upload_high; /* [own] entries of the tables ever used */
-    _Atomic uint32_t stuck;                 /* [sup] 1: found holding a lock without running */
+    _Atomic uint64_t held_bytes;   /* [own] by uploads and pins */
+    _Atomic uint32_t waiters;      /* [own] connections that wait for held_bytes */
+    _Atomic uint32_t stuck;        /* [sup] 1: found holding a lock without running */
     /* Connections of a worker: passed and closed make the load; see net/acceptor.c. */
     _Atomic uint64_t conns_assigned; /* [acceptor] before the descriptor is sent */
     _Atomic uint64_t conns_sent;     /* [acceptor] after */
@@ -148,10 +159,8 @@ struct process_slot {
     _Atomic uint32_t conn_high; /* [own] entries of the connection table that have memory; kept */
     struct counters counters;   /* [own] kept over respawns */
     alignas(CACHE_LINE_BYTES) struct class_counters classes[SLAB_CLASS_COUNT_MAX]; /* [own] too */
-    struct held_ref pins[PIN_COUNT_MAX];
-    struct held_ref uploads[UPLOAD_COUNT_MAX];
 };
-static_assert(sizeof(struct process_slot) == 27136, "layout change: bump SEGMENT_LAYOUT_VERSION");
+static_assert(sizeof(struct process_slot) == 10752, "layout change: bump SEGMENT_LAYOUT_VERSION");
 
 /* The pool of pages. Which pages are free stands in the page directory, and is found by the free
  * map. */
@@ -204,8 +213,8 @@ struct superblock {
             uint32_t fingerprint; /* of struct sizes and the libc's mutex: another build must not
                                      attach */
             uint64_t reserve_bytes;
-            uint64_t slots_at, logs_at, shards_at, words_at, tables_at, prefixes_at, conns_at,
-                configs_at, tracks_at, freemap_at, pages_at, data_at;
+            uint64_t slots_at, held_at, logs_at, locks_at, shards_at, words_at, tables_at,
+                prefixes_at, conns_at, configs_at, tracks_at, freemap_at, pages_at, data_at;
             uint32_t page_bytes, page_shift, unit_shift;
             uint32_t log_ring_bytes;
             uint32_t shard_count, table_pages_max;
@@ -260,7 +269,8 @@ struct segment {
     int fd;
     struct superblock *superblock;
     struct process_slot *slots;
-    bool attached; /* by a process outside the node, in a cgroup of its own */
+    struct held_table *held; /* of each slot */
+    bool attached;           /* by a process outside the node, in a cgroup of its own */
     /* That cgroup has no memory for the pool: it is not asked again before this moment of the
      * boot-time clock. 0: it may be asked. */
     uint64_t grow_again_at_ns;

@@ -91,10 +91,10 @@ item_is_pinned(const struct store *store, struct ref ref, const struct held_ref 
 {
     unsigned slot_count = segment_slot_count(store->segment);
     for (unsigned i = 0; i < slot_count; i++) {
-        const struct process_slot *slot = &store->segment->slots[i];
-        uint32_t high = held_count(&slot->pin_high, PIN_COUNT_MAX);
+        const struct held_table *held = &store->segment->held[i];
+        uint32_t high = held_count(&held->pin_high, PIN_COUNT_MAX);
         for (uint32_t j = 0; j < high; j++) {
-            const struct held_ref *pin = &slot->pins[j];
+            const struct held_ref *pin = &held->pins[j];
             if (atomic_load_explicit(&pin->head_ref, memory_order_relaxed) == ref.units &&
                 pin != except) {
                 return true;

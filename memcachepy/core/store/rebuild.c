@@ -59,11 +59,11 @@ gather_held(struct rebuild *rebuild)
         malloc(slot_count * (size_t)(PIN_COUNT_MAX + UPLOAD_COUNT_MAX) * sizeof(uint32_t));
     CHECK(rebuild->held != NULL);
     for (unsigned i = 0; i < slot_count; i++) {
-        const struct process_slot *slot = &segment->slots[i];
-        rebuild->held_count += gather_table(slot->pins, held_count(&slot->pin_high, PIN_COUNT_MAX),
+        const struct held_table *held = &segment->held[i];
+        rebuild->held_count += gather_table(held->pins, held_count(&held->pin_high, PIN_COUNT_MAX),
                                             rebuild->held + rebuild->held_count);
         rebuild->held_count +=
-            gather_table(slot->uploads, held_count(&slot->upload_high, UPLOAD_COUNT_MAX),
+            gather_table(held->uploads, held_count(&held->upload_high, UPLOAD_COUNT_MAX),
                          rebuild->held + rebuild->held_count);
     }
     qsort(rebuild->held, rebuild->held_count, sizeof(uint32_t), compare_refs);

@@ -29,7 +29,7 @@ word_is_loggable(const struct store *store, const struct shard *shard, uint64_t 
     uint64_t shard_at = (uint64_t)((const uint8_t *)shard - store->base);
     uint64_t word_at = (uint64_t)((const uint8_t *)table_word_at(store, shard) - store->base);
     return offset % bytes == 0 &&
-           (word_in(offset, superblock->slots_at, superblock->logs_at) ||
+           (word_in(offset, superblock->held_at, superblock->logs_at) ||
             word_in(offset, shard_at + offsetof(struct shard, open_bucket),
                     shard_at + offsetof(struct shard, journal)) ||
             offset == word_at || word_in(offset, superblock->tables_at, superblock->prefixes_at) ||
@@ -152,10 +152,10 @@ shard_repair(struct store *store, struct shard *shard)
 
 /* The holder has moved on, or is about to let go. Beside the lock, so the look costs nothing. */
 static void
-clear_stuck(struct shard *shard)
+clear_stuck(struct shard_lock *lock)
 {
-    if (UNLIKELY(atomic_load_explicit(&shard->stuck, memory_order_relaxed) != 0)) {
-        atomic_store_explicit(&shard->stuck, 0, memory_order_relaxed);
+    if (UNLIKELY(atomic_load_explicit(&lock->stuck, memory_order_relaxed) != 0)) {
+        atomic_store_explicit(&lock->stuck, 0, memory_order_relaxed);
     }
 }
 
@@ -179,7 +179,7 @@ renounce(struct store *store)
 static void
 note_holder(struct store *store, struct shard *shard)
 {
-    clear_stuck(shard);
+    clear_stuck(shard_lock_of(store, shard));
     atomic_store_explicit(&store->slot->locked_shard, shard_index(store, shard) + 1,
                           memory_order_relaxed);
 }
@@ -194,7 +194,7 @@ lock_result_held(struct store *store, struct shard *shard, enum lock_result resu
     case LOCK_OWNER_DIED:
         note_holder(store, shard);
         shard_repair(store, shard);
-        lock_repaired(&shard->lock);
+        lock_repaired(&shard_lock_of(store, shard)->lock);
         return true;
     case LOCK_OK:
         note_holder(store, shard);
@@ -207,7 +207,7 @@ bool
 shard_try_lock(struct store *store, struct shard *shard)
 {
     announce(store, shard);
-    return lock_result_held(store, shard, lock_try(&shard->lock));
+    return lock_result_held(store, shard, lock_try(&shard_lock_of(store, shard)->lock));
 }
 
 /* A mark that comes late, when the holder has just moved on, costs those who meet the next holder
@@ -215,14 +215,15 @@ shard_try_lock(struct store *store, struct shard *shard)
 static enum lock_result
 wait_for_holder(struct store *store, struct shard *shard)
 {
+    struct shard_lock *lock = shard_lock_of(store, shard);
     enum lock_result result = LOCK_TIMEOUT;
     for (unsigned i = 0; result == LOCK_TIMEOUT && i < LOCK_WAITS_MAX; i++) {
         announce(store, shard);
         COUNT(&store->slot->counters, lock_waits);
-        result = lock_acquire(&shard->lock, LOCK_WAIT_MS);
+        result = lock_acquire(&lock->lock, LOCK_WAIT_MS);
     }
     if (result == LOCK_TIMEOUT) {
-        atomic_store_explicit(&shard->stuck, 1, memory_order_relaxed);
+        atomic_store_explicit(&lock->stuck, 1, memory_order_relaxed);
     }
     return result;
 }
@@ -231,9 +232,9 @@ bool
 shard_lock(struct store *store, struct shard *shard)
 {
     announce(store, shard);
-    enum lock_result result = lock_try(&shard->lock);
+    enum lock_result result = lock_try(&shard_lock_of(store, shard)->lock);
     if (UNLIKELY(result == LOCK_TIMEOUT) &&
-        atomic_load_explicit(&shard->stuck, memory_order_relaxed) == 0) {
+        atomic_load_explicit(&shard_lock_of(store, shard)->stuck, memory_order_relaxed) == 0) {
         result = wait_for_holder(store, shard);
     }
     return lock_result_held(store, shard, result);
@@ -245,14 +246,14 @@ shard_unlock(struct store *store, struct shard *shard)
     DCHECK(atomic_load(&shard->journal.count) == 0);
     DCHECK(atomic_load(&shard->open_bucket) == 0);
     DCHECK(shard->reclaiming == 0);
-    clear_stuck(shard);
+    clear_stuck(shard_lock_of(store, shard));
     atomic_store_explicit(&store->slot->locked_shard, 0, memory_order_relaxed);
-    lock_release(&shard->lock);
+    lock_release(&shard_lock_of(store, shard)->lock);
     renounce(store);
 }
 
 int32_t
 store_lock_owner(const struct store *store, uint32_t shard)
 {
-    return lock_owner(&store->shards[shard].lock);
+    return lock_owner(&store->locks[shard].lock);
 }

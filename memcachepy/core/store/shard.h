@@ -1,7 +1,6 @@
 /* A shard: everything that changes with one key, guarded by one lock.
  *
- *   0     lock                robust, process-shared
- *   64    sums, class lists   derived from the pages; shard_rebuild() recomputes them
+ *   0     sums, class lists   derived from the pages; shard_rebuild() recomputes them
  *         journal             the old value of every word the running transaction has changed
  *         recent              what left, and how (recent.h)
  *
@@ -9,6 +8,8 @@
  * process left behind is undone by restoring the words, newest first; nothing else needs to know
  * what the process was doing. The bucket that readers look at stays odd until after the commit, so
  * no reader has ever seen what is undone. Chunks are filled before the transaction links them.
+ *
+ * The lock is robust and process-shared, and lies in an array of its own (locks_at).
  *
  * Included by store/ only; the protocol sees store/store.h. */
 #ifndef STORE_SHARD_H
@@ -87,8 +88,6 @@ struct shard_sums {
 
 /* [shard] unless marked. */
 struct shard {
-    alignas(CACHE_LINE_BYTES) struct shared_lock lock;
-    _Atomic uint32_t stuck; /* [atomic] 1: who holds the lock was waited for in vain */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t
         open_bucket;     /* offset of the bucket whose version is odd */
     uint32_t index;      /* [const] */
@@ -173,9 +172,11 @@ struct store {
     struct superblock *superblock;
     uint8_t *base;
     struct shard *shards;
+    struct shard_lock *locks;            /* of each shard */
     _Atomic uint64_t *table_words;       /* of each shard */
     _Atomic uint32_t *table_directories; /* see hashtable.h */
     struct process_slot *slot;
+    struct held_table *held; /* of the own slot */
     struct siphash_key hash_key;
     uint64_t data_at, data_end;
     uint32_t shard_mask;
@@ -243,6 +244,12 @@ static inline uint32_t
 shard_index(const struct store *store, const struct shard *shard)
 {
     return (uint32_t)(shard - store->shards);
+}
+
+static inline struct shard_lock *
+shard_lock_of(const struct store *store, const struct shard *shard)
+{
+    return &store->locks[shard_index(store, shard)];
 }
 
 static inline void *

@@ -79,12 +79,12 @@ store_shrink(struct store *store)
 {
     struct segment *segment = store->segment;
     for (unsigned i = 0; i < PAGES_PER_STEP && pool_is_over(segment); i++) {
-        uint32_t number = pool_take_surplus(segment, store->slot);
+        uint32_t number = pool_take_surplus(segment, store->held);
         if (number == PAGE_NONE) {
             if (!shard_gives(store)) {
                 return false;
             }
-        } else if (!pool_drop(segment, store->slot, number)) {
+        } else if (!pool_drop(segment, store->held, number)) {
             return false;
         }
     }

@@ -43,9 +43,11 @@ store_create(const struct segment_settings *settings, struct segment **segment, 
     }
     const struct superblock *superblock = (*segment)->superblock;
     struct shard *shards = (struct shard *)(void *)((*segment)->base + superblock->shards_at);
+    struct shard_lock *locks =
+        (struct shard_lock *)(void *)((*segment)->base + superblock->locks_at);
     _Atomic uint64_t *words = (_Atomic uint64_t *)(void *)((*segment)->base + superblock->words_at);
     for (uint32_t i = 0; i < superblock->shard_count; i++) {
-        lock_init(&shards[i].lock);
+        lock_init(&locks[i].lock);
         shards[i].index = i;
         atomic_store(&words[i], table_word_make(0, TABLE_LEVEL_NONE, 0));
     }
@@ -68,11 +70,13 @@ store_open(struct segment *segment, unsigned slot_index)
     store->superblock = superblock;
     store->base = segment->base;
     store->shards = (struct shard *)(void *)(segment->base + superblock->shards_at);
+    store->locks = (struct shard_lock *)(void *)(segment->base + superblock->locks_at);
     store->table_words = (_Atomic uint64_t *)(void *)(segment->base + superblock->words_at);
     store->table_directories = (_Atomic uint32_t *)(void *)(segment->base + superblock->tables_at);
     store->table_pages_max = superblock->table_pages_max;
     store->page_count_max = superblock->page_count_max;
     store->slot = &segment->slots[slot_index];
+    store->held = &segment->held[slot_index];
     store->hash_key = superblock->hash_key;
     store->data_at = superblock->data_at;
     store->data_end =
