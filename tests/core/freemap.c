@@ -63,7 +63,7 @@ begin(uint64_t limit_bytes)
                                         .conn_limit = 10,
                                         .worker_count = 8};
     char sentence[SEGMENT_SENTENCE_MAX];
-    if (segment_create(&settings, 64, &segment, sentence) != SEGMENT_OK) {
+    if (segment_create(&settings, &(struct data_format){64, 0}, &segment, sentence) != SEGMENT_OK) {
         puts(sentence);
         exit(2);
     }

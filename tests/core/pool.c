@@ -24,7 +24,8 @@ make(uint64_t megabytes)
                                         .worker_count = 1};
     struct segment *segment;
     char sentence[SEGMENT_SENTENCE_MAX];
-    if (segment_create(&settings, 4096, &segment, sentence) != SEGMENT_OK) {
+    if (segment_create(&settings, &(struct data_format){4096, 0}, &segment, sentence) !=
+        SEGMENT_OK) {
         puts(sentence);
         exit(2);
     }

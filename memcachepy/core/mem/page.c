@@ -163,10 +163,10 @@ pool_give_back(struct segment *segment, struct held_table *held, uint32_t number
 /* ---- the grow lock -------------------------------------------------------------------------- */
 
 static uint32_t
-limit_pages(const struct superblock *superblock)
+limit_pages(const struct segment *segment)
 {
-    return (uint32_t)(atomic_load(&superblock->settings.memory_limit_bytes) >>
-                      superblock->page_shift);
+    return (uint32_t)(atomic_load(&segment->run->settings.memory_limit_bytes) >>
+                      segment->superblock->page_shift);
 }
 
 /* Under the grow lock, or while only one process knows the segment. */
@@ -196,9 +196,9 @@ pool_repair(struct segment *segment)
     atomic_store(&pool->present_count, present);
     pool->absent_from = 0;
     /* A limit that was set and not yet in force. What a shortage took away pool_raise() returns. */
-    uint32_t limit = limit_pages(segment->superblock);
+    uint32_t limit = limit_pages(segment);
     uint32_t effective = atomic_load(&pool->effective_count);
-    bool is_short = atomic_load(&pool->short_since_ns) != 0 && effective <= limit;
+    bool is_short = atomic_load(&segment->run->growth.short_since_ns) != 0 && effective <= limit;
     set_effective(pool, is_short ? effective : limit);
 }
 
@@ -206,12 +206,12 @@ pool_repair(struct segment *segment)
 static bool
 pool_lock(struct segment *segment)
 {
-    struct page_pool *pool = &segment->superblock->pool;
-    enum lock_result locked = lock_try(&pool->grow_lock);
-    if (locked == LOCK_TIMEOUT && atomic_load(&pool->grow_stuck) == 0) {
-        locked = lock_acquire(&pool->grow_lock, GROW_WAIT_MS);
+    struct growth *growth = &segment->run->growth;
+    enum lock_result locked = lock_try(&growth->grow_lock);
+    if (locked == LOCK_TIMEOUT && atomic_load(&growth->grow_stuck) == 0) {
+        locked = lock_acquire(&growth->grow_lock, GROW_WAIT_MS);
         if (locked == LOCK_TIMEOUT) {
-            atomic_store(&pool->grow_stuck, 1);
+            atomic_store(&growth->grow_stuck, 1);
         }
     }
     if (locked == LOCK_TIMEOUT) {
@@ -219,25 +219,25 @@ pool_lock(struct segment *segment)
     }
     if (locked == LOCK_OWNER_DIED) {
         pool_repair(segment);
-        lock_repaired(&pool->grow_lock);
+        lock_repaired(&growth->grow_lock);
     }
-    atomic_store(&pool->grow_stuck, 0);
-    atomic_fetch_add(&pool->grow_count, 1);
+    atomic_store(&growth->grow_stuck, 0);
+    atomic_fetch_add(&growth->grow_count, 1);
     return true;
 }
 
 static void
 pool_unlock(struct segment *segment)
 {
-    atomic_store(&segment->superblock->pool.grow_stuck, 0);
-    lock_release(&segment->superblock->pool.grow_lock);
+    atomic_store(&segment->run->growth.grow_stuck, 0);
+    lock_release(&segment->run->growth.grow_lock);
 }
 
 /* A mark that came late, after the release, must not stay. */
 static void
 look_whether_stuck(struct segment *segment)
 {
-    if (atomic_load(&segment->superblock->pool.grow_stuck) != 0 && pool_lock(segment)) {
+    if (atomic_load(&segment->run->growth.grow_stuck) != 0 && pool_lock(segment)) {
         pool_unlock(segment);
     }
 }
@@ -246,10 +246,10 @@ look_whether_stuck(struct segment *segment)
 
 /* It looks for the begin and the end of a shortage whenever a signal wakes it. */
 static void
-wake_supervisor(const struct superblock *superblock)
+wake_supervisor(const struct run_head *run)
 {
-    if (superblock->boot_settings.supervisor_pid > 0) {
-        kill(superblock->boot_settings.supervisor_pid, SIGCHLD);
+    if (run->boot_settings.supervisor_pid > 0) {
+        kill(run->boot_settings.supervisor_pid, SIGCHLD);
     }
 }
 
@@ -262,41 +262,44 @@ longer_wait_s(uint32_t wait_s)
 }
 
 static void
-put_off_raising(struct page_pool *pool, uint64_t now_ns)
+put_off_raising(struct growth *growth, uint64_t now_ns)
 {
-    uint64_t raised_at_ns = atomic_load(&pool->raised_at_ns);
+    uint64_t raised_at_ns = atomic_load(&growth->raised_at_ns);
     bool calm = raised_at_ns == 0 || now_ns - raised_at_ns >= RAISE_CALM_S * SECOND_NS;
-    uint32_t wait_s = calm ? RAISE_WAIT_MIN_S : longer_wait_s(atomic_load(&pool->raise_wait_s));
-    atomic_store(&pool->raise_wait_s, wait_s);
-    atomic_store(&pool->raise_at_ns, now_ns + wait_s * SECOND_NS);
+    uint32_t wait_s = calm ? RAISE_WAIT_MIN_S : longer_wait_s(atomic_load(&growth->raise_wait_s));
+    atomic_store(&growth->raise_wait_s, wait_s);
+    atomic_store(&growth->raise_at_ns, now_ns + wait_s * SECOND_NS);
 }
 
 /* Under the grow lock. Only the first failure of a shortage is told. */
 static void
-note_shortage(struct superblock *superblock, const struct memory_limit *available, uint64_t bytes)
+note_shortage(struct segment *segment, const struct memory_limit *available, uint64_t bytes)
 {
-    struct page_pool *pool = &superblock->pool;
+    const struct superblock *superblock = segment->superblock;
+    struct run_head *run = segment->run;
+    struct growth *growth = &run->growth;
+    struct page_pool *pool = &segment->superblock->pool;
     uint32_t present = atomic_load(&pool->present_count);
     uint64_t now_ns = clock_boot_ns();
-    bool begins = atomic_load(&pool->short_since_ns) == 0;
-    put_off_raising(pool, now_ns);
+    bool begins = atomic_load(&growth->short_since_ns) == 0;
+    put_off_raising(growth, now_ns);
     if (begins) {
-        atomic_store(&pool->short_since_ns, now_ns);
+        atomic_store(&growth->short_since_ns, now_ns);
     }
     CRASH_POINT(shortage_not_in_force);
     set_effective(pool, present);
     if (!begins) {
         return;
     }
-    snprintf(pool->shortage_text, sizeof(pool->shortage_text),
+    snprintf(growth->shortage_text, sizeof(growth->shortage_text),
              "%s has %llu KiB left, %llu KiB are needed; the cache stays at "
              "%llu MiB of its limit of %llu MiB until there is more (raise the limit or lower -m)",
              available->owner, (unsigned long long)available->bytes >> 10,
              (unsigned long long)bytes >> 10,
              (unsigned long long)present << superblock->page_shift >> 20,
-             (unsigned long long)atomic_load(&superblock->settings.memory_limit_bytes) >> 20);
-    atomic_fetch_add(&pool->shortage_number, 1);
-    wake_supervisor(superblock);
+             (unsigned long long)atomic_load(&run->settings.memory_limit_bytes) >> 20);
+    atomic_fetch_add(&growth->shortage_number, 1);
+    wake_supervisor(run);
 }
 
 /* In an attached process: that of its cgroup is none of the node's. */
@@ -309,23 +312,25 @@ note_own_shortage(struct segment *segment, bool is_short)
 
 /* Under the grow lock, with the whole limit in force. */
 static void
-note_recovery(struct superblock *superblock, uint64_t now_ns)
+note_recovery(struct run_head *run, uint64_t now_ns)
 {
-    struct page_pool *pool = &superblock->pool;
-    uint64_t since_ns = atomic_load(&pool->short_since_ns);
+    struct growth *growth = &run->growth;
+    uint64_t since_ns = atomic_load(&growth->short_since_ns);
     if (since_ns != 0) {
-        atomic_store(&pool->recovery_after_s, (uint32_t)((now_ns - since_ns) / SECOND_NS));
-        atomic_fetch_add(&pool->recovery_number, 1);
-        atomic_store(&pool->short_since_ns, 0);
-        wake_supervisor(superblock);
+        atomic_store(&growth->recovery_after_s, (uint32_t)((now_ns - since_ns) / SECOND_NS));
+        atomic_fetch_add(&growth->recovery_number, 1);
+        atomic_store(&growth->short_since_ns, 0);
+        wake_supervisor(run);
     }
 }
 
 static void
-raise_locked(struct superblock *superblock, uint64_t available_bytes, uint64_t now_ns)
+raise_locked(struct segment *segment, uint64_t available_bytes, uint64_t now_ns)
 {
-    struct page_pool *pool = &superblock->pool;
-    uint64_t limit = limit_pages(superblock);
+    const struct superblock *superblock = segment->superblock;
+    struct growth *growth = &segment->run->growth;
+    struct page_pool *pool = &segment->superblock->pool;
+    uint64_t limit = limit_pages(segment);
     uint64_t from = atomic_load(&pool->effective_count);
     uint64_t extent = EXTENT_BYTES >> superblock->page_shift;
     uint64_t spare =
@@ -338,23 +343,23 @@ raise_locked(struct superblock *superblock, uint64_t available_bytes, uint64_t n
     bool raised = to == limit || to >= from + extent;
     if (raised) {
         set_effective(pool, (uint32_t)to);
-        atomic_store(&pool->raised_at_ns, now_ns);
+        atomic_store(&growth->raised_at_ns, now_ns);
         CRASH_POINT(limit_raised_not_noted);
     }
-    atomic_store(&pool->raise_at_ns, now_ns + (raised ? RAISE_STEP_S : RAISE_LOOK_S) * SECOND_NS);
+    atomic_store(&growth->raise_at_ns, now_ns + (raised ? RAISE_STEP_S : RAISE_LOOK_S) * SECOND_NS);
     if (to == limit) {
-        note_recovery(superblock, now_ns);
+        note_recovery(segment->run, now_ns);
     }
 }
 
 void
 pool_raise(struct segment *segment, uint64_t now_ns)
 {
-    struct page_pool *pool = &segment->superblock->pool;
-    if (LIKELY(atomic_load_explicit(&pool->short_since_ns, memory_order_relaxed) == 0)) {
+    const struct growth *growth = &segment->run->growth;
+    if (LIKELY(atomic_load_explicit(&growth->short_since_ns, memory_order_relaxed) == 0)) {
         return;
     }
-    uint64_t at_ns = atomic_load_explicit(&pool->raise_at_ns, memory_order_relaxed);
+    uint64_t at_ns = atomic_load_explicit(&growth->raise_at_ns, memory_order_relaxed);
     /* No wait is longer: another process has written over the moment. */
     if (at_ns > now_ns && at_ns - now_ns <= RAISE_WAIT_MAX_S * SECOND_NS) {
         return;
@@ -362,8 +367,8 @@ pool_raise(struct segment *segment, uint64_t now_ns)
     struct memory_limit available;
     hostmem_available(&available);
     if (pool_lock(segment)) {
-        if (atomic_load(&pool->short_since_ns) != 0) {
-            raise_locked(segment->superblock, available.bytes, now_ns);
+        if (atomic_load(&growth->short_since_ns) != 0) {
+            raise_locked(segment, available.bytes, now_ns);
         }
         pool_unlock(segment);
     }
@@ -406,14 +411,15 @@ bool
 pool_set_limit(struct segment *segment, uint64_t bytes)
 {
     struct superblock *superblock = segment->superblock;
+    struct run_head *run = segment->run;
     if (bytes >> superblock->page_shift > superblock->page_count_max || !pool_lock(segment)) {
         return false;
     }
-    atomic_store(&superblock->pool.limit_check, ~bytes);
-    atomic_store(&superblock->settings.memory_limit_bytes, bytes);
+    atomic_store(&run->growth.limit_check, ~bytes);
+    atomic_store(&run->settings.memory_limit_bytes, bytes);
     CRASH_POINT(limit_set_not_in_force);
-    set_effective(&superblock->pool, limit_pages(superblock));
-    note_recovery(superblock, clock_boot_ns());
+    set_effective(&superblock->pool, limit_pages(segment));
+    note_recovery(run, clock_boot_ns());
     pool_unlock(segment);
     return true;
 }
@@ -475,7 +481,7 @@ pool_can_grow(const struct segment *segment)
     const struct page_pool *pool = &segment->superblock->pool;
     return atomic_load_explicit(&pool->present_count, memory_order_relaxed) <
                atomic_load_explicit(&pool->effective_count, memory_order_relaxed) &&
-           atomic_load_explicit(&pool->grow_stuck, memory_order_relaxed) == 0 &&
+           atomic_load_explicit(&segment->run->growth.grow_stuck, memory_order_relaxed) == 0 &&
            (LIKELY(segment->grow_again_at_ns == 0) || clock_boot_ns() >= segment->grow_again_at_ns);
 }
 
@@ -572,7 +578,7 @@ grow_locked(struct segment *segment, uint32_t bytes_max)
     if (segment->attached) {
         note_own_shortage(segment, !populated);
     } else if (!populated) {
-        note_shortage(superblock, &available, bytes);
+        note_shortage(segment, &available, bytes);
     }
     return populated;
 }
@@ -814,14 +820,16 @@ static bool
 audit_words(struct segment *segment, struct pool_audit *audit)
 {
     struct superblock *superblock = segment->superblock;
+    struct run_head *run = segment->run;
+    struct growth *growth = &run->growth;
     struct page_pool *pool = &superblock->pool;
     bool wrong = false;
-    uint64_t limit_bytes = atomic_load(&superblock->settings.memory_limit_bytes);
-    if (atomic_load(&pool->limit_check) != ~limit_bytes) {
+    uint64_t limit_bytes = atomic_load(&run->settings.memory_limit_bytes);
+    if (atomic_load(&growth->limit_check) != ~limit_bytes) {
         limit_bytes = audit->limit_bytes;
-        atomic_store(&superblock->settings.memory_limit_bytes, limit_bytes);
-        atomic_store(&pool->limit_check, ~limit_bytes);
-        set_effective(pool, limit_pages(superblock));
+        atomic_store(&run->settings.memory_limit_bytes, limit_bytes);
+        atomic_store(&growth->limit_check, ~limit_bytes);
+        set_effective(pool, limit_pages(segment));
         wrong = true;
     }
     audit->limit_bytes = limit_bytes;
@@ -834,17 +842,17 @@ audit_words(struct segment *segment, struct pool_audit *audit)
     }
     uint32_t effective = atomic_load(&pool->effective_count);
     if (atomic_load(&pool->effective_check) != ~effective) {
-        set_effective(pool, limit_pages(superblock));
+        set_effective(pool, limit_pages(segment));
         wrong = true;
     }
     /* A shortage that is forgotten and has not ended: nothing would raise the limit again. */
-    uint32_t recoveries = atomic_load(&pool->recovery_number);
-    if (audit->short_since_ns != 0 && atomic_load(&pool->short_since_ns) == 0 &&
+    uint32_t recoveries = atomic_load(&growth->recovery_number);
+    if (audit->short_since_ns != 0 && atomic_load(&growth->short_since_ns) == 0 &&
         audit->recoveries == recoveries) {
-        atomic_store(&pool->short_since_ns, audit->short_since_ns);
+        atomic_store(&growth->short_since_ns, audit->short_since_ns);
         wrong = true;
     }
-    audit->short_since_ns = atomic_load(&pool->short_since_ns);
+    audit->short_since_ns = atomic_load(&growth->short_since_ns);
     audit->recoveries = recoveries;
     return wrong;
 }
@@ -861,6 +869,19 @@ audit_present(struct segment *segment)
     return atomic_load(&pool->present_count) != before;
 }
 
+void
+pool_reopen(struct segment *segment)
+{
+    struct page_pool *pool = &segment->superblock->pool;
+    uint32_t populated = atomic_load(&pool->populated_count);
+    if (atomic_load(&pool->populated_check) != ~populated) {
+        populated = populated_by_owners(segment);
+        atomic_store(&pool->populated_check, ~populated);
+        atomic_store(&pool->populated_count, populated);
+    }
+    pool_repair(segment);
+}
+
 bool
 pool_audit(struct segment *segment, struct held_table *held, struct pool_audit *audit,
            uint64_t now_ns)
@@ -871,7 +892,7 @@ pool_audit(struct segment *segment, struct held_table *held, struct pool_audit *
     }
     audit->looked_at_ns = now_ns;
     if (audit->limit_bytes == 0) {
-        audit->limit_bytes = segment->superblock->boot_settings.memory_limit_bytes;
+        audit->limit_bytes = segment->run->boot_settings.memory_limit_bytes;
     }
     bool wrong = audit_words(segment, audit);
     pool_unlock(segment);

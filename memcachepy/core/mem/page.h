@@ -155,6 +155,10 @@ bool pool_set_limit(struct segment *segment, uint64_t bytes) MUST_CHECK;
  * had again, and a stopped process keeps the pool's lock; try again later. */
 bool pool_recover(struct segment *segment, struct held_table *held) MUST_CHECK;
 
+/* Makes the counts of the pool what the page directory and the limit of this run say; while no
+ * other process has the segment. */
+void pool_reopen(struct segment *segment);
+
 /* Whether pool_grow() could bring more. */
 bool pool_can_grow(const struct segment *segment);
 

@@ -1,6 +1,6 @@
 /* What `stats detail` counts: gets, hits, sets and deletes by the prefix of the key.
  *
- *   superblock.prefixes_at:  index, INDEX words     | generation 24 | tag 8 | unit 32 |
+ *   run_head.prefixes_at:  index, INDEX words     | generation 24 | tag 8 | unit 32 |
  *                            arena, units of 64 B   | counters | length | prefix | …
  *
  * Any process adds prefixes and counts, without a lock. A prefix gets a place in the arena, which

@@ -20,7 +20,7 @@
 static struct segment_settings *
 settings_of(struct protocol *protocol)
 {
-    return &store_superblock(protocol->store)->settings;
+    return &store_run(protocol->store)->settings;
 }
 
 /* A number with a fraction. */

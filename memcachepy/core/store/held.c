@@ -118,7 +118,7 @@ is_waiting_first(const struct store *store, uint64_t key_hash, uint32_t bytes)
 static uint64_t
 reserved_bytes(const struct store *store, uint64_t key_hash, uint32_t bytes)
 {
-    uint64_t word = atomic_load(&store->superblock->share_reserved);
+    uint64_t word = atomic_load(&store->run->share_reserved);
     if (LIKELY(!reservation_stands(store, word)) ||
         (reservation_is_own(store, word) && is_waiting_first(store, key_hash, bytes))) {
         return 0;
@@ -130,9 +130,9 @@ void
 share_leave(struct store *store)
 {
     store->wait.bytes = 0;
-    uint64_t word = atomic_load(&store->superblock->share_reserved);
+    uint64_t word = atomic_load(&store->run->share_reserved);
     if (word != 0 && reservation_is_own(store, word)) {
-        atomic_compare_exchange_strong(&store->superblock->share_reserved, &word, 0);
+        atomic_compare_exchange_strong(&store->run->share_reserved, &word, 0);
     }
 }
 
@@ -155,11 +155,10 @@ share_wait(struct store *store, uint64_t key_hash, uint32_t bytes)
     }
     /* Both as the word tells them: of two that have waited as long neither takes from the other. */
     uint64_t waited_ms = ms_since(store, moment_of_ms(wait->since_ms));
-    uint64_t word = atomic_load(&store->superblock->share_reserved);
+    uint64_t word = atomic_load(&store->run->share_reserved);
     if (!reservation_stands(store, word) || reservation_is_own(store, word) ||
         ms_since(store, word >> 18 & MOMENT_MASK) < waited_ms) {
-        atomic_compare_exchange_strong(&store->superblock->share_reserved, &word,
-                                       reservation_make(store));
+        atomic_compare_exchange_strong(&store->run->share_reserved, &word, reservation_make(store));
     }
 }
 

@@ -217,7 +217,7 @@ word_is_expired(const struct store *store, uint32_t expire_word)
 static inline uint16_t
 epoch_now(const struct store *store)
 {
-    return (uint16_t)atomic_load_explicit(&store->superblock->flush, memory_order_relaxed);
+    return (uint16_t)atomic_load_explicit(&store->superblock->flush[0], memory_order_relaxed);
 }
 
 static inline bool

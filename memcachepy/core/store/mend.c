@@ -30,8 +30,8 @@ lock_numbered(const struct store *store, uint32_t number)
 {
     uint32_t shard_count = store->superblock->shard_count;
     return number < shard_count    ? &store->locks[number].lock
-           : number == shard_count ? &store->superblock->pool.grow_lock
-                                   : &store->superblock->configs.lock;
+           : number == shard_count ? &store->run->growth.grow_lock
+                                   : &store->run->configs.lock;
 }
 
 static bool
@@ -162,12 +162,11 @@ ignore(void *context, const char *sentence)
 static bool
 check_one_in_full(struct store *store)
 {
-    const struct superblock *superblock = store->superblock;
-    uint32_t mends =
-        atomic_load(&superblock->mended_count) + atomic_load(&superblock->emptied_count);
+    const struct run_head *run = store->run;
+    uint32_t mends = atomic_load(&run->mended_count) + atomic_load(&run->emptied_count);
     if (mends != store->audit_mends) {
         store->audit_mends = mends;
-        store->audit_next = superblock->shard_count;
+        store->audit_next = store->superblock->shard_count;
     }
     if (store->audit_next == 0) {
         return false;
@@ -239,7 +238,7 @@ store_audit(struct store *store, uint64_t now_ns)
     store->audited_at_ns = now_ns;
     audit_held(store, now_ns);
     if (pool_audit(store->segment, store->held, &store->pool_audit, now_ns)) {
-        atomic_fetch_add(&store->superblock->mended_count, 1);
+        atomic_fetch_add(&store->run->mended_count, 1);
     }
     for (unsigned i = 0; i < AUDIT_SHARDS && i <= store->shard_mask; i++) {
         struct shard *shard = &store->shards[store->audit_turn++ & store->shard_mask];

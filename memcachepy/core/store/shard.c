@@ -29,10 +29,10 @@ word_is_loggable(const struct store *store, const struct shard *shard, uint64_t 
     uint64_t shard_at = (uint64_t)((const uint8_t *)shard - store->base);
     uint64_t word_at = (uint64_t)((const uint8_t *)table_word_at(store, shard) - store->base);
     return offset % bytes == 0 &&
-           (word_in(offset, superblock->held_at, superblock->logs_at) ||
+           (word_in(offset, superblock->held_at, superblock->shards_at) ||
             word_in(offset, shard_at + offsetof(struct shard, open_bucket),
                     shard_at + offsetof(struct shard, journal)) ||
-            offset == word_at || word_in(offset, superblock->tables_at, superblock->prefixes_at) ||
+            offset == word_at || word_in(offset, superblock->tables_at, superblock->freemap_at) ||
             word_in(offset, superblock->pages_at, store->data_end));
 }
 
@@ -104,7 +104,7 @@ void
 shard_mend(struct store *store, struct shard *shard)
 {
     shard_rebuild(store, shard);
-    atomic_fetch_add(&store->superblock->mended_count, 1);
+    atomic_fetch_add(&store->run->mended_count, 1);
 }
 
 /* What three repairs in turn did not survive has words that lead them astray: all but whose its
@@ -113,8 +113,8 @@ static void
 give_up(struct store *store, struct shard *shard)
 {
     shard_empty(store, shard);
-    atomic_store(&store->superblock->emptied_shard, shard_index(store, shard));
-    atomic_fetch_add(&store->superblock->emptied_count, 1);
+    atomic_store(&store->run->emptied_shard, shard_index(store, shard));
+    atomic_fetch_add(&store->run->emptied_count, 1);
 }
 
 /* False: that is not enough. */
@@ -148,6 +148,20 @@ shard_repair(struct store *store, struct shard *shard)
     shard->sums.repairs++;
     STORES_IN_ORDER();
     shard->repair_attempts = 0;
+}
+
+void
+shard_reopen(struct store *store, struct shard *shard)
+{
+    bool is_cut_off = atomic_load(&shard->journal.count) != 0 ||
+                      atomic_load(&shard->open_bucket) != 0 || shard->reclaiming != 0 ||
+                      shard->repair_attempts != 0 ||
+                      (atomic_load(table_word_at(store, shard)) & TABLE_WORD_REBUILDING) != 0;
+    if (is_cut_off) {
+        shard_repair(store, shard);
+    } else if (!shard_is_plausible(store, shard)) {
+        shard_mend(store, shard);
+    }
 }
 
 /* The holder has moved on, or is about to let go. Beside the lock, so the look costs nothing. */

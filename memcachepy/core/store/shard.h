@@ -9,7 +9,8 @@
  * what the process was doing. The bucket that readers look at stays odd until after the commit, so
  * no reader has ever seen what is undone. Chunks are filled before the transaction links them.
  *
- * The lock is robust and process-shared, and lies in an array of its own (locks_at).
+ * The lock is robust and process-shared, and lies in the run segment, for it is of no use
+ * to a later run.
  *
  * Included by store/ only; the protocol sees store/store.h. */
 #ifndef STORE_SHARD_H
@@ -170,6 +171,7 @@ struct track_mapping;
 struct store {
     struct segment *segment;
     struct superblock *superblock;
+    struct run_head *run;
     uint8_t *base;
     struct shard *shards;
     struct shard_lock *locks;            /* of each shard */
@@ -194,13 +196,14 @@ struct store {
     uint32_t wall_s;        /* seconds of the system clock since the segment's base */
     int64_t clocks_apart_s; /* that less the node's; changes only when somebody steps a clock */
     bool peeks;             /* Who looks leaves no trace. */
-    uint32_t tracking_seen; /* superblock.tracking, as of the last tick */
+    uint32_t tracking_seen; /* run_head.tracking, as of the last tick */
     struct track_mapping *tracks; /* of the nodes that copies come from; NULL: there are none */
     bool draining;                /* the page that is leaving stays though it becomes empty */
     uint32_t shrink_turn;         /* the shard that gives a page next */
     struct share_wait wait;
     struct held_left left;
-    uint32_t table_turn; /* the shard whose table shrinks next */
+    uint32_t table_turn;      /* the shard whose table shrinks next */
+    uint64_t clocks_noted_ms; /* for a later run; by the maintainer */
     struct sweep_pass sweep;
     struct pool_ahead ahead;
     struct hugepage_pass huge;
@@ -235,8 +238,7 @@ shard_of_hash(const struct store *store, uint64_t hash)
 static inline uint64_t
 memory_limit_bytes(const struct store *store)
 {
-    return atomic_load_explicit(&store->superblock->settings.memory_limit_bytes,
-                                memory_order_relaxed);
+    return atomic_load_explicit(&store->run->settings.memory_limit_bytes, memory_order_relaxed);
 }
 
 /* Without a look into the shard, which readers never touch. */
@@ -337,6 +339,10 @@ bool shard_lock(struct store *store, struct shard *shard) MUST_CHECK;
 bool shard_try_lock(struct store *store, struct shard *shard) MUST_CHECK;
 
 void shard_unlock(struct store *store, struct shard *shard);
+
+/* Under the lock, of a shard that the processes of an earlier run have left: repairs it, if one of
+ * them was in the middle of something. */
+void shard_reopen(struct store *store, struct shard *shard);
 
 /* Under the lock: rebuilds a shard whose words have proved to be damaged, and counts it. */
 void shard_mend(struct store *store, struct shard *shard);

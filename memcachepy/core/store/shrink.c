@@ -41,7 +41,7 @@ store_set_memory_limit(struct store *store, uint64_t bytes)
 uint64_t
 store_item_size_max(const struct store *store)
 {
-    uint64_t configured = store->superblock->boot_settings.item_size_max_bytes;
+    uint64_t configured = store->run->boot_settings.item_size_max_bytes;
     uint64_t half = memory_limit_bytes(store) / 2;
     return configured < half ? configured : half;
 }

@@ -385,7 +385,7 @@ static void
 note_page_move(struct store *store, uint32_t from_class, uint32_t to_class)
 {
     COUNT(&store->slot->counters, slabs_moved);
-    if (log_is_watched(store->superblock, LOG_SYSEVENTS)) {
+    if (log_is_watched(store->run, LOG_SYSEVENTS)) {
         tell_page_moved(store, from_class, to_class);
     }
 }
