@@ -392,6 +392,15 @@ is_laid_out(const struct superblock *superblock, size_t shard_bytes)
            memcmp(again.constants, superblock->constants, sizeof(again.constants)) == 0;
 }
 
+static void
+say_damaged(bool is_file, char *sentence)
+{
+    snprintf(sentence, SEGMENT_SENTENCE_MAX,
+             is_file ? "the file is damaged: its head has been written over"
+                     : "the node's segment is damaged: another process has written over its head; "
+                       "restart the node");
+}
+
 bool
 data_refuse(const struct superblock *superblock, uint64_t bytes, const struct data_format *format,
             bool is_file, char *sentence)
@@ -415,19 +424,16 @@ data_refuse(const struct superblock *superblock, uint64_t bytes, const struct da
     } else if (superblock->bytes != bytes) {
         snprintf(sentence, SEGMENT_SENTENCE_MAX, "%s says it has %llu bytes and has %llu", what,
                  (unsigned long long)superblock->bytes, (unsigned long long)bytes);
-    } else if (superblock->constants_check != data_constants_check(superblock) ||
-               !is_laid_out(superblock, format->shard_bytes)) {
-        snprintf(sentence, SEGMENT_SENTENCE_MAX,
-                 is_file ? "%s is damaged: its head has been written over"
-                         : "%s is damaged: another process has written over its head; restart the "
-                           "node",
-                 what);
+    } else if (superblock->constants_check != data_constants_check(superblock)) {
+        say_damaged(is_file, sentence);
     } else if (unknown != 0) {
         char name[64];
         name_feature(unknown, name, sizeof(name));
         snprintf(sentence, SEGMENT_SENTENCE_MAX,
                  "%s needs %s, which this memcachepy does not know: use the %s", what, name,
                  release);
+    } else if (!is_laid_out(superblock, format->shard_bytes)) {
+        say_damaged(is_file, sentence);
     } else {
         return false;
     }

@@ -30,7 +30,7 @@ enum chunk_kind {
     CHUNK_FREE,
     CHUNK_LIVE,     /* an item that a bucket refers to */
     CHUNK_CONT,     /* belongs to the item at `head` */
-    CHUNK_UPLOAD,   /* head of a chain that is being filled; a process slot refers to it */
+    CHUNK_UPLOAD,   /* head of a chain that is being filled; a held table refers to it */
     CHUNK_DETACHED, /* unlinked, kept for those who pinned it, or being reclaimed */
 };
 

@@ -180,8 +180,10 @@ announce(struct store *store, const struct shard *shard)
 {
     struct process_slot *slot = store->slot;
     uint32_t count = atomic_load_explicit(&slot->lock_count, memory_order_relaxed);
+    uint32_t index = shard_index(store, shard);
+    store->lock = &store->locks[index];
     atomic_store_explicit(&slot->lock_count, count + 1, memory_order_relaxed);
-    atomic_store_explicit(&slot->wanted_shard, shard_index(store, shard) + 1, memory_order_relaxed);
+    atomic_store_explicit(&slot->wanted_shard, index + 1, memory_order_relaxed);
 }
 
 static void
@@ -191,10 +193,11 @@ renounce(struct store *store)
 }
 
 static void
-note_holder(struct store *store, struct shard *shard)
+note_holder(struct store *store)
 {
-    clear_stuck(shard_lock_of(store, shard));
-    atomic_store_explicit(&store->slot->locked_shard, shard_index(store, shard) + 1,
+    struct shard_lock *lock = store->lock;
+    clear_stuck(lock);
+    atomic_store_explicit(&store->slot->locked_shard, (uint32_t)(lock - store->locks) + 1,
                           memory_order_relaxed);
 }
 
@@ -206,12 +209,12 @@ lock_result_held(struct store *store, struct shard *shard, enum lock_result resu
         renounce(store);
         return false;
     case LOCK_OWNER_DIED:
-        note_holder(store, shard);
+        note_holder(store);
         shard_repair(store, shard);
-        lock_repaired(&shard_lock_of(store, shard)->lock);
+        lock_repaired(&store->lock->lock);
         return true;
     case LOCK_OK:
-        note_holder(store, shard);
+        note_holder(store);
         return true;
     }
     return false;
@@ -221,7 +224,7 @@ bool
 shard_try_lock(struct store *store, struct shard *shard)
 {
     announce(store, shard);
-    return lock_result_held(store, shard, lock_try(&shard_lock_of(store, shard)->lock));
+    return lock_result_held(store, shard, lock_try(&store->lock->lock));
 }
 
 /* A mark that comes late, when the holder has just moved on, costs those who meet the next holder
@@ -229,15 +232,14 @@ shard_try_lock(struct store *store, struct shard *shard)
 static enum lock_result
 wait_for_holder(struct store *store, struct shard *shard)
 {
-    struct shard_lock *lock = shard_lock_of(store, shard);
     enum lock_result result = LOCK_TIMEOUT;
     for (unsigned i = 0; result == LOCK_TIMEOUT && i < LOCK_WAITS_MAX; i++) {
         announce(store, shard);
         COUNT(&store->slot->counters, lock_waits);
-        result = lock_acquire(&lock->lock, LOCK_WAIT_MS);
+        result = lock_acquire(&store->lock->lock, LOCK_WAIT_MS);
     }
     if (result == LOCK_TIMEOUT) {
-        atomic_store_explicit(&lock->stuck, 1, memory_order_relaxed);
+        atomic_store_explicit(&store->lock->stuck, 1, memory_order_relaxed);
     }
     return result;
 }
@@ -246,9 +248,9 @@ bool
 shard_lock(struct store *store, struct shard *shard)
 {
     announce(store, shard);
-    enum lock_result result = lock_try(&shard_lock_of(store, shard)->lock);
+    enum lock_result result = lock_try(&store->lock->lock);
     if (UNLIKELY(result == LOCK_TIMEOUT) &&
-        atomic_load_explicit(&shard_lock_of(store, shard)->stuck, memory_order_relaxed) == 0) {
+        atomic_load_explicit(&store->lock->stuck, memory_order_relaxed) == 0) {
         result = wait_for_holder(store, shard);
     }
     return lock_result_held(store, shard, result);
@@ -260,9 +262,11 @@ shard_unlock(struct store *store, struct shard *shard)
     DCHECK(atomic_load(&shard->journal.count) == 0);
     DCHECK(atomic_load(&shard->open_bucket) == 0);
     DCHECK(shard->reclaiming == 0);
-    clear_stuck(shard_lock_of(store, shard));
+    DCHECK(store->lock == &store->locks[shard_index(store, shard)]);
+    (void)shard;
+    clear_stuck(store->lock);
     atomic_store_explicit(&store->slot->locked_shard, 0, memory_order_relaxed);
-    lock_release(&shard_lock_of(store, shard)->lock);
+    lock_release(&store->lock->lock);
     renounce(store);
 }
 

@@ -174,7 +174,8 @@ struct store {
     struct run_head *run;
     uint8_t *base;
     struct shard *shards;
-    struct shard_lock *locks;            /* of each shard */
+    struct shard_lock *locks;            /* of each shard, */
+    struct shard_lock *lock;             /* and of the one that was tried last */
     _Atomic uint64_t *table_words;       /* of each shard */
     _Atomic uint32_t *table_directories; /* see hashtable.h */
     struct process_slot *slot;
@@ -187,7 +188,8 @@ struct store {
     uint32_t chunk_bytes_max;
     uint32_t count_max;    /* highest hit count of an item under the policy */
     bool counts_by_chance; /* not every hit raises the count */
-    uint32_t random;       /* never 0 */
+    bool cas_enabled;
+    uint32_t random; /* never 0 */
     uint32_t table_pages_max;
     uint32_t page_count_max;
     /* As of the last tick. */
@@ -246,12 +248,6 @@ static inline uint32_t
 shard_index(const struct store *store, const struct shard *shard)
 {
     return (uint32_t)(shard - store->shards);
-}
-
-static inline struct shard_lock *
-shard_lock_of(const struct store *store, const struct shard *shard)
-{
-    return &store->locks[shard_index(store, shard)];
 }
 
 static inline void *

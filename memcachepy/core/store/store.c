@@ -108,6 +108,7 @@ store_open(struct segment *segment, unsigned slot_index)
     store->chunk_bytes_max = superblock->chunk_bytes[superblock->class_count];
     store->counts_by_chance = is_lfu_policy(store);
     store->count_max = store->counts_by_chance ? COUNT_MAX_LFU : COUNT_MAX;
+    store->cas_enabled = segment->run->boot_settings.cas_enabled;
     store->random = (uint32_t)store->hash_key.word[0] ^ slot_index << 16 ^ 1u << 31;
     store->random |= 1;
     map_sizes_to_classes(store);
