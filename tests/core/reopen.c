@@ -3,7 +3,7 @@
  * be.
  *
  * usage: reopen FILE keeps | reboots | refuses | holds | fingerprint
- *        reopen FILE dies ROUNDS SEED */
+ *        reopen FILE dies | killed ROUNDS SEED */
 #include "expect.h"
 #include "ledger.h"
 
@@ -15,6 +15,8 @@
 #include "store/sweep.h"
 
 #include <fcntl.h>
+#include <sched.h>
+#include <sys/prctl.h>
 
 #define MIB (UINT64_C(1) << 20)
 #define FILE_BYTES (64 * MIB)
@@ -599,6 +601,97 @@ the_death_of_all_loses_nothing_acknowledged(unsigned rounds, uint64_t seed)
     EXPECT(deaths >= rounds / 2 && repaired != 0);
 }
 
+/* ---- deaths at any instruction -------------------------------------------------------------- */
+
+#define WORKERS 3
+
+static void
+work(unsigned index, uint64_t seed)
+{
+    static uint8_t buffer[VALUE_MAX];
+    random_state = seed;
+    ledger += index;
+    EXPECT(prctl(PR_SET_PDEATHSIG, SIGKILL) == 0);
+    segment_claim_slot(segment, SLOT_WORKER_FIRST + index);
+    store = store_open(segment, SLOT_WORKER_FIRST + index);
+    for (;;) {
+        fill((unsigned)draw(FILLER_COUNT));
+        (void)!store_maintain(store);
+        operate(store, buffer);
+    }
+}
+
+/* A node of several workers, in a process group of its own. */
+static void
+serve(unsigned round, uint64_t seed)
+{
+    struct segment_settings settings = settings_of_round(round);
+    settings.worker_count = WORKERS + round % 3;
+    EXPECT(setpgid(0, 0) == 0 && prctl(PR_SET_PDEATHSIG, SIGKILL) == 0);
+    (void)reopen(settings);
+    for (unsigned i = 0; i < WORKERS; i++) {
+        if (fork() == 0) {
+            work(i, seed + i);
+        }
+    }
+    for (;;) {
+        pause();
+    }
+}
+
+static uint64_t
+operations_of(const struct ledger *ledgers)
+{
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < WORKERS; i++) {
+        sum += *(const volatile uint64_t *)&ledgers[i].operations;
+    }
+    return sum;
+}
+
+static void
+workers_killed_together_lose_nothing_acknowledged(unsigned rounds, uint64_t seed)
+{
+    struct ledger *ledgers = ledgers_make(WORKERS);
+    uint64_t repaired = 0, released = 0;
+    EXPECT(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0); /* The workers are waited for, too. */
+    create();
+    close_all();
+    for (unsigned i = 0; i < rounds; i++) {
+        char when[128];
+        fflush(stdout);
+        random_state = seed + i * 2654435761u;
+        uint64_t until = operations_of(ledgers) + 1 + draw(500);
+        ledger = ledgers;
+        pid_t pid = fork();
+        if (pid == 0) {
+            serve(i, random_state);
+        }
+        while (operations_of(ledgers) < until) {
+            int status;
+            EXPECT(waitpid(-1, &status, WNOHANG) == 0); /* None of them ends by itself. */
+            sched_yield();
+        }
+        EXPECT(kill(-pid, SIGKILL) == 0);
+        while (wait(NULL) > 0) {
+        }
+        struct reopened reopened = reopen(settings_of_round(i + 1));
+        repaired += reopened.shards_repaired;
+        released += reopened.uploads_freed + reopened.pins_released;
+        EXPECT(reopened.shards_rebuilt == 0);
+        snprintf(when, sizeof(when), "round %u, seed %" PRIu64, i, seed);
+        expect_sound(segment, store, when);
+        for (unsigned j = 0; j < WORKERS; j++) {
+            ledger = &ledgers[j];
+            verify(store);
+        }
+        close_all();
+    }
+    printf("%" PRIu64 " shards repaired, %" PRIu64 " uploads and pins released, %" PRIu64
+           " operations\n",
+           repaired, released, operations_of(ledgers));
+}
+
 int
 main(int argc, char **argv)
 {
@@ -618,8 +711,13 @@ main(int argc, char **argv)
         close_all();
     } else {
         EXPECT(argc > 4);
-        the_death_of_all_loses_nothing_acknowledged((unsigned)atoi(argv[3]),
-                                                    strtoull(argv[4], NULL, 10));
+        unsigned rounds = (unsigned)atoi(argv[3]);
+        uint64_t seed = strtoull(argv[4], NULL, 10);
+        if (strcmp(argv[2], "dies") == 0) {
+            the_death_of_all_loses_nothing_acknowledged(rounds, seed);
+        } else {
+            workers_killed_together_lose_nothing_acknowledged(rounds, seed);
+        }
     }
     puts("ok");
     return 0;

@@ -67,6 +67,11 @@ def test_the_death_of_all_processes_at_any_point_loses_nothing_acknowledged(
     print(run(program, file, "dies", 200, seed), "seed", seed)
 
 
+def test_workers_killed_together_lose_nothing_acknowledged(program: Path, file: Path) -> None:
+    seed = random.randrange(1, 2**31)
+    print(run(program, file, "killed", 60, seed), "seed", seed)
+
+
 def test_builds_of_one_source_have_one_fingerprint(program: Path, tmp_path: Path) -> None:
     other = compile_program(HERE / "reopen.c", tmp_path / "other", "-O2", *DEBUGGING, *WRAPS)
     segment = _core.Segment({"memory_limit_bytes": 2 << 20})
