@@ -61,8 +61,8 @@ class Segment:
             MemoryShortage: the limits of the host or of a cgroup are too small.
         """
     @classmethod
-    def attach(cls, fd: int) -> Self:
-        """Map a segment that another process created; `fd` is duplicated.
+    def attach(cls, fd: int, run_fd: int) -> Self:
+        """Map a segment that another process created; both descriptors are duplicated.
 
         Only to look at: what takes locks (`counters` and `check` among them) works in the
         supervisor's slot until `claim_slot` chose another.
@@ -71,7 +71,13 @@ class Segment:
             CoreError: it is no segment, or one of another build.
         """
     @property
-    def fd(self) -> int: ...
+    def fd(self) -> int:
+        """Of the part that holds the data."""
+
+    @property
+    def run_fd(self) -> int:
+        """Of the part that belongs to this run: locks, slots, settings."""
+
     @property
     def reserve_bytes(self) -> int:
         """Address space set aside for the largest limit that can be asked for later."""
@@ -320,11 +326,12 @@ class Cache:
     def incr(self, key: str | bytes, delta: int = 1) -> int | None: ...
     def decr(self, key: str | bytes, delta: int = 1) -> int | None: ...
     def close(self) -> None: ...
-    def _open(self, fd: int, slot: int, connection_fd: int, farewell: bytes) -> None:
+    def _open(self, fd: int, run_fd: int, slot: int, connection_fd: int, farewell: bytes) -> None:
         """Map the segment and use the slot, which the node has claimed for this process.
 
         Args:
-            fd: of the segment; duplicated.
+            fd: of the segment's data; duplicated.
+            run_fd: of its run; duplicated.
             slot: of an attached process.
             connection_fd: its end is the node's; owned and closed by the object from now on.
             farewell: sent over it when the slot is no longer used, but not by a forked child.
@@ -341,7 +348,7 @@ class CopyNode:
     process that is stopped holds one.
     """
 
-    def open(self, fd: int, slot: int, connection_fd: int, farewell: bytes, /) -> None:
+    def open(self, fd: int, run_fd: int, slot: int, connection_fd: int, farewell: bytes, /) -> None:
         """As `Cache._open`."""
     def close(self) -> None:
         """Let go of the node. Of a session that goes on all copies are hidden."""

@@ -71,7 +71,11 @@ class Cache(_core.Cache):
         with attachment:
             try:
                 self._open(
-                    attachment.fd, attachment.slot, attachment.connection.fileno(), say("detach")
+                    attachment.fd,
+                    attachment.run_fd,
+                    attachment.slot,
+                    attachment.connection.fileno(),
+                    say("detach"),
                 )
             except _core.CoreError as error:
                 raise AttachError(str(error)) from None

@@ -34,6 +34,7 @@ class Attachment:
 
     connection: socket.socket
     fd: int
+    run_fd: int
     slot: int
 
     def __enter__(self) -> Self:
@@ -47,6 +48,7 @@ class Attachment:
     ) -> None:
         self.connection.close()
         os.close(self.fd)
+        os.close(self.run_fd)
 
 
 def say(operation: str) -> bytes:
@@ -67,11 +69,11 @@ def attach_to(address: Address, timeout_s: float) -> Attachment:
     deadline_s = time.monotonic() + timeout_s
     connection, path = connect_to_node(address, deadline_s)
     try:
-        fd, slot = _ask(connection, path, deadline_s)
+        fd, run_fd, slot = _ask(connection, path, deadline_s)
     except BaseException:
         connection.close()
         raise
-    return Attachment(connection, fd, slot)
+    return Attachment(connection, fd, run_fd, slot)
 
 
 def connect_to_node(address: Address, deadline_s: float) -> tuple[socket.socket, Path]:
@@ -134,8 +136,8 @@ def _connect(path: Path, deadline_s: float) -> socket.socket | None:
     return connection
 
 
-def _ask(connection: socket.socket, path: Path, deadline_s: float) -> tuple[int, int]:
-    """The segment's descriptor and the slot."""
+def _ask(connection: socket.socket, path: Path, deadline_s: float) -> tuple[int, int, int]:
+    """The segment's two descriptors and the slot."""
     fds: list[int] = []
     line = b""
     try:
@@ -143,7 +145,7 @@ def _ask(connection: socket.socket, path: Path, deadline_s: float) -> tuple[int,
             connection.sendall(say("attach"))
         while not line.endswith(b"\n") and len(line) <= LINE_BYTES_MAX:
             connection.settimeout(_seconds_to(deadline_s))
-            data, more, _, _ = socket.recv_fds(connection, LINE_BYTES_MAX, 1)
+            data, more, _, _ = socket.recv_fds(connection, LINE_BYTES_MAX, 2)
             fds += more
             if not data:
                 raise AttachError(f"the node at {path} hung up")
@@ -151,9 +153,10 @@ def _ask(connection: socket.socket, path: Path, deadline_s: float) -> tuple[int,
         answer = decode(line)
         if not answer.get("ok"):
             raise AttachError(f"the node at {path} refuses: {answer.get('error')}")
-        if len(fds) != 1 or not isinstance(answer.get("slot"), int):
+        if len(fds) != 2 or not isinstance(answer.get("slot"), int):
             raise AttachError(f"what answers at {path} is no node of memcachepy")
-        return fds.pop(), answer["slot"]
+        run_fd, fd = fds.pop(), fds.pop()
+        return fd, run_fd, answer["slot"]
     except TimeoutError:
         raise AttachError(f"the node at {path} does not answer in time") from None
     except (OSError, ValueError) as error:

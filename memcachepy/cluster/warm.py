@@ -202,7 +202,11 @@ class WarmChange:
         with attachment:
             try:
                 core.open(
-                    attachment.fd, attachment.slot, attachment.connection.fileno(), say("detach")
+                    attachment.fd,
+                    attachment.run_fd,
+                    attachment.slot,
+                    attachment.connection.fileno(),
+                    say("detach"),
                 )
             except _core.CoreError as error:
                 raise WarmError(f"cannot copy from or to {member.address}: {error}") from None

@@ -19,7 +19,7 @@ import selectors
 import signal
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -224,8 +224,8 @@ class Control:
         except (ValueError, Refusal) as error:
             self._reply(peer, {"ok": False, "error": str(error)})
 
-    def _reply(self, peer: Peer, message: Mapping[str, object], fd: int = -1) -> None:
-        if peer.socket is not None and not _send(peer.socket, encode(message), fd):
+    def _reply(self, peer: Peer, message: Mapping[str, object], fds: Sequence[int] = ()) -> None:
+        if peer.socket is not None and not _send(peer.socket, encode(message), fds):
             self._on_disconnect(peer)
 
     def _on_disconnect(self, peer: Peer) -> None:
@@ -281,7 +281,7 @@ class Control:
                 "layout_version": _core.LAYOUT_VERSION,
                 "version": __version__,
             },
-            self._segment.fd,
+            (self._segment.fd, self._segment.run_fd),
         )
 
     def _detach(self, peer: Peer, _request: Mapping[str, object]) -> None:
@@ -377,10 +377,10 @@ class Control:
         self._forget(peer)
 
 
-def _send(connection: socket.socket, data: bytes, fd: int = -1) -> bool:
-    """Whole or not at all, without waiting; with a copy of the descriptor if there is one."""
-    rights = array.array("i", [fd])
-    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if fd >= 0 else []
+def _send(connection: socket.socket, data: bytes, fds: Sequence[int] = ()) -> bool:
+    """Whole or not at all, without waiting; with copies of the descriptors if there are some."""
+    rights = array.array("i", fds)
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if fds else []
     with suppress(OSError):
         flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
         return connection.sendmsg([data], ancillary, flags) == len(data)

@@ -179,7 +179,13 @@ class Supervisor:
                 _core.SLOT_ACCEPTOR, listener_fds, channel_fds, wake_fd, self._liveness_fd
             )
 
-        keep_fds = [self._segment.fd, self._liveness_fd, *listener_fds, *channel_fds]
+        keep_fds = [
+            self._segment.fd,
+            self._segment.run_fd,
+            self._liveness_fd,
+            *listener_fds,
+            *channel_fds,
+        ]
         return Child(_core.SLOT_ACCEPTOR, "acceptor", keep_fds, run)
 
     def _maintainer(self) -> Child:
@@ -187,7 +193,7 @@ class Supervisor:
             wake_fd = self._children[_core.SLOT_MAINTAINER].wake_fd
             return self._segment.run_maintainer(_core.SLOT_MAINTAINER, wake_fd, self._liveness_fd)
 
-        keep_fds = [self._segment.fd, self._liveness_fd]
+        keep_fds = [self._segment.fd, self._segment.run_fd, self._liveness_fd]
         return Child(_core.SLOT_MAINTAINER, "maintainer", keep_fds, run)
 
     def _discovery_child(self) -> Child:
@@ -205,7 +211,7 @@ class Supervisor:
                 self._discovery.wake_fd, self._liveness_fd, on_settled
             )
 
-        keep_fds = [self._segment.fd, self._liveness_fd]
+        keep_fds = [self._segment.fd, self._segment.run_fd, self._liveness_fd]
         return Child(_core.SLOT_DISCOVERY, "discovery", keep_fds, run)
 
     def _worker(self, slot: int) -> Child:
@@ -215,7 +221,7 @@ class Supervisor:
             wake_fd = self._children[slot].wake_fd
             return self._segment.run_worker(slot, channel_fd, wake_fd, self._liveness_fd)
 
-        keep_fds = [self._segment.fd, self._liveness_fd, channel_fd]
+        keep_fds = [self._segment.fd, self._segment.run_fd, self._liveness_fd, channel_fd]
         return Child(slot, f"worker-{slot - _core.SLOT_WORKER_FIRST}", keep_fds, run)
 
     def _channel_fd(self, slot: int) -> int:

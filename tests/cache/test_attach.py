@@ -128,7 +128,7 @@ def test_each_cache_has_a_slot_of_its_own(node: Node, path: Path) -> None:
 
 
 @contextmanager
-def answering(path: Path, answer: bytes, fd: int = -1) -> Iterator[None]:
+def answering(path: Path, answer: bytes, *fds: int) -> Iterator[None]:
     """Something that is no node answers at the path, and keeps the connections open."""
     over = threading.Event()
     with socket.socket(socket.AF_UNIX) as listener:
@@ -138,8 +138,8 @@ def answering(path: Path, answer: bytes, fd: int = -1) -> Iterator[None]:
         def serve() -> None:
             connection, _ = listener.accept()
             with connection:
-                if fd >= 0:
-                    socket.send_fds(connection, [answer], [fd])
+                if fds:
+                    socket.send_fds(connection, [answer], fds)
                 elif answer:
                     connection.sendall(answer)
                 over.wait(10)
@@ -174,16 +174,16 @@ def test_node_that_does_not_answer_in_time(path: Path) -> None:
         Cache.attach(path, timeout_s=0.1)
 
 
-LAYOUT_VERSION_AT, FINGERPRINT_AT, RESERVE_AT = 8, 12, 16
+LAYOUT_VERSION_AT, FINGERPRINT_AT, DATA_BYTES_AT, RUN_BYTES_AT = 8, 12, 32, 16
 
 
-def forged(segment: _core.Segment, changes: dict[int, bytes], size: int | None = None) -> int:
-    """A sealed copy of the segment's superblock with other bytes at some places."""
+def forged(part: int, changes: dict[int, bytes], size: int | None = None) -> int:
+    """A sealed copy of the head of a part of a segment with other bytes at some places."""
     fd = os.memfd_create("forged", os.MFD_ALLOW_SEALING)
-    os.pwrite(fd, os.pread(segment.fd, 65536, 0), 0)
+    os.pwrite(fd, os.pread(part, 65536, 0), 0)
     for offset, data in changes.items():
         os.pwrite(fd, data, offset)
-    os.ftruncate(fd, segment.reserve_bytes if size is None else size)
+    os.ftruncate(fd, os.fstat(part).st_size if size is None else size)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
     return fd
 
@@ -192,27 +192,45 @@ def test_what_is_not_this_builds_segment_is_refused_before_use(path: Path) -> No
     segment = _core.Segment({"memory_limit_bytes": 2 << 20, "worker_count": 1})
     answer = json.dumps({"v": 1, "ok": True, "slot": 4}).encode() + b"\n"
     newer = (_core.LAYOUT_VERSION + 1).to_bytes(4, "little")
-    cases = [
-        (forged(segment, {0: b"SOMETHING"}), "no segment of a node"),
-        (forged(segment, {}, 100), "no segment of a node"),
-        (forged(segment, {LAYOUT_VERSION_AT: newer}), "use the same release as the node"),
-        (forged(segment, {FINGERPRINT_AT: b"\0\0\0\0"}), "another build .00000000."),
-        (forged(segment, {RESERVE_AT: bytes(8)}), "says it has 0 bytes"),
-        (os.memfd_create("unsealed"), "no segment of a node"),
-        (os.open("/dev/null", os.O_RDWR), "no segment of a node"),
+    wrong = [
+        ({0: b"SOMETHING"}, None, "no segment of a node"),
+        ({}, 100, "no segment of a node"),
+        ({LAYOUT_VERSION_AT: newer}, None, "use the same release as the node"),
+        ({FINGERPRINT_AT: b"\0\0\0\0"}, None, "another build .00000000."),
     ]
-    for fd, why in cases:
-        with answering(path, answer, fd), pytest.raises(errors.AttachError, match=why):
+    data, run = segment.fd, segment.run_fd
+    other = _core.Segment({"memory_limit_bytes": 2 << 20, "worker_count": 1})
+    cases = [
+        *((forged(data, changes, size), os.dup(run), why) for changes, size, why in wrong),
+        *((os.dup(data), forged(run, changes, size), why) for changes, size, why in wrong),
+        (forged(data, {DATA_BYTES_AT: bytes(8)}), os.dup(run), "says it has 0 bytes"),
+        (os.dup(data), forged(run, {RUN_BYTES_AT: bytes(8)}), "says it has 0 bytes"),
+        (forged(data, {200: b"\xff"}), os.dup(run), "is damaged"),
+        (os.dup(data), forged(run, {200: b"\xff"}), "is damaged"),
+        (os.memfd_create("unsealed"), os.dup(run), "no segment of a node"),
+        (os.dup(data), os.memfd_create("unsealed"), "no segment of a node"),
+        (os.open("/dev/null", os.O_RDWR), os.dup(run), "no segment of a node"),
+        (os.dup(run), os.dup(data), "no segment of a node"),
+        (os.dup(data), os.dup(other.run_fd), "not of one node"),
+    ]
+    for data_fd, run_fd, why in cases:
+        with (
+            answering(path, answer, data_fd, run_fd),
+            pytest.raises(errors.AttachError, match=why),
+        ):
             Cache.attach(path)
-        os.close(fd)
+        os.close(data_fd)
+        os.close(run_fd)
         path.unlink()
-    good = forged(segment, {})
+    other.close()
+    good = forged(data, {}), forged(run, {})
     with (
-        answering(path, answer, good),
+        answering(path, answer, *good),
         pytest.raises(errors.AttachError, match="slot 4 is not one of an attached process"),
     ):
         Cache.attach(path)
-    os.close(good)
+    for fd in good:
+        os.close(fd)
     segment.close()
 
 

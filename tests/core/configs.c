@@ -276,9 +276,9 @@ a_stopped_writer_keeps_no_reader_out(void)
     EXPECT(set_pattern("k", 1) == CONFIG_OK);
     pid_t pid = fork();
     if (pid == 0) {
-        EXPECT(lock_acquire(&segment->superblock->configs.lock, 1000) == LOCK_OK);
+        EXPECT(lock_acquire(&segment->run->configs.lock, 1000) == LOCK_OK);
         raise(SIGSTOP);
-        lock_release(&segment->superblock->configs.lock);
+        lock_release(&segment->run->configs.lock);
         _exit(0);
     }
     EXPECT(waitpid(pid, NULL, WUNTRACED) == pid);

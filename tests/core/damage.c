@@ -92,25 +92,26 @@ check_and_serve(struct store *store)
     X(open_bucket, shard->open_bucket = 0xFFFFFFFFFFF0u)                                           \
     X(journal_count, shard->journal.count = 0xFFFFFFF0u)                                           \
     X(journal_at, shard->journal.words[0].at = 0xFFFFFFF0u; shard->journal.count = 1)              \
-    X(journal_lock, shard->journal.words[0].at = (uint64_t)((uint8_t *)shard - segment->base),     \
+    X(journal_head, shard->journal.words[0].at = offsetof(struct superblock, boot_base_ns),        \
       shard->journal.words[0].old = 0xFFFF;                                                        \
       shard->journal.count = 1)                                                                    \
     X(index, shard->index = 0xFFFFFFF0u)                                                           \
     X(slot_locked, slot->locked_shard = 0x0FFFFFF0u)                                               \
     X(slot_wanted, slot->wanted_shard = 0xFFFFFFF0u)                                               \
-    X(slot_page, slot->page_in_flight = 0x7FFFFFFFu)                                               \
-    X(slot_pin_high, slot->pin_high = 0x0FFFFFFFu)                                                 \
-    X(slot_upload_high, slot->upload_high = 0x0FFFFFFFu)                                           \
-    X(slot_pin, slot->pin_high = 1; slot->pins[0].head_ref = 0xFFFFFFF0u)                          \
-    X(slot_upload, slot->upload_high = 1; slot->uploads[0].head_ref = 0xFFFFFFF0u)                 \
-    X(slot_pin_item, slot->pin_high = 1; slot->pins[0].head_ref = shard->cell_free)                \
-    X(slot_upload_item, slot->upload_high = 1; slot->uploads[0].head_ref = shard->cell_free)       \
-    X(attached_high, segment->superblock->attached_high = 0xFFFFFFF0u)
+    X(slot_page, held->page_in_flight = 0x7FFFFFFFu)                                               \
+    X(slot_pin_high, held->pin_high = 0x0FFFFFFFu)                                                 \
+    X(slot_upload_high, held->upload_high = 0x0FFFFFFFu)                                           \
+    X(slot_pin, held->pin_high = 1; held->pins[0].head_ref = 0xFFFFFFF0u)                          \
+    X(slot_upload, held->upload_high = 1; held->uploads[0].head_ref = 0xFFFFFFF0u)                 \
+    X(slot_pin_item, held->pin_high = 1; held->pins[0].head_ref = shard->cell_free)                \
+    X(slot_upload_item, held->upload_high = 1; held->uploads[0].head_ref = shard->cell_free)       \
+    X(attached_high, segment->run->attached_high = 0xFFFFFFF0u)
 
 #define X(name, ...)                                                                               \
     static void damage_##name(struct shard *shard, struct process_slot *slot)                      \
     {                                                                                              \
-        (void)shard, (void)slot;                                                                   \
+        struct held_table *held = &segment->held[DEAD];                                            \
+        (void)shard, (void)slot, (void)held;                                                       \
         __VA_ARGS__;                                                                               \
     }
 DAMAGES(X)
@@ -150,7 +151,7 @@ a_shard_that_no_repair_survives_is_emptied(struct store *store)
     }
     EXPECT(store_recover(store, DEAD, &recovery));
     EXPECT(store->shards[0].sums.curr_items == 0 && store->shards[0].repair_attempts == 0);
-    EXPECT(segment->superblock->emptied_count == 1 && segment->superblock->emptied_shard == 0);
+    EXPECT(segment->run->emptied_count == 1 && segment->run->emptied_shard == 0);
     check_and_serve(store);
 }
 
@@ -173,7 +174,7 @@ static void
 a_lock_that_nobody_holds_is_mended(struct store *store, unsigned index, int damage)
 {
     struct shard *shard = &store->shards[1];
-    ((int *)(void *)&shard->lock)[index] = damage;
+    ((int *)(void *)&store->locks[1].lock)[index] = damage;
     EXPECT(!shard_try_lock(store, shard));
     EXPECT(store_mend_locks(store) == 0);
     EXPECT(store_mend_locks(store) == 0);
@@ -225,7 +226,7 @@ main(void)
         EXPECT(store_recover(store, DEAD, &recovery));
         check_and_serve(store);
     }
-    EXPECT(segment->superblock->emptied_count == 0);
+    EXPECT(segment->run->emptied_count == 0);
     a_suspect_ones_shard_is_rebuilt(store);
     a_shard_that_no_repair_survives_is_emptied(store);
     /* No thread has so high a number; a mutex that is not robust. */

@@ -26,10 +26,10 @@
 
 /* Linked in place of the real ones. */
 void __wrap_hostmem_total(struct memory_limit *limit);
-uint32_t __real_freemap_next(const struct segment *segment, struct process_slot *slot,
-                             uint32_t from, unsigned *looks);
-uint32_t __wrap_freemap_next(const struct segment *segment, struct process_slot *slot,
-                             uint32_t from, unsigned *looks);
+uint32_t __real_freemap_next(const struct segment *segment, struct held_table *held, uint32_t from,
+                             unsigned *looks);
+uint32_t __wrap_freemap_next(const struct segment *segment, struct held_table *held, uint32_t from,
+                             unsigned *looks);
 
 static unsigned looked;
 
@@ -40,18 +40,18 @@ __wrap_hostmem_total(struct memory_limit *limit)
 }
 
 uint32_t
-__wrap_freemap_next(const struct segment *segment, struct process_slot *slot, uint32_t from,
+__wrap_freemap_next(const struct segment *segment, struct held_table *held, uint32_t from,
                     unsigned *looks)
 {
     unsigned before = *looks;
-    uint32_t number = __real_freemap_next(segment, slot, from, looks);
+    uint32_t number = __real_freemap_next(segment, held, from, looks);
     looked += *looks - before;
     return number;
 }
 
 static struct segment *segment;
 static struct page_pool *pool;
-static struct process_slot *slot;
+static struct held_table *held;
 
 static void
 begin(uint64_t limit_bytes)
@@ -63,23 +63,23 @@ begin(uint64_t limit_bytes)
                                         .conn_limit = 10,
                                         .worker_count = 8};
     char sentence[SEGMENT_SENTENCE_MAX];
-    if (segment_create(&settings, 64, &segment, sentence) != SEGMENT_OK) {
+    if (segment_create(&settings, &(struct data_format){64, 0}, &segment, sentence) != SEGMENT_OK) {
         puts(sentence);
         exit(2);
     }
     pool = &segment->superblock->pool;
-    slot = &segment->slots[SLOT_WORKER_FIRST];
+    held = &segment->held[SLOT_WORKER_FIRST];
 }
 
 static void
-use(struct process_slot *of, uint32_t number)
+use(struct held_table *of, uint32_t number)
 {
     atomic_store(&page_entry(segment, number)->owner, page_owner(0, 1));
     page_keep(of);
 }
 
 static void
-detach(struct process_slot *of, uint32_t number)
+detach(struct held_table *of, uint32_t number)
 {
     atomic_store(&of->page_in_flight, number + 1);
     atomic_store(&page_entry(segment, number)->owner, page_owner_in_hand(segment, of));
@@ -103,14 +103,14 @@ expect_all_found(void)
     EXPECT(freemap_count(segment, UINT32_MAX) == count);
     uint32_t taken[64];
     uint32_t found = 0;
-    while (found < 64 && (taken[found] = pool_take(segment, slot)) != PAGE_NONE) {
-        use(slot, taken[found++]);
+    while (found < 64 && (taken[found] = pool_take(segment, held)) != PAGE_NONE) {
+        use(held, taken[found++]);
     }
     EXPECT(found == (count < 64 ? count : 64));
-    EXPECT(count > 64 || pool_take(segment, slot) == PAGE_NONE);
+    EXPECT(count > 64 || pool_take(segment, held) == PAGE_NONE);
     for (uint32_t i = 0; i < found; i++) {
-        detach(slot, taken[i]);
-        pool_give_back(segment, slot, taken[i]);
+        detach(held, taken[i]);
+        pool_give_back(segment, held, taken[i]);
     }
 }
 
@@ -118,7 +118,7 @@ static unsigned
 looks_of_take(uint32_t *number)
 {
     looked = 0;
-    *number = pool_take(segment, slot);
+    *number = pool_take(segment, held);
     return looked;
 }
 
@@ -142,10 +142,10 @@ a_search_among_sixteen_million_pages_is_a_few_looks(void)
     EXPECT(looks_of_take(&number) <= 1 && number == PAGE_NONE);
     const uint32_t some[] = {count - 1, count / 2, 4096, 4095, 64, 63, 1, 0};
     for (unsigned i = 0; i < sizeof(some) / sizeof(some[0]); i++) {
-        detach(slot, some[i]);
-        pool_give_back(segment, slot, some[i]);
+        detach(held, some[i]);
+        pool_give_back(segment, held, some[i]);
         EXPECT(looks_of_take(&number) <= FREEMAP_LEVELS && number == some[i]);
-        use(slot, number);
+        use(held, number);
         EXPECT(looks_of_take(&number) <= 1 && number == PAGE_NONE);
     }
     segment_close(segment);
@@ -161,8 +161,8 @@ pages_of_stopped_processes_hide_none_and_cost_little(void)
         atomic_store(&page_entry(segment, i * 5000)->owner, PAGE_OWNER_PROCESS | i << 8);
         freemap_set(segment, i * 5000);
     }
-    detach(slot, last);
-    pool_give_back(segment, slot, last);
+    detach(held, last);
+    pool_give_back(segment, held, last);
     unsigned tries = 0;
     do {
         EXPECT(looks_of_take(&number) <= LOOKS_BOUND);
@@ -193,7 +193,7 @@ summaries_of_nothing_are_cleared_by_the_search(void)
     unsigned tries = 0;
     do {
         EXPECT(looks_of_take(&number) <= LOOKS_BOUND && number == PAGE_NONE);
-        EXPECT(atomic_load(&slot->page_in_flight) == 0);
+        EXPECT(atomic_load(&held->page_in_flight) == 0);
         EXPECT(++tries < 100);
     } while (looked > 1);
     EXPECT(freemap_is_empty(segment));
@@ -210,7 +210,7 @@ a_page_out_of_sight_is_seen_again_by_the_maintainer(void)
     struct pool_ahead ahead = {0};
     memset(segment_at(segment, segment->superblock->freemap_at), 0,
            freemap_present_bytes(segment->superblock->page_count_max));
-    EXPECT(pool_take(segment, slot) == PAGE_NONE);
+    EXPECT(pool_take(segment, held) == PAGE_NONE);
     EXPECT(!pool_grow_ahead(segment, &ahead, 1));
     EXPECT(freemap_count(segment, UINT32_MAX) == 4096);
     expect_all_found();
@@ -224,18 +224,18 @@ begin_with_few(uint32_t keep, uint32_t stride)
     begin(64 * MIB);
     while (pool_can_grow(segment) && pool_grow(segment)) {
     }
-    for (uint32_t number; (number = pool_take(segment, slot)) != PAGE_NONE;) {
-        use(slot, number);
+    for (uint32_t number; (number = pool_take(segment, held)) != PAGE_NONE;) {
+        use(held, number);
     }
     for (uint32_t i = 0; i < keep; i++) {
-        detach(slot, i * stride);
-        pool_give_back(segment, slot, i * stride);
+        detach(held, i * stride);
+        pool_give_back(segment, held, i * stride);
     }
     EXPECT(free_pages() == keep);
 }
 
 static void
-take_and_give(struct process_slot *own, unsigned rounds)
+take_and_give(struct held_table *own, unsigned rounds)
 {
     for (unsigned i = 0; i < rounds; i++) {
         uint32_t number = pool_take(segment, own);
@@ -257,7 +257,7 @@ takers_and_givers_lose_no_page(uint32_t keep, uint32_t stride, unsigned rounds)
     for (unsigned round = 0; round < rounds; round++) {
         for (unsigned i = 1; i <= PROCESSES; i++) {
             if (fork() == 0) {
-                take_and_give(slot + i, 20000);
+                take_and_give(held + i, 20000);
                 _exit(0);
             }
         }
@@ -283,7 +283,7 @@ deaths_lose_no_page(uint32_t keep, uint32_t stride, unsigned rounds, unsigned se
             pids[i] = fork();
             if (pids[i] == 0) {
                 crash_arm("*", pass);
-                take_and_give(slot + 1 + i, 3000);
+                take_and_give(held + 1 + i, 3000);
                 _exit(0);
             }
         }
@@ -294,7 +294,7 @@ deaths_lose_no_page(uint32_t keep, uint32_t stride, unsigned rounds, unsigned se
             for (unsigned i = 0; i < PROCESSES; i++) {
                 /* Pages between use() and detach() are the test's shard's, whose journal is none.
                  */
-                EXPECT(pids[i] != pid || pool_recover(segment, slot + 1 + i));
+                EXPECT(pids[i] != pid || pool_recover(segment, held + 1 + i));
             }
         }
         expect_all_found();
@@ -311,14 +311,14 @@ a_search_that_dies_hides_no_page(void)
     atomic_store(level_0_word(0), 0); /* Stale from here on. */
     if (fork() == 0) {
         crash_arm("freemap_cleared_not_confirmed", 1);
-        (void)!pool_take(segment, slot + 1);
+        (void)!pool_take(segment, held + 1);
         _exit(0);
     }
     int status;
     EXPECT(wait(&status) > 0 && WIFSIGNALED(status));
     atomic_store(level_0_word(0), 1);
     EXPECT(freemap_count(segment, UINT32_MAX) == 0);
-    EXPECT(pool_recover(segment, slot + 1));
+    EXPECT(pool_recover(segment, held + 1));
     expect_all_found();
     segment_close(segment);
 }
@@ -361,12 +361,12 @@ a_map_that_was_written_over_gives_no_page_twice_and_is_mended(int byte)
         EXPECT(looks_of_take(&number) <= 2 * LOOKS_BOUND);
         if (number != PAGE_NONE) {
             EXPECT(number % 7 == 0 && number / 7 < 40);
-            pool_give_back(segment, slot, number);
+            pool_give_back(segment, held, number);
         }
     }
     damage_map(byte);
-    (void)pool_audit(segment, slot, &audit, AUDIT_NS);
-    EXPECT(atomic_load(&slot->page_in_flight) == 0 && free_pages() == 40);
+    (void)pool_audit(segment, held, &audit, AUDIT_NS);
+    EXPECT(atomic_load(&held->page_in_flight) == 0 && free_pages() == 40);
     expect_all_found();
     segment_close(segment);
 }
@@ -376,13 +376,13 @@ a_page_whose_owner_cannot_be_is_free_again(void)
 {
     begin_with_few(40, 7);
     struct pool_audit audit = {0};
-    const uint32_t owners[] = {0xFFFFFFFF, 0x7FFFFF01, page_owner_in_hand(segment, slot), 5};
+    const uint32_t owners[] = {0xFFFFFFFF, 0x7FFFFF01, page_owner_in_hand(segment, held), 5};
     for (unsigned i = 0; i < 4; i++) {
         atomic_store(&page_entry(segment, 1000 + i)->owner, owners[i]);
     }
-    (void)pool_audit(segment, slot, &audit, AUDIT_NS);
+    (void)pool_audit(segment, held, &audit, AUDIT_NS);
     EXPECT(free_pages() == 40);
-    EXPECT(pool_audit(segment, slot, &audit, 2 * AUDIT_NS));
+    EXPECT(pool_audit(segment, held, &audit, 2 * AUDIT_NS));
     EXPECT(free_pages() == 44);
     expect_all_found();
     segment_close(segment);
@@ -397,15 +397,15 @@ an_audit_that_dies_loses_no_page(const char *point)
     if (fork() == 0) {
         struct pool_audit audit = {0};
         crash_arm(point, 1);
-        (void)pool_audit(segment, slot + 1, &audit, AUDIT_NS);
+        (void)pool_audit(segment, held + 1, &audit, AUDIT_NS);
         _exit(0);
     }
     int status;
     EXPECT(wait(&status) > 0 && WIFSIGNALED(status));
-    EXPECT(pool_recover(segment, slot + 1));
+    EXPECT(pool_recover(segment, held + 1));
     EXPECT(free_pages() == 40);
     struct pool_audit audit = {0};
-    (void)pool_audit(segment, slot, &audit, AUDIT_NS);
+    (void)pool_audit(segment, held, &audit, AUDIT_NS);
     expect_all_found();
     segment_close(segment);
 }

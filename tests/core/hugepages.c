@@ -111,7 +111,8 @@ main(void)
                                         .conn_limit = 10,
                                         .worker_count = 1};
     char sentence[SEGMENT_SENTENCE_MAX];
-    EXPECT(segment_create(&settings, 4096, &segment, sentence) == SEGMENT_OK);
+    EXPECT(segment_create(&settings, &(struct data_format){4096, 0}, &segment, sentence) ==
+           SEGMENT_OK);
     test_an_extent_that_fails_holds_up_none_behind_it(ENOMEM);
     test_an_extent_that_fails_holds_up_none_behind_it(EINVAL);
     test_a_kernel_that_cannot_be_asked_is_asked_once();

@@ -495,7 +495,7 @@ ledgers_make(unsigned count)
     return made;
 }
 
-static struct segment *
+static inline struct segment *
 segment_make(unsigned megabytes)
 {
     struct segment_settings settings = {.memory_limit_bytes = (uint64_t)megabytes << 20,

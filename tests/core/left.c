@@ -66,13 +66,13 @@ held_bytes(void)
 static unsigned
 entries_of(unsigned slot_index)
 {
-    const struct process_slot *slot = &segment->slots[slot_index];
+    const struct held_table *held = &segment->held[slot_index];
     unsigned count = 0;
     for (unsigned i = 0; i < PIN_COUNT_MAX; i++) {
-        count += atomic_load(&slot->pins[i].head_ref) != 0;
+        count += atomic_load(&held->pins[i].head_ref) != 0;
     }
     for (unsigned i = 0; i < UPLOAD_COUNT_MAX; i++) {
-        count += atomic_load(&slot->uploads[i].head_ref) != 0;
+        count += atomic_load(&held->uploads[i].head_ref) != 0;
     }
     return count;
 }

@@ -145,7 +145,7 @@ expect_nothing_stays_watched(struct segment *segment)
             logring_watch(segment, slot, round == 0 ? 0 : LOG_EVICTIONS);
             while (!whole && !child_goes_on(child, PTRACE_CONT)) {
             }
-            EXPECT(atomic_load(&segment->superblock->watched) ==
+            EXPECT(atomic_load(&segment->run->watched) ==
                    (round == 0 ? LOG_FETCHERS : LOG_EVICTIONS));
         }
     }
@@ -172,7 +172,7 @@ main(int argc, char **argv)
     segment_claim_slot(segment, SLOT_WORKER_FIRST);
     struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST];
     write_one(segment, slot, 1); /* Nobody has asked for memory: nothing happens. */
-    EXPECT(atomic_load(&segment->superblock->log_gid) == 0);
+    EXPECT(atomic_load(&segment->run->log_gid) == 0);
     EXPECT(logring_populate(segment));
     struct seen seen = {0};
     logring_begin(segment, SLOT_WORKER_FIRST, &seen.position);
@@ -211,14 +211,14 @@ main(int argc, char **argv)
     expect_impossible_entries_are_passed_over(segment, &seen);
     /* Who watches is counted over all processes. */
     expect_nothing_stays_watched(segment);
-    EXPECT(!log_is_watched(segment->superblock, UINT32_MAX));
+    EXPECT(!log_is_watched(segment->run, UINT32_MAX));
     logring_watch(segment, slot, LOG_FETCHERS);
     logring_watch(segment, &segment->slots[SLOT_WORKER_FIRST + 1], LOG_EVICTIONS);
-    EXPECT(log_is_watched(segment->superblock, LOG_FETCHERS));
-    EXPECT(log_is_watched(segment->superblock, LOG_EVICTIONS));
+    EXPECT(log_is_watched(segment->run, LOG_FETCHERS));
+    EXPECT(log_is_watched(segment->run, LOG_EVICTIONS));
     logring_watch(segment, slot, 0);
-    EXPECT(!log_is_watched(segment->superblock, LOG_FETCHERS));
-    EXPECT(log_is_watched(segment->superblock, LOG_EVICTIONS));
+    EXPECT(!log_is_watched(segment->run, LOG_FETCHERS));
+    EXPECT(log_is_watched(segment->run, LOG_EVICTIONS));
     for (unsigned i = 0; i < WATCHERS_MAX; i++) {
         EXPECT(logring_add_watcher(segment, &segment->slots[SLOT_WORKER_FIRST + i % 2]));
     }

@@ -24,7 +24,8 @@ make(uint64_t megabytes)
                                         .worker_count = 1};
     struct segment *segment;
     char sentence[SEGMENT_SENTENCE_MAX];
-    if (segment_create(&settings, 4096, &segment, sentence) != SEGMENT_OK) {
+    if (segment_create(&settings, &(struct data_format){4096, 0}, &segment, sentence) !=
+        SEGMENT_OK) {
         puts(sentence);
         exit(2);
     }
@@ -32,19 +33,19 @@ make(uint64_t megabytes)
 }
 
 static uint32_t
-take(struct segment *segment, struct process_slot *slot, uint32_t count)
+take(struct segment *segment, struct held_table *held, uint32_t count)
 {
     uint32_t taken = 0;
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t number = pool_take(segment, slot);
+        uint32_t number = pool_take(segment, held);
         if (number == PAGE_NONE && pool_grow(segment)) {
-            number = pool_take(segment, slot);
+            number = pool_take(segment, held);
         }
         if (number == PAGE_NONE) {
             break;
         }
         atomic_store(&page_entry(segment, number)->owner, page_owner(0, 1));
-        page_keep(slot);
+        page_keep(held);
         taken++;
     }
     return taken;
@@ -63,12 +64,12 @@ as_much_is_kept_free_as_a_second_takes(void)
 {
     struct segment *segment = make(64);
     const struct page_pool *pool = &segment->superblock->pool;
-    struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST];
+    struct held_table *held = &segment->held[SLOT_WORKER_FIRST];
     struct pool_ahead ahead = {0};
     uint64_t now_ns = 77;
     EXPECT(!pool_grow_ahead(segment, &ahead, now_ns));
     EXPECT(atomic_load(&pool->present_count) == 0);
-    EXPECT(take(segment, slot, 100) == 100);
+    EXPECT(take(segment, held, 100) == 100);
     now_ns += 500000000;
     while (pool_grow_ahead(segment, &ahead, now_ns)) {
     }
@@ -76,11 +77,11 @@ as_much_is_kept_free_as_a_second_takes(void)
     uint32_t present = atomic_load(&pool->present_count);
     now_ns += 500000000;
     EXPECT(!pool_grow_ahead(segment, &ahead, now_ns)); /* Nobody takes any: nothing is wanted. */
-    EXPECT(take(segment, slot, 200) == 200);
+    EXPECT(take(segment, held, 200) == 200);
     now_ns += 1000;
     EXPECT(!pool_grow_ahead(segment, &ahead, now_ns)); /* It is not looking yet. */
     EXPECT(atomic_load(&pool->present_count) == present);
-    EXPECT(take(segment, slot, 3300) == 3300);
+    EXPECT(take(segment, held, 3300) == 3300);
     now_ns += 500000000;
     while (pool_grow_ahead(segment, &ahead, now_ns)) {
     }
@@ -95,11 +96,11 @@ what_was_wanted_under_a_higher_limit_is_not_taken_under_a_lower(void)
 {
     struct segment *segment = make(64);
     const struct page_pool *pool = &segment->superblock->pool;
-    struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST];
+    struct held_table *held = &segment->held[SLOT_WORKER_FIRST];
     struct pool_ahead ahead = {0};
     uint64_t now_ns = 77;
     EXPECT(!pool_grow_ahead(segment, &ahead, now_ns));
-    EXPECT(take(segment, slot, 1000) == 1000);
+    EXPECT(take(segment, held, 1000) == 1000);
     now_ns += 500000000;
     while (pool_grow_ahead(segment, &ahead, now_ns)) {
     }
@@ -117,27 +118,27 @@ nothing_is_given_above_the_limit_and_what_went_comes_back(void)
 {
     struct segment *segment = make(64);
     const struct page_pool *pool = &segment->superblock->pool;
-    struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST];
-    EXPECT(take(segment, slot, 4096) == 4096 && take(segment, slot, 1) == 0);
+    struct held_table *held = &segment->held[SLOT_WORKER_FIRST];
+    EXPECT(take(segment, held, 4096) == 4096 && take(segment, held, 1) == 0);
     uint64_t full = file_bytes(segment);
     for (uint32_t number = 0; number < 4096; number += 2) {
-        atomic_store(&slot->page_in_flight, number + 1);
-        atomic_store(&page_entry(segment, number)->owner, page_owner_in_hand(segment, slot));
-        pool_give_back(segment, slot, number);
+        atomic_store(&held->page_in_flight, number + 1);
+        atomic_store(&page_entry(segment, number)->owner, page_owner_in_hand(segment, held));
+        pool_give_back(segment, held, number);
     }
-    EXPECT(pool_take_surplus(segment, slot) == PAGE_NONE);
+    EXPECT(pool_take_surplus(segment, held) == PAGE_NONE);
     EXPECT(!pool_set_limit(segment, segment->bytes * 2));
     EXPECT(pool_set_limit(segment, 48 * MIB) && pool_is_over(segment));
-    EXPECT(take(segment, slot, 1) == 0);
+    EXPECT(take(segment, held, 1) == 0);
     while (pool_is_over(segment)) {
-        uint32_t number = pool_take_surplus(segment, slot);
-        EXPECT(number != PAGE_NONE && pool_drop(segment, slot, number));
+        uint32_t number = pool_take_surplus(segment, held);
+        EXPECT(number != PAGE_NONE && pool_drop(segment, held, number));
     }
     EXPECT(atomic_load(&pool->present_count) == 3072);
     EXPECT(file_bytes(segment) == full - 16 * MIB);
-    EXPECT(take(segment, slot, 4096) == 1024);
+    EXPECT(take(segment, held, 4096) == 1024);
     EXPECT(pool_set_limit(segment, 66 * MIB));
-    EXPECT(take(segment, slot, 4096) == 1152);
+    EXPECT(take(segment, held, 4096) == 1152);
     EXPECT(atomic_load(&pool->present_count) == 4224);
     EXPECT(atomic_load(&pool->populated_count) == 4224);
     segment_close(segment);

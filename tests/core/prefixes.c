@@ -123,7 +123,7 @@ make_segment_with_index(void)
 {
     make_segment();
     EXPECT(count_set("gives the index memory"));
-    atomic_store(&segment->superblock->prefix_units_present, 0);
+    atomic_store(&segment->run->prefix_units_present, 0);
     prefix_table_reset(segment);
 }
 

@@ -49,6 +49,7 @@ __wrap_clock_gettime(clockid_t clock, struct timespec *now)
 static struct store *store;
 static struct segment *segment;
 static struct page_pool *pool;
+static const struct growth *growth;
 static unsigned stored;
 
 static void
@@ -71,6 +72,7 @@ begin(void)
     segment_claim_slot(segment, SLOT_MAINTAINER);
     store = store_open(segment, SLOT_MAINTAINER);
     pool = &segment->superblock->pool;
+    growth = &segment->run->growth;
     stored = 0;
 }
 
@@ -130,10 +132,10 @@ the_limit_comes_back_in_steps_and_is_told_at_both_ends(void)
     available_bytes = MIB;
     fill(20000);
     uint32_t low_mib = effective_mib();
-    EXPECT(low_mib < 32 && atomic_load(&pool->shortage_number) == 1);
+    EXPECT(low_mib < 32 && atomic_load(&growth->shortage_number) == 1);
     let_seconds_pass(60);
     EXPECT(effective_mib() == low_mib); /* It is still there. */
-    EXPECT(atomic_load(&pool->recovery_number) == 0);
+    EXPECT(atomic_load(&growth->recovery_number) == 0);
     EXPECT(looks < 100); /* At most every few seconds, whatever is asked for meanwhile. */
     fill(20000);
     EXPECT(looks < 100);
@@ -147,8 +149,9 @@ the_limit_comes_back_in_steps_and_is_told_at_both_ends(void)
         before_mib = effective_mib();
     }
     EXPECT(effective_mib() == 512 && seconds >= 15 && seconds < 60);
-    EXPECT(atomic_load(&pool->shortage_number) == 1 && atomic_load(&pool->recovery_number) == 1);
-    uint32_t lasted_s = atomic_load(&pool->recovery_after_s);
+    EXPECT(atomic_load(&growth->shortage_number) == 1 &&
+           atomic_load(&growth->recovery_number) == 1);
+    uint32_t lasted_s = atomic_load(&growth->recovery_after_s);
     EXPECT(lasted_s >= 60 && lasted_s <= 120);
     fill(400000);
     struct store_sums sums;
@@ -179,7 +182,8 @@ the_limit_comes_back_as_far_as_the_host_can_give_it(void)
         available_bytes = 100 * MIB - ((uint64_t)taken << segment->superblock->page_shift);
         fill(100);
     }
-    EXPECT(atomic_load(&pool->shortage_number) == 1 && atomic_load(&pool->recovery_number) == 0);
+    EXPECT(atomic_load(&growth->shortage_number) == 1 &&
+           atomic_load(&growth->recovery_number) == 0);
     end();
 }
 
@@ -190,13 +194,13 @@ a_host_at_the_edge_makes_few_lines(void)
     fill(5000);
     for (unsigned second = 0; second < 1200; second++) {
         /* As long as it takes for the whole limit to be back, then a moment without. */
-        bool whole = atomic_load(&pool->short_since_ns) == 0;
+        bool whole = atomic_load(&growth->short_since_ns) == 0;
         available_bytes = whole ? MIB : GIB;
         fill(whole ? 1000 : 10);
         let_seconds_pass(1);
     }
-    EXPECT(atomic_load(&pool->shortage_number) <= 25);
-    EXPECT(atomic_load(&pool->recovery_number) <= atomic_load(&pool->shortage_number));
+    EXPECT(atomic_load(&growth->shortage_number) <= 25);
+    EXPECT(atomic_load(&growth->recovery_number) <= atomic_load(&growth->shortage_number));
     EXPECT(looks < 2500);
     end();
 }
@@ -211,7 +215,7 @@ a_new_limit_ends_a_shortage(void)
     available_bytes = GIB;
     EXPECT(effective_mib() < 32);
     EXPECT(store_set_memory_limit(store, LIMIT_BYTES));
-    EXPECT(effective_mib() == 512 && atomic_load(&pool->recovery_number) == 1);
+    EXPECT(effective_mib() == 512 && atomic_load(&growth->recovery_number) == 1);
     end();
 }
 
@@ -257,8 +261,8 @@ deaths_leave_no_limit_behind(void)
     die_at("limit_raised_not_noted", raise_all);
     EXPECT(effective_mib() < 512);
     let_seconds_pass(90);
-    EXPECT(effective_mib() == 512 && atomic_load(&pool->short_since_ns) == 0);
-    EXPECT(atomic_load(&pool->recovery_number) == 1);
+    EXPECT(effective_mib() == 512 && atomic_load(&growth->short_since_ns) == 0);
+    EXPECT(atomic_load(&growth->recovery_number) == 1);
     end();
 }
 
@@ -271,7 +275,7 @@ an_attached_process_asks_its_cgroup_again(void)
     available_bytes = MIB;
     fill(20000);
     uint32_t present = atomic_load(&pool->present_count);
-    EXPECT(effective_mib() == 512 && atomic_load(&pool->shortage_number) == 0);
+    EXPECT(effective_mib() == 512 && atomic_load(&growth->shortage_number) == 0);
     unsigned before = looks;
     for (unsigned second = 0; second < 600; second++) {
         fill(100);

@@ -94,7 +94,7 @@ expect_within_limit(struct segment *segment, struct store *store, const char *wh
 {
     while (store_shrink(store)) {
     }
-    uint64_t limit = atomic_load(&segment->superblock->settings.memory_limit_bytes);
+    uint64_t limit = atomic_load(&segment->run->settings.memory_limit_bytes);
     uint64_t bytes = file_bytes(segment);
     if (pool_is_over(segment) || bytes > limit + OVERHEAD_BYTES) {
         printf("%s: %" PRIu64 " KiB in use of a limit of %" PRIu64 " KiB\n", when, bytes >> 10,

@@ -195,7 +195,7 @@ maintain(void *argument)
     (void)argument;
     struct store *store = store_open(segment, SLOT_MAINTAINER);
     for (unsigned i = 0; !atomic_load(&stop); i++) {
-        atomic_fetch_add(&segment->superblock->advance_s, 1);
+        atomic_fetch_add(&segment->run->advance_s, 1);
         (void)!store_set_memory_limit(store, (uint64_t)(i % 8 < 4 ? LIMIT_MB : LIMIT_LOW_MB) << 20);
         while (store_maintain(store) && !atomic_load(&stop)) {
         }

@@ -25,7 +25,7 @@ static uint8_t value[SHARE_BYTES * 2];
 static void
 pass_round(void)
 {
-    atomic_fetch_add(&segment->superblock->paused_at_ns, ROUND_MS * UINT64_C(1000000));
+    atomic_fetch_add(&segment->run->paused_at_ns, ROUND_MS * UINT64_C(1000000));
     store_tick(large);
     store_tick(small);
     store_tick(third);
@@ -100,7 +100,7 @@ a_large_value_is_not_passed_for_ever(const char *text)
     EXPECT(rounds > 2);
     store_unpin(large, &pinned);
     /* And it leaves nothing behind. */
-    EXPECT(atomic_load(&segment->superblock->share_reserved) == 0 && turn_small());
+    EXPECT(atomic_load(&segment->run->share_reserved) == 0 && turn_small());
     stop_small();
 }
 
@@ -128,7 +128,7 @@ a_reservation_that_is_not_renewed_lapses(void)
     EXPECT(turn_small() && turn_small());
     for (;;) {
         EXPECT(!pin(large, "huge", &pinned));
-        if (atomic_load(&segment->superblock->share_reserved) != 0) {
+        if (atomic_load(&segment->run->share_reserved) != 0) {
             break;
         }
         EXPECT(turn_small());
@@ -151,9 +151,9 @@ one_of_the_far_future_keeps_nothing_out(void)
 {
     uint64_t moment = (large->now_ms + 600000) >> 4 & 0x3FFFF;
     uint64_t word = UINT64_C(3) << 54 | UINT64_C(0x3FFFF) << 36 | moment << 18 | moment;
-    atomic_store(&segment->superblock->share_reserved, word);
+    atomic_store(&segment->run->share_reserved, word);
     EXPECT(turn_small() && turn_small());
-    atomic_store(&segment->superblock->share_reserved, 0);
+    atomic_store(&segment->run->share_reserved, 0);
     stop_small();
 }
 
@@ -162,7 +162,7 @@ nor_is_it_passed_by_others_of_its_own_process(void)
 {
     struct pin pinned[3] = {0};
     EXPECT(pin(small, "a", &pinned[0]));
-    while (atomic_load(&segment->superblock->share_reserved) == 0) {
+    while (atomic_load(&segment->run->share_reserved) == 0) {
         EXPECT(!pin(large, "huge", &pinned[1]));
         pass_round();
     }
@@ -203,10 +203,10 @@ int
 main(void)
 {
     segment = segment_make(MEGABYTES);
-    EXPECT(mprotect(segment->superblock->constants, CONSTANTS_BYTES, PROT_READ | PROT_WRITE) == 0);
-    segment->superblock->boot_settings.item_size_max_bytes = 4u << 20;
+    EXPECT(mprotect(segment->run->constants, CONSTANTS_BYTES, PROT_READ | PROT_WRITE) == 0);
+    segment->run->boot_settings.item_size_max_bytes = 4u << 20;
     ledger = ledgers_make(1);
-    atomic_store(&segment->superblock->paused_at_ns, clock_boot_ns());
+    atomic_store(&segment->run->paused_at_ns, clock_boot_ns());
     large = store_open(segment, SLOT_WORKER_FIRST + 1);
     small = store_open(segment, SLOT_WORKER_FIRST);
     third = store_open(segment, SLOT_WORKER_FIRST + 2);

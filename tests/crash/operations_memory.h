@@ -25,7 +25,7 @@ run_flush_all_later(struct world *world)
 static void
 prepare_flush_all_sweep(struct world *world)
 {
-    atomic_store(&world->segment->superblock->flush, 0x7FFF);
+    atomic_store(&world->segment->superblock->flush[0], 0x7FFF);
     store_a_few(world);
 }
 

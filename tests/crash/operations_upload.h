@@ -155,8 +155,8 @@ prepare_recover(struct world *world)
     use_put(world, 30, CHAIN, 99);
     pid_t pid = stepper_start(second_dies, world);
     const struct journal *journal = &key_shard(world)->journal;
-    const struct process_slot *slot = &world->segment->slots[SLOT_SECOND];
-    while (atomic_load(&slot->pin_high) == 0 || atomic_load(&journal->count) < 7) {
+    const struct held_table *held = &world->segment->held[SLOT_SECOND];
+    while (atomic_load(&held->pin_high) == 0 || atomic_load(&journal->count) < 7) {
         if (!stepper_step(pid)) {
             printf("the second process outlived what it should die in\n");
             exit(2);

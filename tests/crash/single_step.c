@@ -171,7 +171,8 @@ check_nothing_is_left(struct trial *trial)
     }
     for (unsigned i = SLOT_SUPERVISOR; i <= SLOT_SECOND; i++) {
         const struct process_slot *slot = &world->segment->slots[i];
-        if (atomic_load(&slot->held_bytes) != 0 || atomic_load(&slot->page_in_flight) != 0) {
+        const struct held_table *held = &world->segment->held[i];
+        if (atomic_load(&slot->held_bytes) != 0 || atomic_load(&held->page_in_flight) != 0) {
             problem(trial, "slot %u still holds something", i);
         }
     }

@@ -106,29 +106,37 @@ world_close(struct world *world)
 /* ---- snapshots ------------------------------------------------------------------------------ */
 
 struct range {
-    uint64_t at, bytes;
+    uint8_t *at;
+    uint64_t bytes;
 };
 
 /* The head of what is tracked, and the bits. */
 #define TRACKS_BYTES (TRACK_HEAD_BYTES + (1u << TRACK_SHIFT_MIN) / 8)
 
-#define RANGES 6
+#define RANGES 8
 
 /* The parts that the three processes and PAGES_MAX pages can touch. */
 static unsigned
 ranges(const struct world *world, struct range out[RANGES])
 {
-    const struct superblock *superblock = world->segment->superblock;
-    uint64_t slots = (SLOT_SECOND + 1) * sizeof(struct process_slot);
-    uint64_t directory = 16 * (uint64_t)superblock->shard_count * 4;
-    out[0] = (struct range){0, superblock->slots_at + slots};
-    out[1] = (struct range){superblock->shards_at,
-                            superblock->tables_at + directory - superblock->shards_at};
-    out[2] = (struct range){superblock->pages_at, PAGES_MAX * sizeof(struct page)};
-    out[3] = (struct range){superblock->data_at, (uint64_t)PAGES_MAX << superblock->page_shift};
-    out[4] = (struct range){superblock->tracks_at, TRACKS_BYTES};
-    out[5] = (struct range){superblock->freemap_at,
-                            freemap_present_bytes(superblock->page_count_max) + PAGES_MAX / 8};
+    const struct segment *segment = world->segment;
+    const struct superblock *data = segment->superblock;
+    const struct run_head *run = segment->run;
+    uint64_t slots = SLOT_SECOND + 1;
+    uint64_t locks = data->shard_count * sizeof(struct shard_lock);
+    uint64_t directory = 16 * (uint64_t)data->shard_count * 4;
+    uint64_t map = freemap_present_bytes(data->page_count_max) + PAGES_MAX / 8;
+    const struct range of[RANGES] = {
+        {segment->base, data->held_at + slots * sizeof(struct held_table)},
+        {segment->base + data->shards_at, data->tables_at + directory - data->shards_at},
+        {segment->base + data->freemap_at, map},
+        {segment->base + data->pages_at, PAGES_MAX * sizeof(struct page)},
+        {segment->base + data->data_at, (uint64_t)PAGES_MAX << data->page_shift},
+        {segment->run_base, run->slots_at + slots * sizeof(struct process_slot)},
+        {segment->run_base + run->locks_at, locks},
+        {segment->run_base + run->tracks_at, TRACKS_BYTES},
+    };
+    memcpy(out, of, sizeof(of));
     return RANGES;
 }
 
@@ -144,7 +152,7 @@ snapshot_take(struct snapshot *snapshot, const struct world *world)
     snapshot->bytes = malloc(bytes);
     uint8_t *to = snapshot->bytes;
     for (unsigned i = 0; i < count; i++) {
-        memcpy(to, world->segment->base + range[i].at, range[i].bytes);
+        memcpy(to, range[i].at, range[i].bytes);
         to += range[i].bytes;
     }
 }
@@ -168,7 +176,7 @@ snapshot_renew(struct snapshot *snapshot, const struct world *world)
     unsigned count = ranges(world, range);
     uint8_t *to = snapshot->bytes;
     for (unsigned i = 0; i < count; i++) {
-        copy_what_differs(to, world->segment->base + range[i].at, range[i].bytes);
+        copy_what_differs(to, range[i].at, range[i].bytes);
         to += range[i].bytes;
     }
 }
@@ -180,7 +188,7 @@ snapshot_restore(const struct snapshot *snapshot, struct world *world)
     unsigned count = ranges(world, range);
     const uint8_t *from = snapshot->bytes;
     for (unsigned i = 0; i < count; i++) {
-        copy_what_differs(world->segment->base + range[i].at, from, range[i].bytes);
+        copy_what_differs(range[i].at, from, range[i].bytes);
         from += range[i].bytes;
     }
 }

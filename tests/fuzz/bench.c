@@ -83,7 +83,7 @@ bench_empty(struct bench *bench)
     tick(bench);
     atomic_store(&store_superblock(store)->last_cas, 0);
     for (unsigned i = 0; i < CONFIG_COUNT_MAX; i++) {
-        atomic_store(&store_superblock(store)->configs.states[i], 0);
+        atomic_store(&store_run(store)->configs.states[i], 0);
     }
 }
 
@@ -91,7 +91,7 @@ void
 bench_advance(struct bench *bench, int64_t seconds)
 {
     if (store_uptime_s(bench->workers[0].store) + seconds < UPTIME_S_MAX) {
-        atomic_fetch_add(&bench->segment->superblock->advance_s, seconds);
+        atomic_fetch_add(&bench->segment->run->advance_s, seconds);
     }
     tick(bench);
 }
@@ -113,16 +113,17 @@ bench_check(struct bench *bench)
     }
     for (unsigned i = 0; i < WORKER_COUNT; i++) {
         const struct process_slot *slot = &bench->segment->slots[SLOT_WORKER_FIRST + i];
+        const struct held_table *held = &bench->segment->held[SLOT_WORKER_FIRST + i];
         if (atomic_load(&slot->held_bytes) != 0) {
             die("bytes are held by nobody");
         }
         for (unsigned at = 0; at < PIN_COUNT_MAX; at++) {
-            if (atomic_load(&slot->pins[at].head_ref) != 0) {
+            if (atomic_load(&held->pins[at].head_ref) != 0) {
                 die("a pin is left");
             }
         }
         for (unsigned at = 0; at < UPLOAD_COUNT_MAX; at++) {
-            if (atomic_load(&slot->uploads[at].head_ref) != 0) {
+            if (atomic_load(&held->uploads[at].head_ref) != 0) {
                 die("an upload is left");
             }
         }
@@ -143,7 +144,7 @@ check_nothing_stays(struct bench *bench)
                 return;
             }
             /* The next pass begins a few seconds later. */
-            atomic_fetch_add(&bench->segment->superblock->advance_s, 1);
+            atomic_fetch_add(&bench->segment->run->advance_s, 1);
             tick(bench);
         }
     }

@@ -32,7 +32,7 @@ class ControlClient:
 
     def answer(self) -> dict[str, Any]:
         """The next line; descriptors that come with it are kept until `close`."""
-        data, ancillary, _, _ = self.socket.recvmsg(65536, socket.CMSG_SPACE(4))
+        data, ancillary, _, _ = self.socket.recvmsg(65536, socket.CMSG_SPACE(8))
         for level, kind, rights in ancillary:
             assert (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
             fds = array.array("i")

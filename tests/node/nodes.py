@@ -16,6 +16,8 @@ from support.waiting import wait_until
 from memcachepy import _core
 
 SERVE = [sys.executable, "-m", "memcachepy", "serve"]
+PARTS = ("memcachepy", "memcachepy-run")
+"""The memfds of a node: what would survive it, and what belongs to its run."""
 ROOM_FOR_STOP_S = 15.0
 
 
@@ -113,17 +115,19 @@ class Node:
 
     def segment(self) -> _core.Segment:
         """The node's shared memory, to look at. Needs the node's user."""
-        name = ""
-        for link in Path(f"/proc/{self.pid}/fd").iterdir():
-            with suppress(FileNotFoundError):  # Closed since it was listed.
-                name = str(link.readlink())
-            if "memfd:memcachepy" in name:
-                fd = os.open(link, os.O_RDWR)
-                try:
-                    return _core.Segment.attach(fd)
-                finally:
-                    os.close(fd)
-        raise AssertionError("the node has no segment")
+        fds: dict[str, int] = {}
+        try:
+            for link in Path(f"/proc/{self.pid}/fd").iterdir():
+                with suppress(FileNotFoundError):  # Closed since it was listed.
+                    name = str(link.readlink())
+                    if "memfd:memcachepy" in name and name not in fds:
+                        fds[name] = os.open(link, os.O_RDWR)
+            parts = [fds.get(f"/memfd:{part} (deleted)", -1) for part in PARTS]
+            assert -1 not in parts, "the node has no segment"
+            return _core.Segment.attach(*parts)
+        finally:
+            for fd in fds.values():
+                os.close(fd)
 
     def wait_for_other(self, name: str, old: list[psutil.Process]) -> list[psutil.Process]:
         """As many processes of this name as before, none of them killed ones."""

@@ -56,8 +56,8 @@ def test_attach_brings_the_segment_and_a_slot(node: Node, path: Path) -> None:
         assert answer["layout_version"] == _core.LAYOUT_VERSION
         assert answer["slot"] == _core.SLOT_WORKER_FIRST + 1
         assert attached(node) == 1
-        (fd,) = client.fds
-        segment = _core.Segment.attach(fd)
+        fd, run_fd = client.fds
+        segment = _core.Segment.attach(fd, run_fd)
         assert segment.counters()["curr_items"] == 1
         segment.close()
     node.wait_for_log(f"detached pid={os.getpid()} slot={answer['slot']}")
@@ -81,7 +81,7 @@ def test_closed_connection_of_a_process_that_still_maps_keeps_its_slot(
     """It may be in the middle of a change."""
     client = ControlClient(path)
     client.attach()
-    segment = _core.Segment.attach(client.fds[0])
+    segment = _core.Segment.attach(*client.fds)
     client.close()
     node.wait_for_log("attached process has closed its connection")
     assert attached(node) == 1
@@ -108,7 +108,7 @@ def test_a_process_that_is_hidden_from_the_node_keeps_its_slot_as_long_as_it_liv
     node = start(*flags, command=[*inside, hiding, "sh", *SERVE])
     client = ControlClient(path)
     client.attach()
-    segment = _core.Segment.attach(client.fds[0])
+    segment = _core.Segment.attach(*client.fds)
     client.close()
     node.wait_for_log("attached process has closed its connection")
     assert attached(node) == 1

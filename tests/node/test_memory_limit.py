@@ -17,10 +17,12 @@ VALUE = b"v" * 1000
 
 def shared_bytes(node: Node) -> int:
     """What the node's segment takes of the host's memory."""
-    for link in Path(f"/proc/{node.pid}/fd").iterdir():
-        if "memfd:memcachepy" in str(link.readlink()):
-            return link.stat().st_blocks * 512
-    raise AssertionError("no segment")
+    links = Path(f"/proc/{node.pid}/fd").iterdir()
+    parts = {
+        str(link.readlink()): link for link in links if "memfd:memcachepy" in str(link.readlink())
+    }
+    assert len(parts) == 2, "no segment"
+    return sum(link.stat().st_blocks * 512 for link in parts.values())
 
 
 def store_many(client: RawClient, numbers: range, reply: bytes = b"STORED\r\n") -> None:

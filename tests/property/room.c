@@ -288,7 +288,7 @@ phase_run(struct run *run, const struct phase *phase, unsigned number, bool alon
         left -= bytes < left ? bytes : left;
     }
     if (phase->expired_percent > 0 && alone) {
-        atomic_fetch_add(&run->segment->superblock->advance_s, 10);
+        atomic_fetch_add(&run->segment->run->advance_s, 10);
     }
     return true;
 }

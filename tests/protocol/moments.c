@@ -72,16 +72,16 @@ lives(const char *text)
 static void
 pass_ms(uint64_t ms)
 {
-    atomic_fetch_add(&segment->superblock->paused_at_ns, ms * MS);
+    atomic_fetch_add(&segment->run->paused_at_ns, ms * MS);
 }
 
 /* Stops the clock so many milliseconds after a second of the node's clock began. */
 static void
 stop_clock(uint64_t ms)
 {
-    uint64_t base = segment->superblock->boot_base_ns;
+    uint64_t base = segment->run->boot_base_ns;
     uint64_t seconds = (clock_boot_ns() - base) / (1000 * MS);
-    atomic_store(&segment->superblock->paused_at_ns, base + (seconds * 1000 + ms) * MS);
+    atomic_store(&segment->run->paused_at_ns, base + (seconds * 1000 + ms) * MS);
 }
 
 static void
@@ -196,7 +196,7 @@ what_is_told_of_a_ttl_counts_down_from_what_was_asked_for(void)
 static int64_t
 next_moment(uint64_t *in_ms)
 {
-    struct clocks clocks = clocks_read(segment->superblock);
+    struct clocks clocks = clocks_read(segment->run);
     int64_t moment = clocks.wall_ns / NS_PER_S + 2;
     *in_ms = (uint64_t)((moment * NS_PER_S - clocks.wall_ns) / NS_PER_MS);
     return moment;
@@ -412,12 +412,12 @@ a_flush_that_was_answered_has_flushed_whatever_others_did(void)
 {
     for (unsigned i = 1; i < 4; i++) {
         set("k", 0);
-        atomic_store(&segment->superblock->tracking, 1);
+        atomic_store(&segment->run->tracking, 1);
         store->tracking_seen = other->tracking_seen = 1;
         intrusions = i;
         EXPECT(answers("flush_all\r\n", "OK\r\n"));
         intrusions = 0;
-        atomic_store(&segment->superblock->tracking, 0);
+        atomic_store(&segment->run->tracking, 0);
         store->tracking_seen = other->tracking_seen = 0;
         EXPECT(!lives("k"));
     }
@@ -467,7 +467,7 @@ no_flush_of_many_has_much_to_do_and_none_is_undone(bool is_maintained)
             while (store_maintain(other)) {
             }
             uint64_t swept = atomic_load(&segment->superblock->flush_swept);
-            EXPECT((uint16_t)swept == (uint16_t)atomic_load(&segment->superblock->flush));
+            EXPECT((uint16_t)swept == (uint16_t)atomic_load(&segment->superblock->flush[0]));
         }
         if (i % 8192 < 2) {
             for (unsigned j = 1; j <= i / 977; j++) {

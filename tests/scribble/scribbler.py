@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 CONSTANTS_BYTES = 4096
-SLOT_BYTES = 27136
-CONSTANTS = struct.Struct("8sII13Q8I")
-"""The head of struct superblock in mem/segment.h, up to page_count_max."""
+SLOT_BYTES = 10752
+HELD_BYTES = 16448
+DATA_HEAD = struct.Struct("8sII14Q8I")
+"""Of struct superblock in mem/data_segment.h, up to eviction_policy."""
+RUN_HEAD = struct.Struct("8sII9Q")
+"""Of struct run_head in mem/run_segment.h, up to tracks_at."""
 
 BLOCK = re.compile(rb"\[([0-9a-f]{6})~([0-9a-f]{6})\]")
 INVERSE = 0xFFFFFF
@@ -29,6 +32,7 @@ circles is killed after three, and the machine may be slow."""
 
 
 class Area(NamedTuple):
+    memory: mmap.mmap
     begin: int
     bytes: int
 
@@ -44,66 +48,66 @@ class Scribbler:
 
     def __init__(self, pid: int, seed: int, worker_count: int) -> None:
         self._random = random.Random(seed)
-        fd = os.open(_memfd(pid), os.O_RDWR)
-        try:
-            self._memory = mmap.mmap(fd, os.fstat(fd).st_size)
-        finally:
-            os.close(fd)
-        head = CONSTANTS.unpack_from(self._memory)
-        slots, logs, shards, words, tables, prefixes, conns, configs = head[4:12]
-        tracks, freemap, pages, data = head[12:16]
-        page_bytes, _, _, _, shard_count, table_pages_max, _, _ = head[16:]
+        self._data, self._run = _map(pid, "memcachepy"), _map(pid, "memcachepy-run")
+        head = DATA_HEAD.unpack_from(self._data)
+        held, shards, words, tables, freemap, pages, data = head[6:13]
+        page_bytes, _, _, shard_count, table_pages_max, _, _, _ = head[17:]
+        head = RUN_HEAD.unpack_from(self._run)
+        slots, locks, _, prefixes, conns, configs, tracks = head[5:]
         shard_bytes = (words - shards) // shard_count
-        self.data = Area(data, page_bytes * 16)
+        slot_count = 4 + worker_count + 2
         self._page_bytes = page_bytes
         self.areas = {
-            "superblock": Area(CONSTANTS_BYTES, slots - CONSTANTS_BYTES),
-            "slots": Area(slots, SLOT_BYTES * (4 + worker_count + 2)),
-            "shards": Area(shards, shard_bytes * shard_count),
-            "shard heads": Area(shards, 0),
-            "table words": Area(words, 8 * shard_count),
-            "tables": Area(tables, 4 * shard_count * min(table_pages_max, 16)),
-            "prefixes": Area(prefixes, 4096),
-            "connections": Area(conns, 4096 * (1 + worker_count)),
-            "configurations": Area(configs, 4096),
-            "tracks": Area(tracks, 4096),
-            "free map": Area(freemap, 4096),
-            "pages": Area(pages, 24 * 1024),
-            "data": self.data,
+            "superblock": Area(self._data, CONSTANTS_BYTES, held - CONSTANTS_BYTES),
+            "held": Area(self._data, held, HELD_BYTES * slot_count),
+            "shards": Area(self._data, shards, shard_bytes * shard_count),
+            "shard heads": Area(self._data, shards, 0),
+            "table words": Area(self._data, words, 8 * shard_count),
+            "tables": Area(self._data, tables, 4 * shard_count * min(table_pages_max, 16)),
+            "free map": Area(self._data, freemap, 4096),
+            "pages": Area(self._data, pages, 24 * 1024),
+            "data": Area(self._data, data, page_bytes * 16),
+            "run head": Area(self._run, CONSTANTS_BYTES, slots - CONSTANTS_BYTES),
+            "slots": Area(self._run, slots, SLOT_BYTES * slot_count),
+            "locks": Area(self._run, locks, 64 * shard_count),
+            "prefixes": Area(self._run, prefixes, 4096),
+            "connections": Area(self._run, conns, 4096 * (1 + worker_count)),
+            "configurations": Area(self._run, configs, 4096),
+            "tracks": Area(self._run, tracks, 4096),
         }
-        self._logs = logs
         self._shard_starts = [shards + shard_bytes * i for i in range(shard_count)]
         self.written = 0
 
     def close(self) -> None:
-        self._memory.close()
+        self._data.close()
+        self._run.close()
 
     def scribble(self, count: int, names: list[str] | None = None) -> None:
         """Write so many words into areas drawn at random, or into these."""
         names = names or list(self.areas)
         for _ in range(count):
-            self._write(self._place(self._random.choice(names)))
+            self._write(*self._place(self._random.choice(names)))
 
-    def _place(self, name: str) -> int:
+    def _place(self, name: str) -> tuple[mmap.mmap, int]:
         draw = self._random
-        area = self.areas[name]
+        memory, begin, size = self.areas[name]
         if name == "shard heads":
-            return draw.choice(self._shard_starts) + draw.randrange(0, 4800, 4)
+            return memory, draw.choice(self._shard_starts) + draw.randrange(0, 4800, 4)
         if name == "data":
             populated = 16  # pages at least; what was never used is worth nothing
-            area = Area(area.begin, self._page_bytes * max(populated, self.pages_used()))
-        return area.begin + draw.randrange(0, area.bytes, 4)
+            size = self._page_bytes * max(populated, self.pages_used())
+        return memory, begin + draw.randrange(0, size, 4)
 
     def pages_used(self) -> int:
         """Pages that have an owner, by the directory, up to the last; at most a few hundred."""
         pages = self.areas["pages"]
-        owners = self._memory[pages.begin : pages.begin + 24 * 512]
+        owners = pages.memory[pages.begin : pages.begin + 24 * 512]
         used = [i for i in range(512) if owners[i * 24 : i * 24 + 4] != b"\0\0\0\0"]
         return used[-1] + 1 if used else 1
 
-    def _write(self, at: int) -> None:
+    def _write(self, memory: mmap.mmap, at: int) -> None:
         draw = self._random
-        old = int.from_bytes(self._memory[at : at + 4], "little")
+        old = int.from_bytes(memory[at : at + 4], "little")
         new = draw.choice(
             (
                 lambda: draw.getrandbits(32),
@@ -114,19 +118,24 @@ class Scribbler:
                 lambda: int.from_bytes(self._word_elsewhere(), "little"),
             )
         )()
-        self._memory[at : at + 4] = new.to_bytes(4, "little")
+        memory[at : at + 4] = new.to_bytes(4, "little")
         self.written += 1
 
     def _word_elsewhere(self) -> bytes:
-        at = self._place(self._random.choice(("slots", "shard heads", "pages", "data")))
-        return self._memory[at : at + 4]
+        memory, at = self._place(self._random.choice(("slots", "shard heads", "pages", "data")))
+        return memory[at : at + 4]
 
 
-def _memfd(pid: int) -> str:
+def _map(pid: int, name: str) -> mmap.mmap:
+    """The memfd of this name that the process has open."""
     for entry in Path(f"/proc/{pid}/fd").iterdir():
-        if "memfd:memcachepy" in str(entry.readlink()):
-            return str(entry)
-    raise AssertionError(f"process {pid} has no segment open")
+        if str(entry.readlink()) == f"/memfd:{name} (deleted)":
+            fd = os.open(entry, os.O_RDWR)
+            try:
+                return mmap.mmap(fd, os.fstat(fd).st_size)
+            finally:
+                os.close(fd)
+    raise AssertionError(f"process {pid} has no {name} open")
 
 
 def value_of(number: int, length: int) -> bytes:

@@ -72,7 +72,9 @@ def node(start: Start) -> Iterator[Node]:
     assert node.process.poll() is None, node.log()[-3000:]
 
 
-@pytest.mark.parametrize("area", ["slots", "shard heads", "superblock", "free map", "pages", "all"])
+@pytest.mark.parametrize(
+    "area", ["slots", "held", "shard heads", "superblock", "run head", "free map", "pages", "all"]
+)
 def test_scribbled_words_end_no_node_and_show_no_stranger(node: Node, seed: int, area: str) -> None:
     scribbler = Scribbler(node.pid, seed, 2)
     answers = run(node, scribbler, 3000, seed, None if area == "all" else [area])

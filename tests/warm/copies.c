@@ -115,7 +115,7 @@ change_by_a_flush_for_later(const struct key *key)
 {
     (void)key;
     store_flush_all(from.client, 100);
-    from.segment->superblock->flush &= UINT16_MAX; /* For those who come after this. */
+    from.segment->superblock->flush[0] &= UINT16_MAX; /* For those who come after this. */
 }
 
 typedef void change_fn(const struct key *key);
@@ -288,29 +288,27 @@ flags_marks_and_the_end_are_kept(void)
 static void
 the_end_is_never_later_and_at_most_a_second_earlier(void)
 {
-    struct superblock *superblock = to.segment->superblock;
-    uint64_t base_ns = superblock->boot_base_ns;
-    EXPECT(mprotect(superblock->constants, CONSTANTS_BYTES, PROT_READ | PROT_WRITE) == 0);
+    struct run_head *run = to.segment->run;
+    uint64_t base_ns = run->boot_base_ns;
+    EXPECT(mprotect(run->constants, CONSTANTS_BYTES, PROT_READ | PROT_WRITE) == 0);
     for (unsigned i = 0; i < 1000; i++) {
         bool ended;
-        superblock->boot_base_ns = base_ns - draw(UINT64_C(5000000000));
-        atomic_store(&superblock->advance_s, (int64_t)draw(1000));
+        run->boot_base_ns = base_ns - draw(UINT64_C(5000000000));
+        atomic_store(&run->advance_s, (int64_t)draw(1000));
         store_tick(to.client);
         uint32_t word = from.client->now_s + 1 + (uint32_t)draw(100000);
         uint32_t copied = expire_word_for(from.client, to.client, word << 1, &ended);
         /* Both as moments of the boot-time clock. */
-        int64_t end_ns =
-            (int64_t)(from.segment->superblock->boot_base_ns + word * UINT64_C(1000000000));
-        int64_t copied_ns =
-            (int64_t)(superblock->boot_base_ns + (copied >> 1) * UINT64_C(1000000000)) -
-            atomic_load(&superblock->advance_s) * INT64_C(1000000000);
+        int64_t end_ns = (int64_t)(from.segment->run->boot_base_ns + word * UINT64_C(1000000000));
+        int64_t copied_ns = (int64_t)(run->boot_base_ns + (copied >> 1) * UINT64_C(1000000000)) -
+                            atomic_load(&run->advance_s) * INT64_C(1000000000);
         EXPECT(copied_ns <= end_ns && copied_ns > end_ns - 1000000000);
         EXPECT(!(copied & 1));
         uint32_t wall = expire_word_for(from.client, to.client, 2000000001, &ended);
         EXPECT(wall == 2000000001);
     }
-    superblock->boot_base_ns = base_ns;
-    atomic_store(&superblock->advance_s, 0);
+    run->boot_base_ns = base_ns;
+    atomic_store(&run->advance_s, 0);
     tick();
     bool ended;
     expire_word_for(from.client, to.client, from.client->now_s << 1, &ended);
@@ -372,7 +370,7 @@ a_session_needs_both_nodes_and_no_flush_that_waits(void)
     end_session(COPY_CONFIRM);
     store_flush_all(from.client, 100);
     EXPECT(store_copy_begin(from.leader, session + 4, SHIFT) == COPY_FLUSHING);
-    from.segment->superblock->flush &= UINT16_MAX;
+    from.segment->superblock->flush[0] &= UINT16_MAX;
     begin_session();
     end_session(COPY_CONFIRM);
 }
@@ -380,8 +378,8 @@ a_session_needs_both_nodes_and_no_flush_that_waits(void)
 static void
 step_system_clock(int64_t seconds)
 {
-    atomic_fetch_add(&from.segment->superblock->wall_step_s, seconds);
-    atomic_fetch_add(&to.segment->superblock->wall_step_s, seconds);
+    atomic_fetch_add(&from.segment->run->wall_step_s, seconds);
+    atomic_fetch_add(&to.segment->run->wall_step_s, seconds);
     tick();
 }
 

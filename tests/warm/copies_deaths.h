@@ -90,8 +90,8 @@ sweep(unsigned count, uint64_t seed)
         expect_sound(to.segment, to.client, when);
         verify(from.client);
         expect_hidden_or_own(!WIFSIGNALED(status));
-        EXPECT(atomic_load(&to.segment->superblock->tracking) == 0);
-        EXPECT(atomic_load(&from.segment->superblock->tracking) == 0);
+        EXPECT(atomic_load(&to.segment->run->tracking) == 0);
+        EXPECT(atomic_load(&from.segment->run->tracking) == 0);
         walk_to_end(COPY_DROP, &kept, &dropped);
         EXPECT(track_head_of(to.segment)->copies != COPIES_CHECKED);
         expect_empty(&to, when);

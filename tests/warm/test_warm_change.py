@@ -212,7 +212,7 @@ def test_an_idle_worker_lets_go_of_the_memory_of_a_source_that_has_ended(cluster
 
     def segments() -> set[str]:
         lines = Path(f"/proc/{worker.pid}/maps").read_text().splitlines()
-        return {line.split()[4] for line in lines if "memfd:memcachepy" in line}
+        return {line.split()[4] for line in lines if "memfd:memcachepy-run" in line}
 
     with cluster.change(cluster.topology(0), cluster.topology(0, 1)) as change:
         change.copy()

@@ -28,19 +28,19 @@ config_table_bytes(void)
 static uint64_t
 copy_offset(const struct segment *segment, unsigned index, unsigned which)
 {
-    return segment->superblock->configs_at + (uint64_t)(index * 2 + which) * COPY_BYTES;
+    return segment->run->configs_at + (uint64_t)(index * 2 + which) * COPY_BYTES;
 }
 
 static struct config_copy *
 copy_of(const struct segment *segment, unsigned index, uint64_t state)
 {
-    return segment_at(segment, copy_offset(segment, index, state >> COPY_SHIFT & 1));
+    return run_at(segment, copy_offset(segment, index, state >> COPY_SHIFT & 1));
 }
 
 static _Atomic uint64_t *
 state_at(const struct segment *segment, unsigned index)
 {
-    return &segment->superblock->configs.states[index];
+    return &segment->run->configs.states[index];
 }
 
 /* ---- reading -------------------------------------------------------------------------------- */
@@ -162,7 +162,7 @@ config_count(const struct segment *segment)
 static bool
 lock_configs(struct segment *segment)
 {
-    struct config_words *configs = &segment->superblock->configs;
+    struct config_words *configs = &segment->run->configs;
     uint32_t count = atomic_load_explicit(&configs->lock_count, memory_order_relaxed);
     enum lock_result result = lock_try(&configs->lock);
     /* Only the first waits for a holder that does not move on. */
@@ -187,7 +187,7 @@ lock_configs(struct segment *segment)
 static void
 unlock_configs(struct segment *segment)
 {
-    lock_release(&segment->superblock->configs.lock);
+    lock_release(&segment->run->configs.lock);
 }
 
 /* Fills the copy that the entry's state word does not name. */
@@ -196,8 +196,8 @@ fill(const struct segment *segment, unsigned index, uint64_t state,
      const struct config_entry *entry)
 {
     uint64_t offset = copy_offset(segment, index, (state >> COPY_SHIFT & 1) ^ 1);
-    struct config_copy *copy = segment_at(segment, offset);
-    if (!populate(segment->fd, segment->base, offset,
+    struct config_copy *copy = run_at(segment, offset);
+    if (!populate(segment->run_fd, segment->run_base, offset,
                   offsetof(struct config_copy, value) + entry->value_len)) {
         return false;
     }

@@ -1,7 +1,7 @@
 /* The node's configurations: what `config get` answers, above all `cluster`, the list of nodes.
  *
- *   superblock.configs     lock | a state word for each entry: sequence 62 | copy 1 | present 1
- *   superblock.configs_at  entry 0: copy 0, copy 1 | entry 1: copy 0, copy 1 | …
+ *   run_head.configs     lock | a state word for each entry: sequence 62 | copy 1 | present 1
+ *   run_head.configs_at  entry 0: copy 0, copy 1 | entry 1: copy 0, copy 1 | …
  *
  * Any process of the node reads them without a lock, and changes them under one. An entry has two
  * copies, and its state word says which of them it is. Who changes it fills the other one, and a

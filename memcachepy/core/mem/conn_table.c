@@ -22,11 +22,11 @@ conn_table_bytes(const struct segment_settings *settings)
 static struct conn_entry *
 entries_of(const struct segment *segment, unsigned slot_index)
 {
-    const struct superblock *superblock = segment->superblock;
+    const struct run_head *run = segment->run;
     unsigned process = slot_index == SLOT_ACCEPTOR ? 0 : slot_index - SLOT_WORKER_FIRST + 1;
-    DCHECK(process <= superblock->boot_settings.worker_count);
-    struct conn_entry *entries = segment_at(segment, superblock->conns_at);
-    return entries + (size_t)process * conn_table_capacity(&superblock->boot_settings);
+    DCHECK(process <= run->boot_settings.worker_count);
+    struct conn_entry *entries = run_at(segment, run->conns_at);
+    return entries + (size_t)process * conn_table_capacity(&run->boot_settings);
 }
 
 /* Entries that have memory. */
@@ -35,7 +35,7 @@ entries_present(const struct segment *segment, unsigned slot_index)
 {
     uint32_t high =
         atomic_load_explicit(&segment->slots[slot_index].conn_high, memory_order_acquire);
-    uint32_t capacity = conn_table_capacity(&segment->superblock->boot_settings);
+    uint32_t capacity = conn_table_capacity(&segment->run->boot_settings);
     return high < capacity ? high : capacity;
 }
 
@@ -53,18 +53,20 @@ conn_table_clear(const struct segment *segment, unsigned slot_index)
 static bool
 has_memory(const struct segment *segment, unsigned slot_index, uint32_t index)
 {
-    const struct superblock *superblock = segment->superblock;
+    const struct run_head *run = segment->run;
     _Atomic uint32_t *high = &segment->slots[slot_index].conn_high;
     uint32_t from = entries_present(segment, slot_index);
     if (index < from) {
         return true;
     }
-    if (index >= conn_table_capacity(&superblock->boot_settings)) {
+    if (index >= conn_table_capacity(&run->boot_settings)) {
         return false;
     }
     uint32_t to = (index / STEP + 1) * STEP;
-    uint64_t at = (uint64_t)((uint8_t *)(entries_of(segment, slot_index) + from) - segment->base);
-    if (!populate(segment->fd, segment->base, at, (to - from) * sizeof(struct conn_entry))) {
+    uint64_t at =
+        (uint64_t)((uint8_t *)(entries_of(segment, slot_index) + from) - segment->run_base);
+    if (!populate(segment->run_fd, segment->run_base, at,
+                  (to - from) * sizeof(struct conn_entry))) {
         return false;
     }
     /* Pairs with the acquire load in conn_table_next(). */

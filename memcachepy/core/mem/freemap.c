@@ -114,13 +114,12 @@ freemap_clear(const struct segment *segment, uint32_t number)
 
 /* The word of the level is 0 and its bit above is set. */
 static void
-clear_stale(const struct segment *segment, struct process_slot *slot, uint32_t index,
-            unsigned level)
+clear_stale(const struct segment *segment, struct held_table *held, uint32_t index, unsigned level)
 {
     uint32_t number = index << ((level + 1) * WORD_SHIFT);
-    atomic_store(&slot->page_in_flight, number + 1);
+    atomic_store(&held->page_in_flight, number + 1);
     clear_summaries(segment, number, level);
-    atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
+    atomic_store_explicit(&held->page_in_flight, 0, memory_order_release);
 }
 
 /* Whether what a bit of the level is about has memory: a page, or a word of the level below. All
@@ -133,8 +132,7 @@ is_present(const struct segment *segment, uint32_t index, unsigned level)
 }
 
 uint32_t
-freemap_next(const struct segment *segment, struct process_slot *slot, uint32_t from,
-             unsigned *looks)
+freemap_next(const struct segment *segment, struct held_table *held, uint32_t from, unsigned *looks)
 {
     uint32_t page_count = segment->superblock->page_count_max;
     uint32_t index = from; /* of a bit of the level */
@@ -159,7 +157,7 @@ freemap_next(const struct segment *segment, struct process_slot *slot, uint32_t 
             ++*looks;
             word = atomic_load(&level_words(segment, level - 1)[index]);
             if (word == 0) {
-                clear_stale(segment, slot, index, level - 1);
+                clear_stale(segment, held, index, level - 1);
                 index++;
                 break;
             }

@@ -15,7 +15,7 @@
  * grow lock while it is absent: never by two.
  * - A word that is not 0 has its bit in the level above, but for processes that are between the
  *   two. Who clears that bit looks at the word again afterwards, and sets it again. It has named a
- *   page of the word in its process slot until then: pool_recover() looks again for the dead.
+ *   page of the word in its held table until then: pool_recover() looks again for the dead.
  * - A bit of a summary may be set over a word that is 0. A search that comes there clears it.
  *
  * tests/models/freemap.pml proves it. Where another process has written over the map, a search
@@ -62,7 +62,7 @@ bool freemap_has(const struct segment *segment, uint32_t number);
  * search has come to its end: it adds the words that it looks at to *looks, and begins no descent
  * from FREEMAP_LOOKS_MAX on. The next one gets further, for the bits without a page have been
  * cleared. For a process that has no page in hand. */
-uint32_t freemap_next(const struct segment *segment, struct process_slot *slot, uint32_t from,
+uint32_t freemap_next(const struct segment *segment, struct held_table *held, uint32_t from,
                       unsigned *looks) MUST_CHECK;
 
 /* Sets what is missing in the summaries above the page, after the death of a process that had named

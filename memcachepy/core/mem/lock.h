@@ -10,6 +10,13 @@ struct shared_lock {
     pthread_mutex_t mutex;
 };
 
+/* A lock that many processes want, in a cache line of its own. */
+struct shard_lock {
+    alignas(CACHE_LINE_BYTES) struct shared_lock lock;
+    _Atomic uint32_t stuck; /* [atomic] 1: the holder was waited for in vain */
+};
+static_assert(sizeof(struct shard_lock) == CACHE_LINE_BYTES, "one cache line");
+
 enum lock_result {
     LOCK_OK,
     LOCK_OWNER_DIED, /* Held by the caller, who must repair and then lock_repaired(). */

@@ -50,20 +50,20 @@ logring_bytes(uint32_t setting_bytes)
 static uint32_t
 cells_of(const struct segment *segment)
 {
-    return cell_count(segment->superblock->boot_settings.worker_logbuf_bytes);
+    return cell_count(segment->run->boot_settings.worker_logbuf_bytes);
 }
 
 static uint64_t
 ring_offset(const struct segment *segment, unsigned slot_index)
 {
-    const struct superblock *superblock = segment->superblock;
-    return superblock->logs_at + (uint64_t)slot_index * superblock->log_ring_bytes;
+    const struct run_head *run = segment->run;
+    return run->logs_at + (uint64_t)slot_index * run->log_ring_bytes;
 }
 
 static struct log_ring *
 ring_at(const struct segment *segment, unsigned slot_index)
 {
-    return segment_at(segment, ring_offset(segment, slot_index));
+    return run_at(segment, ring_offset(segment, slot_index));
 }
 
 static bool
@@ -107,7 +107,7 @@ logring_write(struct segment *segment, struct process_slot *slot, struct log_ent
     entry->head.number = number;
     entry->head.time_us = clock_wall_ns() / 1000;
     entry->head.gid =
-        atomic_fetch_add_explicit(&segment->superblock->log_gid, 1, memory_order_relaxed) + 1;
+        atomic_fetch_add_explicit(&segment->run->log_gid, 1, memory_order_relaxed) + 1;
     const uint8_t *bytes = (const uint8_t *)entry;
     size_t left = sizeof(entry->head) + entry->head.text_len;
     uint64_t continues = 0;
@@ -134,8 +134,8 @@ logring_populate(struct segment *segment)
         if (atomic_load(&slot->pid) == 0 || is_ready(segment, i)) {
             continue;
         }
-        if (!populate(segment->fd, segment->base, ring_offset(segment, i),
-                      segment->superblock->log_ring_bytes)) {
+        if (!populate(segment->run_fd, segment->run_base, ring_offset(segment, i),
+                      segment->run->log_ring_bytes)) {
             return false;
         }
         atomic_store_explicit(&slot->log_ready, 1, memory_order_release);
@@ -190,12 +190,12 @@ logring_remove_watcher(struct process_slot *slot)
 void
 logring_watch(struct segment *segment, struct process_slot *slot, uint32_t classes)
 {
-    struct superblock *superblock = segment->superblock;
+    struct run_head *run = segment->run;
     atomic_store(&slot->watch_classes, classes);
-    uint32_t watched = atomic_load(&superblock->watched);
+    uint32_t watched = atomic_load(&run->watched);
     uint32_t sum;
     while ((sum = watched_by_all(segment)) != watched) {
-        if (atomic_compare_exchange_strong(&superblock->watched, &watched, sum)) {
+        if (atomic_compare_exchange_strong(&run->watched, &watched, sum)) {
             watched = sum;
         }
     }

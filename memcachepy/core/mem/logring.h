@@ -1,6 +1,6 @@
 /* What `watch` shows: each process's log ring.
  *
- *   slots' rings, at superblock.logs_at, each of log_ring_bytes:
+ *   slots' rings, at run_head.logs_at, each of log_ring_bytes:
  *
  *    0        128       256                        one entry is one to three cells, the first with
  *   | header | cell 0  | cell 1  | …              | the head and the beginning of the text
@@ -14,7 +14,7 @@
  * moves when an entry is whole: one that a killed process left half is never looked at and is
  * written over by the next process in the slot.
  *
- * A ring has memory only once somebody watches, beside the memory limit. superblock.watched holds
+ * A ring has memory only once somebody watches, beside the memory limit. run_head.watched holds
  * what anybody watches; while it is 0 nothing is written anywhere. */
 #ifndef MEM_LOGRING_H
 #define MEM_LOGRING_H
@@ -77,9 +77,9 @@ uint32_t logring_bytes(uint32_t setting_bytes);
 
 /* Whether anybody watches one of the classes. */
 static inline bool
-log_is_watched(const struct superblock *superblock, uint32_t classes)
+log_is_watched(const struct run_head *run, uint32_t classes)
 {
-    return UNLIKELY(atomic_load_explicit(&superblock->watched, memory_order_relaxed) & classes);
+    return UNLIKELY(atomic_load_explicit(&run->watched, memory_order_relaxed) & classes);
 }
 
 /* Writes an entry to the process's own ring; gid, time and number are filled in. Nothing happens

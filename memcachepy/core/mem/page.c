@@ -48,21 +48,21 @@
 /* ---- taking and giving back ----------------------------------------------------------------- */
 
 static bool
-take_in_hand(struct segment *segment, struct process_slot *slot, uint32_t number)
+take_in_hand(struct segment *segment, struct held_table *held, uint32_t number)
 {
     struct page *page = page_entry(segment, number);
     if (atomic_load_explicit(&page->owner, memory_order_relaxed) != PAGE_FREE) {
         return false;
     }
-    atomic_store_explicit(&slot->page_in_flight, number + 1, memory_order_seq_cst);
+    atomic_store_explicit(&held->page_in_flight, number + 1, memory_order_seq_cst);
     uint32_t expected = PAGE_FREE;
     if (atomic_compare_exchange_strong(&page->owner, &expected,
-                                       page_owner_in_hand(segment, slot))) {
+                                       page_owner_in_hand(segment, held))) {
         CRASH_POINT(page_in_hand);
         freemap_clear(segment, number);
         return true;
     }
-    atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
+    atomic_store_explicit(&held->page_in_flight, 0, memory_order_release);
     return false;
 }
 
@@ -70,16 +70,16 @@ take_in_hand(struct segment *segment, struct process_slot *slot, uint32_t number
  * next one: pages that are just being taken or given back have their bits, too, and their process
  * may be stopped. */
 static uint32_t
-take_first(struct segment *segment, struct process_slot *slot, uint32_t from, unsigned *looks)
+take_first(struct segment *segment, struct held_table *held, uint32_t from, unsigned *looks)
 {
     struct page_pool *pool = &segment->superblock->pool;
     while (*looks < FREEMAP_LOOKS_MAX) {
-        uint32_t number = freemap_next(segment, slot, from, looks);
+        uint32_t number = freemap_next(segment, held, from, looks);
         if (number == FREEMAP_NONE) {
             from = *looks < FREEMAP_LOOKS_MAX ? 0 : from;
             break;
         }
-        if (take_in_hand(segment, slot, number)) {
+        if (take_in_hand(segment, held, number)) {
             return number;
         }
         from = number + 1;
@@ -91,7 +91,7 @@ take_first(struct segment *segment, struct process_slot *slot, uint32_t from, un
 }
 
 static uint32_t
-take_free(struct segment *segment, struct process_slot *slot)
+take_free(struct segment *segment, struct held_table *held)
 {
     if (LIKELY(freemap_is_empty(segment))) {
         return PAGE_NONE;
@@ -100,9 +100,9 @@ take_free(struct segment *segment, struct process_slot *slot)
     unsigned looks = 0;
     uint32_t from = atomic_load_explicit(&pool->cursor, memory_order_relaxed);
     from = from < pool_populated(segment) ? from : 0;
-    uint32_t number = take_first(segment, slot, from, &looks);
+    uint32_t number = take_first(segment, held, from, &looks);
     if (UNLIKELY(number == PAGE_NONE && from != 0 && looks < FREEMAP_LOOKS_MAX)) {
-        number = take_first(segment, slot, 0, &looks);
+        number = take_first(segment, held, 0, &looks);
     }
     return number;
 }
@@ -115,58 +115,58 @@ pool_is_over(const struct segment *segment)
            atomic_load_explicit(&pool->effective_count, memory_order_relaxed);
 }
 
-/* The page that the slot names, if it has it in hand: the word may be damaged. */
+/* The page that the table names, if its process has it in hand: the word may be damaged. */
 static uint32_t
-page_in_hand(const struct segment *segment, const struct process_slot *slot)
+page_in_hand(const struct segment *segment, const struct held_table *held)
 {
-    uint32_t in_flight = atomic_load_explicit(&slot->page_in_flight, memory_order_relaxed);
+    uint32_t in_flight = atomic_load_explicit(&held->page_in_flight, memory_order_relaxed);
     bool in_hand = in_flight != 0 && in_flight <= segment->superblock->page_count_max &&
                    atomic_load_explicit(&page_entry(segment, in_flight - 1)->owner,
-                                        memory_order_relaxed) == page_owner_in_hand(segment, slot);
+                                        memory_order_relaxed) == page_owner_in_hand(segment, held);
     return in_hand ? in_flight - 1 : PAGE_NONE;
 }
 
 uint32_t
-pool_take(struct segment *segment, struct process_slot *slot)
+pool_take(struct segment *segment, struct held_table *held)
 {
-    uint32_t in_hand = page_in_hand(segment, slot);
+    uint32_t in_hand = page_in_hand(segment, held);
     if (in_hand != PAGE_NONE) {
         return in_hand;
     }
-    return UNLIKELY(pool_is_over(segment)) ? PAGE_NONE : take_free(segment, slot);
+    return UNLIKELY(pool_is_over(segment)) ? PAGE_NONE : take_free(segment, held);
 }
 
 uint32_t
-pool_take_surplus(struct segment *segment, struct process_slot *slot)
+pool_take_surplus(struct segment *segment, struct held_table *held)
 {
-    return pool_is_over(segment) ? take_free(segment, slot) : PAGE_NONE;
+    return pool_is_over(segment) ? take_free(segment, held) : PAGE_NONE;
 }
 
 void
-page_keep(struct process_slot *slot)
+page_keep(struct held_table *held)
 {
-    atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
+    atomic_store_explicit(&held->page_in_flight, 0, memory_order_release);
 }
 
 void
-pool_give_back(struct segment *segment, struct process_slot *slot, uint32_t number)
+pool_give_back(struct segment *segment, struct held_table *held, uint32_t number)
 {
     struct page *page = page_entry(segment, number);
-    DCHECK(atomic_load(&page->owner) == page_owner_in_hand(segment, slot));
+    DCHECK(atomic_load(&page->owner) == page_owner_in_hand(segment, held));
     freemap_set(segment, number);
     CRASH_POINT(page_listed_not_free);
     /* Pairs with the compare-and-swap in take_in_hand(): the taker sees our last writes. */
     atomic_store_explicit(&page->owner, PAGE_FREE, memory_order_release);
-    atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
+    atomic_store_explicit(&held->page_in_flight, 0, memory_order_release);
 }
 
 /* ---- the grow lock -------------------------------------------------------------------------- */
 
 static uint32_t
-limit_pages(const struct superblock *superblock)
+limit_pages(const struct segment *segment)
 {
-    return (uint32_t)(atomic_load(&superblock->settings.memory_limit_bytes) >>
-                      superblock->page_shift);
+    return (uint32_t)(atomic_load(&segment->run->settings.memory_limit_bytes) >>
+                      segment->superblock->page_shift);
 }
 
 /* Under the grow lock, or while only one process knows the segment. */
@@ -196,9 +196,9 @@ pool_repair(struct segment *segment)
     atomic_store(&pool->present_count, present);
     pool->absent_from = 0;
     /* A limit that was set and not yet in force. What a shortage took away pool_raise() returns. */
-    uint32_t limit = limit_pages(segment->superblock);
+    uint32_t limit = limit_pages(segment);
     uint32_t effective = atomic_load(&pool->effective_count);
-    bool is_short = atomic_load(&pool->short_since_ns) != 0 && effective <= limit;
+    bool is_short = atomic_load(&segment->run->growth.short_since_ns) != 0 && effective <= limit;
     set_effective(pool, is_short ? effective : limit);
 }
 
@@ -219,12 +219,12 @@ recount_present(struct segment *segment)
 static bool
 pool_lock(struct segment *segment)
 {
-    struct page_pool *pool = &segment->superblock->pool;
-    enum lock_result locked = lock_try(&pool->grow_lock);
-    if (locked == LOCK_TIMEOUT && atomic_load(&pool->grow_stuck) == 0) {
-        locked = lock_acquire(&pool->grow_lock, GROW_WAIT_MS);
+    struct growth *growth = &segment->run->growth;
+    enum lock_result locked = lock_try(&growth->grow_lock);
+    if (locked == LOCK_TIMEOUT && atomic_load(&growth->grow_stuck) == 0) {
+        locked = lock_acquire(&growth->grow_lock, GROW_WAIT_MS);
         if (locked == LOCK_TIMEOUT) {
-            atomic_store(&pool->grow_stuck, 1);
+            atomic_store(&growth->grow_stuck, 1);
         }
     }
     if (locked == LOCK_TIMEOUT) {
@@ -232,25 +232,25 @@ pool_lock(struct segment *segment)
     }
     if (locked == LOCK_OWNER_DIED) {
         pool_repair(segment);
-        lock_repaired(&pool->grow_lock);
+        lock_repaired(&growth->grow_lock);
     }
-    atomic_store(&pool->grow_stuck, 0);
-    atomic_fetch_add(&pool->grow_count, 1);
+    atomic_store(&growth->grow_stuck, 0);
+    atomic_fetch_add(&growth->grow_count, 1);
     return true;
 }
 
 static void
 pool_unlock(struct segment *segment)
 {
-    atomic_store(&segment->superblock->pool.grow_stuck, 0);
-    lock_release(&segment->superblock->pool.grow_lock);
+    atomic_store(&segment->run->growth.grow_stuck, 0);
+    lock_release(&segment->run->growth.grow_lock);
 }
 
 /* A mark that came late, after the release, must not stay. */
 static void
 look_whether_stuck(struct segment *segment)
 {
-    if (atomic_load(&segment->superblock->pool.grow_stuck) != 0 && pool_lock(segment)) {
+    if (atomic_load(&segment->run->growth.grow_stuck) != 0 && pool_lock(segment)) {
         pool_unlock(segment);
     }
 }
@@ -259,10 +259,10 @@ look_whether_stuck(struct segment *segment)
 
 /* It looks for the begin and the end of a shortage whenever a signal wakes it. */
 static void
-wake_supervisor(const struct superblock *superblock)
+wake_supervisor(const struct run_head *run)
 {
-    if (superblock->boot_settings.supervisor_pid > 0) {
-        kill(superblock->boot_settings.supervisor_pid, SIGCHLD);
+    if (run->boot_settings.supervisor_pid > 0) {
+        kill(run->boot_settings.supervisor_pid, SIGCHLD);
     }
 }
 
@@ -275,41 +275,44 @@ longer_wait_s(uint32_t wait_s)
 }
 
 static void
-put_off_raising(struct page_pool *pool, uint64_t now_ns)
+put_off_raising(struct growth *growth, uint64_t now_ns)
 {
-    uint64_t raised_at_ns = atomic_load(&pool->raised_at_ns);
+    uint64_t raised_at_ns = atomic_load(&growth->raised_at_ns);
     bool calm = raised_at_ns == 0 || now_ns - raised_at_ns >= RAISE_CALM_S * SECOND_NS;
-    uint32_t wait_s = calm ? RAISE_WAIT_MIN_S : longer_wait_s(atomic_load(&pool->raise_wait_s));
-    atomic_store(&pool->raise_wait_s, wait_s);
-    atomic_store(&pool->raise_at_ns, now_ns + wait_s * SECOND_NS);
+    uint32_t wait_s = calm ? RAISE_WAIT_MIN_S : longer_wait_s(atomic_load(&growth->raise_wait_s));
+    atomic_store(&growth->raise_wait_s, wait_s);
+    atomic_store(&growth->raise_at_ns, now_ns + wait_s * SECOND_NS);
 }
 
 /* Under the grow lock. Only the first failure of a shortage is told. */
 static void
-note_shortage(struct superblock *superblock, const struct memory_limit *available, uint64_t bytes)
+note_shortage(struct segment *segment, const struct memory_limit *available, uint64_t bytes)
 {
-    struct page_pool *pool = &superblock->pool;
+    const struct superblock *superblock = segment->superblock;
+    struct run_head *run = segment->run;
+    struct growth *growth = &run->growth;
+    struct page_pool *pool = &segment->superblock->pool;
     uint32_t present = atomic_load(&pool->present_count);
     uint64_t now_ns = clock_boot_ns();
-    bool begins = atomic_load(&pool->short_since_ns) == 0;
-    put_off_raising(pool, now_ns);
+    bool begins = atomic_load(&growth->short_since_ns) == 0;
+    put_off_raising(growth, now_ns);
     if (begins) {
-        atomic_store(&pool->short_since_ns, now_ns);
+        atomic_store(&growth->short_since_ns, now_ns);
     }
     CRASH_POINT(shortage_not_in_force);
     set_effective(pool, present);
     if (!begins) {
         return;
     }
-    snprintf(pool->shortage_text, sizeof(pool->shortage_text),
+    snprintf(growth->shortage_text, sizeof(growth->shortage_text),
              "%s has %llu KiB left, %llu KiB are needed; the cache stays at "
              "%llu MiB of its limit of %llu MiB until there is more (raise the limit or lower -m)",
              available->owner, (unsigned long long)available->bytes >> 10,
              (unsigned long long)bytes >> 10,
              (unsigned long long)present << superblock->page_shift >> 20,
-             (unsigned long long)atomic_load(&superblock->settings.memory_limit_bytes) >> 20);
-    atomic_fetch_add(&pool->shortage_number, 1);
-    wake_supervisor(superblock);
+             (unsigned long long)atomic_load(&run->settings.memory_limit_bytes) >> 20);
+    atomic_fetch_add(&growth->shortage_number, 1);
+    wake_supervisor(run);
 }
 
 /* In an attached process: that of its cgroup is none of the node's. */
@@ -322,23 +325,25 @@ note_own_shortage(struct segment *segment, bool is_short)
 
 /* Under the grow lock, with the whole limit in force. */
 static void
-note_recovery(struct superblock *superblock, uint64_t now_ns)
+note_recovery(struct run_head *run, uint64_t now_ns)
 {
-    struct page_pool *pool = &superblock->pool;
-    uint64_t since_ns = atomic_load(&pool->short_since_ns);
+    struct growth *growth = &run->growth;
+    uint64_t since_ns = atomic_load(&growth->short_since_ns);
     if (since_ns != 0) {
-        atomic_store(&pool->recovery_after_s, (uint32_t)((now_ns - since_ns) / SECOND_NS));
-        atomic_fetch_add(&pool->recovery_number, 1);
-        atomic_store(&pool->short_since_ns, 0);
-        wake_supervisor(superblock);
+        atomic_store(&growth->recovery_after_s, (uint32_t)((now_ns - since_ns) / SECOND_NS));
+        atomic_fetch_add(&growth->recovery_number, 1);
+        atomic_store(&growth->short_since_ns, 0);
+        wake_supervisor(run);
     }
 }
 
 static void
-raise_locked(struct superblock *superblock, uint64_t available_bytes, uint64_t now_ns)
+raise_locked(struct segment *segment, uint64_t available_bytes, uint64_t now_ns)
 {
-    struct page_pool *pool = &superblock->pool;
-    uint64_t limit = limit_pages(superblock);
+    const struct superblock *superblock = segment->superblock;
+    struct growth *growth = &segment->run->growth;
+    struct page_pool *pool = &segment->superblock->pool;
+    uint64_t limit = limit_pages(segment);
     uint64_t from = atomic_load(&pool->effective_count);
     uint64_t extent = EXTENT_BYTES >> superblock->page_shift;
     uint64_t spare =
@@ -351,23 +356,23 @@ raise_locked(struct superblock *superblock, uint64_t available_bytes, uint64_t n
     bool raised = to == limit || to >= from + extent;
     if (raised) {
         set_effective(pool, (uint32_t)to);
-        atomic_store(&pool->raised_at_ns, now_ns);
+        atomic_store(&growth->raised_at_ns, now_ns);
         CRASH_POINT(limit_raised_not_noted);
     }
-    atomic_store(&pool->raise_at_ns, now_ns + (raised ? RAISE_STEP_S : RAISE_LOOK_S) * SECOND_NS);
+    atomic_store(&growth->raise_at_ns, now_ns + (raised ? RAISE_STEP_S : RAISE_LOOK_S) * SECOND_NS);
     if (to == limit) {
-        note_recovery(superblock, now_ns);
+        note_recovery(segment->run, now_ns);
     }
 }
 
 void
 pool_raise(struct segment *segment, uint64_t now_ns)
 {
-    struct page_pool *pool = &segment->superblock->pool;
-    if (LIKELY(atomic_load_explicit(&pool->short_since_ns, memory_order_relaxed) == 0)) {
+    const struct growth *growth = &segment->run->growth;
+    if (LIKELY(atomic_load_explicit(&growth->short_since_ns, memory_order_relaxed) == 0)) {
         return;
     }
-    uint64_t at_ns = atomic_load_explicit(&pool->raise_at_ns, memory_order_relaxed);
+    uint64_t at_ns = atomic_load_explicit(&growth->raise_at_ns, memory_order_relaxed);
     /* No wait is longer: another process has written over the moment. */
     if (at_ns > now_ns && at_ns - now_ns <= RAISE_WAIT_MAX_S * SECOND_NS) {
         return;
@@ -375,8 +380,8 @@ pool_raise(struct segment *segment, uint64_t now_ns)
     struct memory_limit available;
     hostmem_available(&available);
     if (pool_lock(segment)) {
-        if (atomic_load(&pool->short_since_ns) != 0) {
-            raise_locked(segment->superblock, available.bytes, now_ns);
+        if (atomic_load(&growth->short_since_ns) != 0) {
+            raise_locked(segment, available.bytes, now_ns);
         }
         pool_unlock(segment);
     }
@@ -386,18 +391,18 @@ pool_raise(struct segment *segment, uint64_t now_ns)
 
 /* Under the grow lock. The page's memory is gone or going. */
 static void
-mark_absent(struct segment *segment, struct process_slot *slot, uint32_t number)
+mark_absent(struct segment *segment, struct held_table *held, uint32_t number)
 {
     struct page_pool *pool = &segment->superblock->pool;
     atomic_store_explicit(&page_entry(segment, number)->owner, PAGE_ABSENT, memory_order_release);
     CRASH_POINT(page_absent_not_counted);
     atomic_fetch_sub(&pool->present_count, 1);
     pool->absent_from = number < pool->absent_from ? number : pool->absent_from;
-    atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
+    atomic_store_explicit(&held->page_in_flight, 0, memory_order_release);
 }
 
 bool
-pool_drop(struct segment *segment, struct process_slot *slot, uint32_t number)
+pool_drop(struct segment *segment, struct held_table *held, uint32_t number)
 {
     bool locked = pool_lock(segment);
     bool punched = locked && pool_is_over(segment) &&
@@ -405,9 +410,9 @@ pool_drop(struct segment *segment, struct process_slot *slot, uint32_t number)
                          segment->superblock->page_bytes);
     if (punched) {
         CRASH_POINT(page_punched);
-        mark_absent(segment, slot, number);
+        mark_absent(segment, held, number);
     } else {
-        pool_give_back(segment, slot, number);
+        pool_give_back(segment, held, number);
     }
     if (locked) {
         pool_unlock(segment);
@@ -419,60 +424,61 @@ bool
 pool_set_limit(struct segment *segment, uint64_t bytes)
 {
     struct superblock *superblock = segment->superblock;
+    struct run_head *run = segment->run;
     if (bytes >> superblock->page_shift > superblock->page_count_max || !pool_lock(segment)) {
         return false;
     }
-    atomic_store(&superblock->pool.limit_check, ~bytes);
-    atomic_store(&superblock->settings.memory_limit_bytes, bytes);
+    atomic_store(&run->growth.limit_check, ~bytes);
+    atomic_store(&run->settings.memory_limit_bytes, bytes);
     CRASH_POINT(limit_set_not_in_force);
-    set_effective(&superblock->pool, limit_pages(superblock));
-    note_recovery(superblock, clock_boot_ns());
+    set_effective(&superblock->pool, limit_pages(segment));
+    note_recovery(run, clock_boot_ns());
     pool_unlock(segment);
     return true;
 }
 
 void
-pool_give_back_any(struct segment *segment, struct process_slot *slot)
+pool_give_back_any(struct segment *segment, struct held_table *held)
 {
-    uint32_t in_hand = page_in_hand(segment, slot);
+    uint32_t in_hand = page_in_hand(segment, held);
     if (in_hand != PAGE_NONE) {
-        pool_give_back(segment, slot, in_hand);
+        pool_give_back(segment, held, in_hand);
     }
 }
 
 /* Under the grow lock, or with `locked` false without. False: it has to be done under the lock. */
 static bool
-recover_page(struct segment *segment, struct process_slot *slot, uint32_t number, bool locked)
+recover_page(struct segment *segment, struct held_table *held, uint32_t number, bool locked)
 {
     const struct superblock *superblock = segment->superblock;
     uint32_t owner = atomic_load(&page_entry(segment, number)->owner);
     freemap_confirm(segment, number);
-    if (owner != page_owner_in_hand(segment, slot)) {
+    if (owner != page_owner_in_hand(segment, held)) {
         return true;
     }
     /* It may have died after giving the memory to the host. */
     if (populate(segment->fd, segment->base, page_offset(superblock, number),
                  superblock->page_bytes)) {
-        pool_give_back(segment, slot, number);
+        pool_give_back(segment, held, number);
         return true;
     }
     if (locked) {
         freemap_clear(segment, number);
-        mark_absent(segment, slot, number);
+        mark_absent(segment, held, number);
     }
     return locked;
 }
 
 bool
-pool_recover(struct segment *segment, struct process_slot *slot)
+pool_recover(struct segment *segment, struct held_table *held)
 {
     bool locked = pool_lock(segment);
-    uint32_t in_flight = atomic_load(&slot->page_in_flight);
+    uint32_t in_flight = atomic_load(&held->page_in_flight);
     /* An attached process may have left any number. */
     bool done = in_flight == 0 || in_flight > pool_populated(segment) ||
-                recover_page(segment, slot, in_flight - 1, locked);
+                recover_page(segment, held, in_flight - 1, locked);
     if (done) {
-        atomic_store(&slot->page_in_flight, 0);
+        atomic_store(&held->page_in_flight, 0);
     }
     if (locked) {
         pool_unlock(segment);
@@ -488,7 +494,7 @@ pool_can_grow(const struct segment *segment)
     const struct page_pool *pool = &segment->superblock->pool;
     return atomic_load_explicit(&pool->present_count, memory_order_relaxed) <
                atomic_load_explicit(&pool->effective_count, memory_order_relaxed) &&
-           atomic_load_explicit(&pool->grow_stuck, memory_order_relaxed) == 0 &&
+           atomic_load_explicit(&segment->run->growth.grow_stuck, memory_order_relaxed) == 0 &&
            (LIKELY(segment->grow_again_at_ns == 0) || clock_boot_ns() >= segment->grow_again_at_ns);
 }
 
@@ -590,7 +596,7 @@ grow_locked(struct segment *segment, uint32_t bytes_max)
     if (segment->attached) {
         note_own_shortage(segment, !populated);
     } else if (!populated) {
-        note_shortage(superblock, &available, bytes);
+        note_shortage(segment, &available, bytes);
     }
     return populated;
 }
@@ -713,7 +719,7 @@ owner_is_possible(const struct segment *segment, uint32_t number, uint32_t owner
     }
     uint32_t slot_index = (owner & ~PAGE_OWNER_PROCESS) >> 8;
     return kind == PAGE_KIND_IN_HAND && slot_index < segment_slot_count(segment) &&
-           atomic_load(&segment->slots[slot_index].page_in_flight) == number + 1;
+           atomic_load(&segment->held[slot_index].page_in_flight) == number + 1;
 }
 
 static bool
@@ -729,47 +735,47 @@ was_lost(const struct pool_audit *audit, uint32_t number, uint32_t owner)
 
 /* The page has no owner that can be. Named first: it is recovered if this process dies. */
 static bool
-take_lost(struct segment *segment, struct process_slot *slot, uint32_t number, uint32_t owner)
+take_lost(struct segment *segment, struct held_table *held, uint32_t number, uint32_t owner)
 {
-    atomic_store(&slot->page_in_flight, number + 1);
+    atomic_store(&held->page_in_flight, number + 1);
     if (atomic_compare_exchange_strong(&page_entry(segment, number)->owner, &owner,
-                                       page_owner_in_hand(segment, slot))) {
-        pool_give_back(segment, slot, number);
+                                       page_owner_in_hand(segment, held))) {
+        pool_give_back(segment, held, number);
         return true;
     }
-    atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
+    atomic_store_explicit(&held->page_in_flight, 0, memory_order_release);
     return false;
 }
 
 /* A shard's page has a bit in the free map. If it is just being given back, the bit may be the one
  * that it is to have. */
 static void
-clear_bit_of_owned(struct segment *segment, struct process_slot *slot, uint32_t number,
+clear_bit_of_owned(struct segment *segment, struct held_table *held, uint32_t number,
                    uint32_t owner)
 {
-    atomic_store(&slot->page_in_flight, number + 1);
+    atomic_store(&held->page_in_flight, number + 1);
     freemap_clear(segment, number);
     if (atomic_load(&page_entry(segment, number)->owner) != owner) {
         freemap_set(segment, number);
     }
-    atomic_store_explicit(&slot->page_in_flight, 0, memory_order_release);
+    atomic_store_explicit(&held->page_in_flight, 0, memory_order_release);
 }
 
 /* Makes the page's bit in the free map agree with its owner, which alone decides who gets a page.
  * True: a free page had none, and would have been lost. Those of absent pages are pool_repair()'s.
  */
 static bool
-audit_bit(struct segment *segment, struct process_slot *slot, uint32_t number, uint32_t owner)
+audit_bit(struct segment *segment, struct held_table *held, uint32_t number, uint32_t owner)
 {
     if (LIKELY(freemap_has(segment, number) == (owner == PAGE_FREE))) {
         return false;
     }
-    if (owner == PAGE_FREE && take_in_hand(segment, slot, number)) {
-        pool_give_back(segment, slot, number);
+    if (owner == PAGE_FREE && take_in_hand(segment, held, number)) {
+        pool_give_back(segment, held, number);
         return true;
     }
     if (page_owner_is_shard(owner)) {
-        clear_bit_of_owned(segment, slot, number, owner);
+        clear_bit_of_owned(segment, held, number, owner);
     }
     return false;
 }
@@ -781,7 +787,7 @@ struct pool_counts {
 /* Frees the pages that were found without an owner twice, and counts the others. For a process that
  * has no page in hand. */
 static bool
-audit_pages(struct segment *segment, struct process_slot *slot, struct pool_audit *audit,
+audit_pages(struct segment *segment, struct held_table *held, struct pool_audit *audit,
             struct pool_counts *counts)
 {
     struct pool_audit seen = {0};
@@ -792,7 +798,7 @@ audit_pages(struct segment *segment, struct process_slot *slot, struct pool_audi
         uint32_t owner = atomic_load(&page_entry(segment, number)->owner);
         counts->present += owner != PAGE_ABSENT;
         counts->absent_listed += owner == PAGE_ABSENT && freemap_has(segment, number);
-        freed |= audit_bit(segment, slot, number, owner);
+        freed |= audit_bit(segment, held, number, owner);
         if (LIKELY(owner_is_possible(segment, number, owner))) {
             continue;
         }
@@ -802,7 +808,7 @@ audit_pages(struct segment *segment, struct process_slot *slot, struct pool_audi
                 seen.lost[seen.lost_count++].owner = owner;
             }
         } else {
-            freed |= take_lost(segment, slot, number, owner);
+            freed |= take_lost(segment, held, number, owner);
         }
     }
     /* A free page that has its bit is out of sight while one above is missing. */
@@ -834,14 +840,16 @@ static bool
 audit_words(struct segment *segment, struct pool_audit *audit)
 {
     struct superblock *superblock = segment->superblock;
+    struct run_head *run = segment->run;
+    struct growth *growth = &run->growth;
     struct page_pool *pool = &superblock->pool;
     bool wrong = false;
-    uint64_t limit_bytes = atomic_load(&superblock->settings.memory_limit_bytes);
-    if (atomic_load(&pool->limit_check) != ~limit_bytes) {
+    uint64_t limit_bytes = atomic_load(&run->settings.memory_limit_bytes);
+    if (atomic_load(&growth->limit_check) != ~limit_bytes) {
         limit_bytes = audit->limit_bytes;
-        atomic_store(&superblock->settings.memory_limit_bytes, limit_bytes);
-        atomic_store(&pool->limit_check, ~limit_bytes);
-        set_effective(pool, limit_pages(superblock));
+        atomic_store(&run->settings.memory_limit_bytes, limit_bytes);
+        atomic_store(&growth->limit_check, ~limit_bytes);
+        set_effective(pool, limit_pages(segment));
         wrong = true;
     }
     audit->limit_bytes = limit_bytes;
@@ -854,23 +862,36 @@ audit_words(struct segment *segment, struct pool_audit *audit)
     }
     uint32_t effective = atomic_load(&pool->effective_count);
     if (atomic_load(&pool->effective_check) != ~effective) {
-        set_effective(pool, limit_pages(superblock));
+        set_effective(pool, limit_pages(segment));
         wrong = true;
     }
     /* A shortage that is forgotten and has not ended: nothing would raise the limit again. */
-    uint32_t recoveries = atomic_load(&pool->recovery_number);
-    if (audit->short_since_ns != 0 && atomic_load(&pool->short_since_ns) == 0 &&
+    uint32_t recoveries = atomic_load(&growth->recovery_number);
+    if (audit->short_since_ns != 0 && atomic_load(&growth->short_since_ns) == 0 &&
         audit->recoveries == recoveries) {
-        atomic_store(&pool->short_since_ns, audit->short_since_ns);
+        atomic_store(&growth->short_since_ns, audit->short_since_ns);
         wrong = true;
     }
-    audit->short_since_ns = atomic_load(&pool->short_since_ns);
+    audit->short_since_ns = atomic_load(&growth->short_since_ns);
     audit->recoveries = recoveries;
     return wrong;
 }
 
+void
+pool_reopen(struct segment *segment)
+{
+    struct page_pool *pool = &segment->superblock->pool;
+    uint32_t populated = atomic_load(&pool->populated_count);
+    if (atomic_load(&pool->populated_check) != ~populated) {
+        populated = populated_by_owners(segment);
+        atomic_store(&pool->populated_check, ~populated);
+        atomic_store(&pool->populated_count, populated);
+    }
+    pool_repair(segment);
+}
+
 bool
-pool_audit(struct segment *segment, struct process_slot *slot, struct pool_audit *audit,
+pool_audit(struct segment *segment, struct held_table *held, struct pool_audit *audit,
            uint64_t now_ns)
 {
     struct page_pool *pool = &segment->superblock->pool;
@@ -879,14 +900,14 @@ pool_audit(struct segment *segment, struct process_slot *slot, struct pool_audit
     }
     audit->looked_at_ns = now_ns;
     if (audit->limit_bytes == 0) {
-        audit->limit_bytes = segment->superblock->boot_settings.memory_limit_bytes;
+        audit->limit_bytes = segment->run->boot_settings.memory_limit_bytes;
     }
     bool wrong = audit_words(segment, audit);
     pool_unlock(segment);
     /* Without the lock, for there are many pages: what looks wrong once may be under way. */
     struct pool_counts counts;
-    pool_give_back_any(segment, slot);
-    wrong |= audit_pages(segment, slot, audit, &counts);
+    pool_give_back_any(segment, held);
+    wrong |= audit_pages(segment, held, audit, &counts);
     bool agrees = counts.present == atomic_load(&pool->present_count) && counts.absent_listed == 0;
     audit->present_wrong = agrees ? 0 : audit->present_wrong + 1;
     if (audit->present_wrong > 1 && pool_lock(segment)) {

@@ -7,8 +7,8 @@
  * |
  *
  * `owner` alone is the truth about whose a page is. It changes
- *   free -> in hand        by compare-and-swap, by anyone, after naming the page in its process
- * slot; in hand -> shard+class inside that shard's transaction, after every chunk was marked free;
+ *   free -> in hand        by compare-and-swap, by anyone, after naming the page in its held
+ * table; in hand -> shard+class inside that shard's transaction, after every chunk was marked free;
  *   shard+class -> in hand inside that shard's transaction, when no chunk is in use;
  *   in hand -> free        by a plain store of whoever has it in hand (or of the supervisor after a
  * death);
@@ -65,11 +65,11 @@ page_kind_is_class(const struct superblock *superblock, uint32_t kind)
     return kind - 1 < superblock->class_count;
 }
 
-/* In hand of the process in the slot. */
+/* In hand of the process whose table it is. */
 static inline uint32_t
-page_owner_in_hand(const struct segment *segment, const struct process_slot *slot)
+page_owner_in_hand(const struct segment *segment, const struct held_table *held)
 {
-    return PAGE_OWNER_PROCESS | (uint32_t)(slot - segment->slots) << 8 | PAGE_KIND_IN_HAND;
+    return PAGE_OWNER_PROCESS | (uint32_t)(held - segment->held) << 8 | PAGE_KIND_IN_HAND;
 }
 
 /* Only for owners that are a shard. The caller compares it with the number of shards: the word may
@@ -120,20 +120,20 @@ page_of_offset(const struct superblock *superblock, uint64_t offset)
 #define PAGE_NONE UINT32_MAX
 
 /* Takes a free page in hand, or returns PAGE_NONE: at a moment none was free, or many were just
- * being taken or given back. The page is named in the slot until page_keep() or
+ * being taken or given back. The page is named in the table until page_keep() or
  * pool_give_back(). A page that the process has in hand already is the one it gets. Never blocks,
  * takes no lock, and looks at a bounded number of words, however many pages there are. While more
  * memory is in use than the limit allows, there is no other. */
-uint32_t pool_take(struct segment *segment, struct process_slot *slot);
+uint32_t pool_take(struct segment *segment, struct held_table *held);
 
 /* Forgets the page in hand: it has an owner now. */
-void page_keep(struct process_slot *slot);
+void page_keep(struct held_table *held);
 
 /* Returns the page in hand to the pool. */
-void pool_give_back(struct segment *segment, struct process_slot *slot, uint32_t number);
+void pool_give_back(struct segment *segment, struct held_table *held, uint32_t number);
 
 /* The same for a page that may be in hand. A process has one at most. */
-void pool_give_back_any(struct segment *segment, struct process_slot *slot);
+void pool_give_back_any(struct segment *segment, struct held_table *held);
 
 /* ---- more than the limit ---------------------------------------------------------------------
  * After the limit was lowered, until enough pages have gone back to the host. */
@@ -141,11 +141,11 @@ void pool_give_back_any(struct segment *segment, struct process_slot *slot);
 bool pool_is_over(const struct segment *segment);
 
 /* As pool_take(), but only while there is more than the limit: a page to be given to the host. */
-uint32_t pool_take_surplus(struct segment *segment, struct process_slot *slot);
+uint32_t pool_take_surplus(struct segment *segment, struct held_table *held);
 
 /* Gives the memory of the page in hand back to the host. False: the host refuses, or the limit has
  * been raised meanwhile; the page is free again. */
-bool pool_drop(struct segment *segment, struct process_slot *slot, uint32_t number);
+bool pool_drop(struct segment *segment, struct held_table *held, uint32_t number);
 
 /* Makes `bytes` the memory limit, in force at once for who takes pages. False: more than the
  * reserve, or a stopped process keeps the pool's lock. */
@@ -153,7 +153,11 @@ bool pool_set_limit(struct segment *segment, uint64_t bytes) MUST_CHECK;
 
 /* After a process's death: a page it had in hand goes back to the pool. False: its memory cannot be
  * had again, and a stopped process keeps the pool's lock; try again later. */
-bool pool_recover(struct segment *segment, struct process_slot *slot) MUST_CHECK;
+bool pool_recover(struct segment *segment, struct held_table *held) MUST_CHECK;
+
+/* Makes the counts of the pool what the page directory and the limit of this run say; while no
+ * other process has the segment. */
+void pool_reopen(struct segment *segment);
 
 /* Whether pool_grow() could bring more. */
 bool pool_can_grow(const struct segment *segment);
@@ -200,7 +204,7 @@ struct pool_audit {
 
 /* Every other second: mends the counts and the limit of the pool, and frees pages whose owner
  * cannot be one, where they are found wrong twice. True: some were. */
-bool pool_audit(struct segment *segment, struct process_slot *slot, struct pool_audit *audit,
+bool pool_audit(struct segment *segment, struct held_table *held, struct pool_audit *audit,
                 uint64_t now_ns);
 
 #endif

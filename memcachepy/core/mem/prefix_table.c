@@ -28,7 +28,7 @@
 #define GENERATION_MASK ((UINT64_C(1) << 24) - 1)
 #define TAG_SHIFT 32
 
-/* Of superblock.prefix_state. */
+/* Of run_head.prefix_state. */
 #define STATE_GENERATION_SHIFT 32
 
 uint64_t
@@ -40,16 +40,16 @@ prefix_table_bytes(void)
 static _Atomic uint64_t *
 index_of(const struct segment *segment)
 {
-    return segment_at(segment, segment->superblock->prefixes_at);
+    return run_at(segment, segment->run->prefixes_at);
 }
 
 static struct prefix_entry *
 entry_at(const struct segment *segment, uint64_t word)
 {
-    uint64_t arena_at = segment->superblock->prefixes_at + INDEX_BYTES;
+    uint64_t arena_at = segment->run->prefixes_at + INDEX_BYTES;
     /* A damaged word may name a unit that there is not, or too little behind it for an entry. */
     uint64_t unit = (word & UINT32_MAX) % (ARENA_UNITS - UNITS_MAX + 1);
-    return segment_at(segment, arena_at + unit * UNIT_BYTES);
+    return run_at(segment, arena_at + unit * UNIT_BYTES);
 }
 
 static uint64_t
@@ -61,7 +61,7 @@ generation_of(uint64_t state)
 static uint64_t
 generation_now(const struct segment *segment)
 {
-    return generation_of(atomic_load(&segment->superblock->prefix_state));
+    return generation_of(atomic_load(&segment->run->prefix_state));
 }
 
 /* ---- memory --------------------------------------------------------------------------------- */
@@ -70,12 +70,12 @@ generation_now(const struct segment *segment)
 static bool
 take_memory(const struct segment *segment, uint64_t at, uint64_t bytes)
 {
-    _Atomic uint32_t *retry_at_s = &segment->superblock->prefix_retry_at_s;
+    _Atomic uint32_t *retry_at_s = &segment->run->prefix_retry_at_s;
     uint32_t now_s = (uint32_t)(clock_boot_ns() / 1000000000u);
     if (now_s < atomic_load_explicit(retry_at_s, memory_order_relaxed)) {
         return false;
     }
-    if (populate(segment->fd, segment->base, at, bytes)) {
+    if (populate(segment->run_fd, segment->run_base, at, bytes)) {
         return true;
     }
     atomic_store_explicit(retry_at_s, now_s + SHORTAGE_S, memory_order_relaxed);
@@ -85,15 +85,15 @@ take_memory(const struct segment *segment, uint64_t at, uint64_t bytes)
 static bool
 index_has_memory(const struct segment *segment)
 {
-    struct superblock *superblock = segment->superblock;
-    if (LIKELY(atomic_load_explicit(&superblock->prefix_index_present, memory_order_acquire))) {
+    struct run_head *run = segment->run;
+    if (LIKELY(atomic_load_explicit(&run->prefix_index_present, memory_order_acquire))) {
         return true;
     }
     /* Two processes may do this at once. */
-    if (!take_memory(segment, superblock->prefixes_at, INDEX_BYTES)) {
+    if (!take_memory(segment, run->prefixes_at, INDEX_BYTES)) {
         return false;
     }
-    atomic_store_explicit(&superblock->prefix_index_present, 1, memory_order_release);
+    atomic_store_explicit(&run->prefix_index_present, 1, memory_order_release);
     return true;
 }
 
@@ -101,20 +101,19 @@ index_has_memory(const struct segment *segment)
 static bool
 arena_has_memory(const struct segment *segment, uint64_t units)
 {
-    struct superblock *superblock = segment->superblock;
-    uint32_t present =
-        atomic_load_explicit(&superblock->prefix_units_present, memory_order_acquire);
+    struct run_head *run = segment->run;
+    uint32_t present = atomic_load_explicit(&run->prefix_units_present, memory_order_acquire);
     if (units <= present) {
         return true;
     }
     uint64_t to = (units + POPULATE_UNITS - 1) / POPULATE_UNITS * POPULATE_UNITS;
     to = to < ARENA_UNITS ? to : ARENA_UNITS;
-    uint64_t at = superblock->prefixes_at + INDEX_BYTES + (uint64_t)present * UNIT_BYTES;
+    uint64_t at = run->prefixes_at + INDEX_BYTES + (uint64_t)present * UNIT_BYTES;
     if (!take_memory(segment, at, (to - present) * UNIT_BYTES)) {
         return false;
     }
-    while (present < to && !atomic_compare_exchange_weak(&superblock->prefix_units_present,
-                                                         &present, (uint32_t)to)) {
+    while (present < to &&
+           !atomic_compare_exchange_weak(&run->prefix_units_present, &present, (uint32_t)to)) {
     }
     return true;
 }
@@ -130,24 +129,24 @@ struct place {
 
 /* Counts one more prefix. False: there are too many, or the generation is over. */
 static bool
-claim_count(struct superblock *superblock, uint64_t generation)
+claim_count(struct run_head *run, uint64_t generation)
 {
-    uint64_t state = atomic_load(&superblock->prefix_state);
+    uint64_t state = atomic_load(&run->prefix_state);
     do {
         if (generation_of(state) != generation || (uint32_t)state >= PREFIX_COUNT_MAX) {
             return false;
         }
-    } while (!atomic_compare_exchange_weak(&superblock->prefix_state, &state, state + 1));
+    } while (!atomic_compare_exchange_weak(&run->prefix_state, &state, state + 1));
     return true;
 }
 
 /* Not if a reset has begun to count anew. */
 static void
-give_back_count(struct superblock *superblock, uint64_t generation)
+give_back_count(struct run_head *run, uint64_t generation)
 {
-    uint64_t state = atomic_load(&superblock->prefix_state);
+    uint64_t state = atomic_load(&run->prefix_state);
     while (generation_of(state) == generation && (uint32_t)state > 0 &&
-           !atomic_compare_exchange_weak(&superblock->prefix_state, &state, state - 1)) {
+           !atomic_compare_exchange_weak(&run->prefix_state, &state, state - 1)) {
     }
 }
 
@@ -156,7 +155,7 @@ give_back_count(struct superblock *superblock, uint64_t generation)
 static bool
 take_units(const struct segment *segment, struct place *place, uint64_t *unit)
 {
-    _Atomic uint64_t *units_taken = &segment->superblock->prefix_units_taken;
+    _Atomic uint64_t *units_taken = &segment->run->prefix_units_taken;
     uint64_t taken = atomic_load(units_taken);
     do {
         uint64_t begin = taken;
@@ -178,14 +177,14 @@ static bool
 make_entry(const struct segment *segment, uint64_t generation, uint64_t hash, const uint8_t *prefix,
            uint32_t len, struct place *place)
 {
-    struct superblock *superblock = segment->superblock;
+    struct run_head *run = segment->run;
     uint64_t unit;
     place->units = (uint32_t)((sizeof(struct prefix_entry) + len + UNIT_BYTES - 1) / UNIT_BYTES);
-    if (!claim_count(superblock, generation)) {
+    if (!claim_count(run, generation)) {
         return false;
     }
     if (!take_units(segment, place, &unit)) {
-        give_back_count(superblock, generation);
+        give_back_count(run, generation);
         return false;
     }
     place->word = generation << GENERATION_SHIFT | (hash >> 56) << TAG_SHIFT | unit;
@@ -200,13 +199,12 @@ make_entry(const struct segment *segment, uint64_t generation, uint64_t hash, co
 
 /* Gives back a place that was not needed; its units only if they are the last that were taken. */
 static void
-give_back(struct superblock *superblock, uint64_t generation, const struct place *place)
+give_back(struct run_head *run, uint64_t generation, const struct place *place)
 {
     uint64_t end = place->end;
     if (place->word != 0) {
-        give_back_count(superblock, generation);
-        (void)!atomic_compare_exchange_strong(&superblock->prefix_units_taken, &end,
-                                              end - place->units);
+        give_back_count(run, generation);
+        (void)!atomic_compare_exchange_strong(&run->prefix_units_taken, &end, end - place->units);
     }
 }
 
@@ -237,7 +235,7 @@ find_in_generation(const struct segment *segment, uint64_t generation, const uin
         uint64_t word = atomic_load_explicit(at, memory_order_acquire);
         while (word >> GENERATION_SHIFT != generation) {
             if (generation_now(segment) != generation) {
-                give_back(segment->superblock, generation, &place);
+                give_back(segment->run, generation, &place);
                 return false;
             }
             if (place.word == 0 && !make_entry(segment, generation, hash, prefix, len, &place)) {
@@ -254,7 +252,7 @@ find_in_generation(const struct segment *segment, uint64_t generation, const uin
             break;
         }
     }
-    give_back(segment->superblock, generation, &place);
+    give_back(segment->run, generation, &place);
     return true;
 }
 
@@ -276,8 +274,8 @@ prefix_table_find(const struct segment *segment, const uint8_t *prefix, uint32_t
 const struct prefix_entry *
 prefix_table_next(const struct segment *segment, uint32_t *at)
 {
-    const struct superblock *superblock = segment->superblock;
-    if (!atomic_load_explicit(&superblock->prefix_index_present, memory_order_acquire)) {
+    const struct run_head *run = segment->run;
+    if (!atomic_load_explicit(&run->prefix_index_present, memory_order_acquire)) {
         return NULL;
     }
     uint64_t generation = generation_now(segment);
@@ -294,7 +292,7 @@ prefix_table_next(const struct segment *segment, uint32_t *at)
 void
 prefix_table_reset(const struct segment *segment)
 {
-    _Atomic uint64_t *at = &segment->superblock->prefix_state;
+    _Atomic uint64_t *at = &segment->run->prefix_state;
     uint64_t state = atomic_load(at);
     uint64_t next;
     do {

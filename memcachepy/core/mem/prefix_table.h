@@ -1,12 +1,12 @@
 /* What `stats detail` counts: gets, hits, sets and deletes by the prefix of the key.
  *
- *   superblock.prefixes_at:  index, INDEX words     | generation 24 | tag 8 | unit 32 |
+ *   run_head.prefixes_at:  index, INDEX words     | generation 24 | tag 8 | unit 32 |
  *                            arena, units of 64 B   | counters | length | prefix | …
  *
  * Any process adds prefixes and counts, without a lock. A prefix gets a place in the arena, which
  * is filled before a word of the index names it; a process that dies in between leaves a place
  * that nobody names. A reset begins a new generation: the words of older ones are free. Generation
- * and count are one word of the superblock, so what is given back after a reset is not taken from
+ * and count are one word of the run head, so what is given back after a reset is not taken from
  * the count of what came later. The arena is taken round and round, and has room for all of two
  * generations, so a place is taken again only after a reset and 65,536 further prefixes: a process
  * that was stopped within a count for so long counts for another prefix, and that is all.

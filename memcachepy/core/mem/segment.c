@@ -1,20 +1,11 @@
-/* Creating and mapping the segment; see segment.h for its parts. */
+/* Creating and mapping the two parts of the segment; see segment.h. */
 #include "mem/segment.h"
 
 #include "base/check.h"
-#include "base/clock.h"
-#include "base/xxh64.h"
-#include "mem/config_table.h"
-#include "mem/conn_table.h"
-#include "mem/freemap.h"
 #include "mem/hostmem.h"
 #include "mem/hugepage.h"
-#include "mem/logring.h"
 #include "mem/page.h"
 #include "mem/populate.h"
-#include "mem/prefix_table.h"
-#include "mem/ref.h"
-#include "mem/slabclass.h"
 #include "mem/track.h"
 
 #include <errno.h>
@@ -23,178 +14,27 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* A shard covers 512 to 1,023 pages of the limit: enough for its classes, of each of which it has
- * half a page unused; and locks for several writers. */
-#define SHARD_PAGES_MIN 512
-
-#define SMALL_PAGE_SHIFT 14
-#define LARGE_PAGE_SHIFT 16
-#define LARGE_PAGE_FROM_BYTES (UINT64_C(256) << 20)
-
-/* A table takes at most a quarter of its shard's share of the reserve. */
-#define TABLE_PART 4
-
-#define SLACK_BYTES 4096
-
-/* The node's clock starts a little above 0, so that 0 and 1 are never now. */
-#define CLOCK_BASE_S 2
-
-/* 2020-01-01: moments of the system clock count from here, or from the segment's creation if the
- * clock stood earlier then, so that a clock that is set back later still has moments to come. */
-#define WALL_BASE_MAX_S UINT64_C(1577836800)
-
-#ifndef F_SEAL_FUTURE_WRITE
-#define F_SEAL_FUTURE_WRITE 0x0010
-#endif
-
-const char *const policy_names[POLICY_COUNT] = {
-    [POLICY_S3FIFO] = "s3fifo",
-    [POLICY_S3FIFO_BYTES] = "s3fifo-bytes",
-    [POLICY_NOEVICTION] = "noeviction",
-    [POLICY_ALLKEYS_LRU] = "allkeys-lru",
-    [POLICY_ALLKEYS_LFU] = "allkeys-lfu",
-    [POLICY_ALLKEYS_RANDOM] = "allkeys-random",
-    [POLICY_VOLATILE_LRU] = "volatile-lru",
-    [POLICY_VOLATILE_LFU] = "volatile-lfu",
-    [POLICY_VOLATILE_RANDOM] = "volatile-random",
-    [POLICY_VOLATILE_TTL] = "volatile-ttl",
+/* Private plans of both parts. */
+struct plan {
+    struct superblock data;
+    struct run_head run;
 };
 
-const char *const binding_names[BINDING_COUNT] = {
-    [BINDING_AUTO] = "auto-negotiate",
-    [BINDING_ASCII] = "ascii",
-    [BINDING_BINARY] = "binary",
-};
-
-static uint32_t
-shard_count_for(uint64_t memory_limit_bytes, uint32_t page_shift)
+static struct plan *
+plan_new(void)
 {
-    uint32_t count = 1;
-    while ((uint64_t)count * 2 * SHARD_PAGES_MIN <= memory_limit_bytes >> page_shift) {
-        count *= 2;
-    }
-    return count;
-}
-
-/* At least a system page: what is smaller cannot be given back to the host by itself. */
-static uint32_t
-page_shift_for(uint64_t memory_limit_bytes, uint64_t system_page_bytes)
-{
-    uint32_t shift =
-        memory_limit_bytes < LARGE_PAGE_FROM_BYTES ? SMALL_PAGE_SHIFT : LARGE_PAGE_SHIFT;
-    while (UINT64_C(1) << shift < system_page_bytes) {
-        shift++;
-    }
-    return shift;
-}
-
-/* The smallest unit whose refs reach the limit and, where that costs nothing more, the whole host.
- */
-static uint32_t
-unit_shift_for(uint64_t memory_limit_bytes)
-{
-    uint32_t shift = UNIT_SHIFT_MIN;
-    while (shift < UNIT_SHIFT_MAX && UINT64_C(1) << (32 + shift) < memory_limit_bytes +
-                                                                       memory_limit_bytes / 16 +
-                                                                       EXTENT_BYTES) {
-        shift++;
-    }
-    return shift;
+    struct plan *plan = aligned_alloc(CACHE_LINE_BYTES, round_up(sizeof(*plan), CACHE_LINE_BYTES));
+    CHECK(plan != NULL);
+    return plan;
 }
 
 static uint64_t
-place(uint64_t *at, uint64_t bytes, uint64_t alignment)
+system_page_bytes(void)
 {
-    uint64_t offset = round_up(*at, alignment);
-    *at = offset + bytes;
-    return offset;
-}
-
-/* Places the parts for so many pages. */
-static void
-place_parts(struct superblock *superblock, const struct segment_settings *settings,
-            uint32_t page_count, size_t shard_bytes, uint64_t system_page_bytes)
-{
-    uint64_t pages_of_shard = page_count / superblock->shard_count;
-    superblock->table_pages_max = (uint32_t)round_up(pages_of_shard / TABLE_PART + 2, 16);
-    uint64_t at = sizeof(struct superblock);
-    superblock->slots_at = place(&at, (uint64_t)SLOT_COUNT * sizeof(struct process_slot), 4096);
-    superblock->logs_at = place(&at, (uint64_t)SLOT_COUNT * superblock->log_ring_bytes, 4096);
-    superblock->shards_at = place(&at, superblock->shard_count * (uint64_t)shard_bytes, 4096);
-    superblock->words_at = place(&at, superblock->shard_count * sizeof(uint64_t), 4096);
-    superblock->tables_at =
-        place(&at, (uint64_t)superblock->shard_count * superblock->table_pages_max * 4, 4096);
-    superblock->prefixes_at = place(&at, prefix_table_bytes(), 4096);
-    superblock->conns_at = place(&at, conn_table_bytes(settings), 4096);
-    superblock->configs_at = place(&at, config_table_bytes(), 4096);
-    /* Other nodes map this part alone. */
-    superblock->tracks_at = place(&at, track_bytes(), system_page_bytes);
-    superblock->freemap_at = place(&at, freemap_bytes(page_count), 4096);
-    superblock->pages_at = place(&at, (uint64_t)page_count * sizeof(struct page), 4096);
-    superblock->data_at = place(&at, (uint64_t)page_count << superblock->page_shift, EXTENT_BYTES);
-    /* Read, at most, by a process that takes damaged bytes at the very end for an item. */
-    place(&at, SLACK_BYTES, 4096);
-    superblock->page_count_max = page_count;
-    superblock->reserve_bytes = at;
-}
-
-enum segment_status
-segment_lay_out(const struct segment_settings *settings, size_t shard_bytes,
-                const struct memory_limit *host, uint64_t system_page_bytes,
-                struct superblock *superblock, char *sentence)
-{
-    memset(superblock, 0, sizeof(*superblock));
-    uint64_t limit = settings->memory_limit_bytes;
-    if (limit > host->bytes) {
-        snprintf(sentence, SEGMENT_SENTENCE_MAX,
-                 "memory_limit: %llu MB are asked for, but %s allows %llu MB; use -m %llu or less, "
-                 "or raise that limit",
-                 (unsigned long long)limit >> 20, host->owner,
-                 (unsigned long long)host->bytes >> 20, (unsigned long long)host->bytes >> 20);
-        return SEGMENT_SHORTAGE;
-    }
-    superblock->page_shift = page_shift_for(limit, system_page_bytes);
-    superblock->page_bytes = 1u << superblock->page_shift;
-    superblock->unit_shift = unit_shift_for(limit);
-    superblock->shard_count = shard_count_for(limit, superblock->page_shift);
-    /* What the refs reach, less room for the parts before the pages. */
-    uint64_t reach = UINT64_C(1) << (32 + superblock->unit_shift);
-    uint64_t reserve = host->bytes > limit ? host->bytes : limit;
-    reserve = reserve < reach - reach / 32 ? reserve : reach - reach / 32;
-    uint64_t page_count = reserve >> superblock->page_shift;
-    page_count = page_count < PAGE_COUNT_MAX ? page_count : PAGE_COUNT_MAX;
-    if (page_count << superblock->page_shift < limit) {
-        snprintf(sentence, SEGMENT_SENTENCE_MAX,
-                 "memory_limit: %llu MB is more than references reach; the range is 1 to %llu MB",
-                 (unsigned long long)limit >> 20, (unsigned long long)(reach - reach / 32) >> 20);
-        return SEGMENT_BAD_SETTING;
-    }
-    uint32_t unit = 1u << superblock->unit_shift;
-    uint32_t count = settings->slab_sizes[0] != '\0'
-                         ? slabclass_from_list(superblock->chunk_bytes, superblock->page_bytes,
-                                               unit, settings->slab_sizes)
-                         : slabclass_make(superblock->chunk_bytes, superblock->page_bytes, unit,
-                                          settings->item_size_min_bytes, settings->growth_factor);
-    if (count == 0) {
-        snprintf(
-            sentence, SEGMENT_SENTENCE_MAX,
-            "growth_factor: %.4g gives more than %d slab classes; the range is above 1, at least "
-            "about 1.1 with an item_size_min of %u",
-            settings->growth_factor, SLAB_CLASS_COUNT_MAX - 1, settings->item_size_min_bytes);
-        return SEGMENT_BAD_SETTING;
-    }
-    superblock->class_count = count;
-    for (uint32_t class_id = 1; class_id <= count; class_id++) {
-        superblock->chunks_per_page[class_id] =
-            slabclass_chunks_per_page(superblock->page_bytes, superblock->chunk_bytes[class_id]);
-    }
-    superblock->log_ring_bytes = logring_bytes(settings->worker_logbuf_bytes);
-    place_parts(superblock, settings, (uint32_t)page_count, shard_bytes, system_page_bytes);
-    return SEGMENT_OK;
+    return (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
 static enum segment_status
@@ -205,48 +45,77 @@ fail(char *sentence, const char *what)
     return SEGMENT_FAILED;
 }
 
-static enum segment_status
-map(uint64_t bytes, struct segment *segment, char *sentence)
+/* A sealed, sparse memfd of so many bytes; -1 and errno. */
+static int
+make_memfd(const char *name, uint64_t bytes)
 {
-    int fd = memfd_create("memcachepy", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd < 0) {
-        return fail(sentence, "memfd_create");
-    }
-    if (ftruncate(fd, (off_t)bytes) != 0 ||
-        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
-        enum segment_status status = fail(sentence, "ftruncate");
+    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd >= 0 && (ftruncate(fd, (off_t)bytes) != 0 ||
+                    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)) {
+        int error = errno;
         close(fd);
-        return status;
+        errno = error;
+        fd = -1;
     }
-    void *base = hugepage_map(fd, bytes);
-    if (base == NULL) {
-        enum segment_status status = fail(sentence, "mmap");
-        close(fd);
-        return status;
-    }
-    segment->base = base;
-    segment->bytes = bytes;
-    segment->fd = fd;
-    return SEGMENT_OK;
+    return fd;
 }
 
-/* Everything before the pages that a node of this limit touches. The rest is populated as it grows.
- */
+/* Lays a private, read-only copy over the constants of a mapping. False: no memory. */
 static bool
-populate_parts(const struct segment *segment, const struct superblock *plan,
-               const struct segment_settings *settings, size_t shard_bytes)
+make_constants_private(uint8_t *base)
 {
-    uint64_t slots =
-        (uint64_t)(SLOT_WORKER_FIRST + settings->worker_count) * sizeof(struct process_slot);
-    uint64_t shards = plan->shard_count * (uint64_t)shard_bytes;
-    return populate(segment->fd, segment->base, 0, sizeof(struct superblock)) &&
-           populate(segment->fd, segment->base, plan->slots_at, slots) &&
-           populate(segment->fd, segment->base, plan->shards_at, shards) &&
-           populate(segment->fd, segment->base, plan->words_at,
-                    plan->shard_count * sizeof(uint64_t)) &&
-           populate(segment->fd, segment->base, plan->tracks_at, TRACK_HEAD_PRESENT_BYTES) &&
-           populate(segment->fd, segment->base, plan->freemap_at,
-                    freemap_present_bytes(plan->page_count_max));
+    void *copy =
+        mmap(NULL, CONSTANTS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (copy == MAP_FAILED) {
+        return false;
+    }
+    memcpy(copy, base, CONSTANTS_BYTES);
+    if (mprotect(copy, CONSTANTS_BYTES, PROT_READ) != 0 ||
+        mremap(copy, CONSTANTS_BYTES, CONSTANTS_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, base) ==
+            MAP_FAILED) {
+        munmap(copy, CONSTANTS_BYTES);
+        return false;
+    }
+    return true;
+}
+
+static struct segment *
+segment_new(void)
+{
+    struct segment *segment = calloc(1, sizeof(*segment));
+    CHECK(segment != NULL);
+    segment->fd = segment->run_fd = -1;
+    return segment;
+}
+
+/* Takes the descriptor, whatever the result. */
+static bool
+map_data(struct segment *segment, int fd, uint64_t bytes)
+{
+    segment->fd = fd;
+    segment->base = fd < 0 ? NULL : hugepage_map(fd, bytes);
+    segment->bytes = bytes;
+    segment->superblock = (struct superblock *)(void *)segment->base;
+    return segment->base != NULL;
+}
+
+static bool
+map_run(struct segment *segment, int fd, uint64_t bytes)
+{
+    segment->run_fd = fd;
+    segment->run_base = fd < 0 ? NULL : hugepage_map(fd, bytes);
+    segment->run_bytes = bytes;
+    segment->run = (struct run_head *)(void *)segment->run_base;
+    return segment->run_base != NULL;
+}
+
+/* The parts of both mappings, whose constants are private. */
+static void
+find_parts(struct segment *segment)
+{
+    segment->held = segment_at(segment, segment->superblock->held_at);
+    segment->slots = run_at(segment, segment->run->slots_at);
+    segment->locks = run_at(segment, segment->run->locks_at);
 }
 
 /* Only under the pages: the parts before them are sparse. */
@@ -260,198 +129,300 @@ back_by_huge_pages(const struct segment *segment, const struct segment_settings 
            hugepage_require(segment->fd, segment->base, data_at, sentence, SEGMENT_SENTENCE_MAX);
 }
 
-static uint32_t
-fingerprint(size_t shard_bytes)
+static enum segment_status
+refuse_shortage(const struct segment_settings *settings, char *sentence)
 {
-    const uint64_t facts[] = {
-        sizeof(struct superblock),           sizeof(struct process_slot), sizeof(struct page),
-        sizeof(struct shared_lock),          sizeof(pthread_mutex_t),     shard_bytes,
-#ifdef __GLIBC__
-        __GLIBC__ * 1000u + __GLIBC_MINOR__,
-#else
-                              0,
-#endif
-    };
-    uint32_t value = SEGMENT_LAYOUT_VERSION;
-    for (size_t i = 0; i < sizeof(facts) / sizeof(facts[0]); i++) {
-        value = value * 31 + (uint32_t)facts[i];
-    }
-    return value;
+    snprintf(sentence, SEGMENT_SENTENCE_MAX,
+             "memory_limit: the host or its cgroup has no memory left for the tables of a cache "
+             "of %llu MB; free some or lower -m",
+             (unsigned long long)settings->memory_limit_bytes >> 20);
+    return SEGMENT_SHORTAGE;
 }
 
-static uint64_t
-constants_check(const struct superblock *superblock)
+static unsigned
+slots_at_start(const struct segment_settings *settings)
 {
-    return xxh64((const uint8_t *)superblock, offsetof(struct superblock, constants_check), 0);
+    return SLOT_WORKER_FIRST + settings->worker_count;
 }
 
-/* Lays a private, read-only copy over the constants of the mapping. False: no memory. */
-static bool
-make_constants_private(struct segment *segment)
+/* Makes and maps the run for data whose head is filled. */
+static enum segment_status
+create_run(struct segment *segment, const struct segment_settings *settings, struct run_head *plan,
+           char *sentence)
 {
-    void *copy =
-        mmap(NULL, CONSTANTS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (copy == MAP_FAILED) {
-        return false;
+    struct superblock *superblock = segment->superblock;
+    run_plan(settings, superblock->shard_count, system_page_bytes(), plan);
+    if (!map_run(segment, make_memfd(RUN_NAME, plan->bytes), plan->bytes)) {
+        return fail(sentence, segment->run_fd < 0 ? "memfd_create" : "mmap");
     }
-    memcpy(copy, segment->base, CONSTANTS_BYTES);
-    if (mprotect(copy, CONSTANTS_BYTES, PROT_READ) != 0 ||
-        mremap(copy, CONSTANTS_BYTES, CONSTANTS_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED,
-               segment->base) == MAP_FAILED) {
-        munmap(copy, CONSTANTS_BYTES);
-        return false;
+    if (!run_populate(segment->run_fd, segment->run_base, plan, superblock->shard_count,
+                      slots_at_start(settings))) {
+        return refuse_shortage(settings, sentence);
     }
-    return true;
-}
-
-static void
-superblock_fill(struct superblock *superblock, const struct superblock *plan,
-                const struct segment_settings *settings, size_t shard_bytes)
-{
-    *superblock = *plan;
-    superblock->layout_version = SEGMENT_LAYOUT_VERSION;
-    superblock->fingerprint = fingerprint(shard_bytes);
-    superblock->settings = *settings;
-    superblock->boot_settings = *settings;
-    uint64_t wall_s = clock_wall_ns() / 1000000000u;
-    superblock->wall_base_s =
-        wall_s - CLOCK_BASE_S < WALL_BASE_MAX_S ? wall_s - CLOCK_BASE_S : WALL_BASE_MAX_S;
-    superblock->boot_base_ns = clock_boot_ns() - CLOCK_BASE_S * UINT64_C(1000000000);
-    struct page_pool *pool = &superblock->pool;
-    lock_init(&pool->grow_lock);
-    lock_init(&superblock->configs.lock);
-    uint32_t limit = (uint32_t)(settings->memory_limit_bytes >> superblock->page_shift);
-    atomic_store(&pool->effective_count, limit);
-    atomic_store(&pool->limit_check, ~settings->memory_limit_bytes);
-    atomic_store(&pool->populated_check, UINT32_MAX);
-    atomic_store(&pool->effective_check, ~limit);
-    memcpy(superblock->magic, SEGMENT_MAGIC, sizeof(SEGMENT_MAGIC));
-    superblock->constants_check = constants_check(superblock);
-}
-
-enum segment_status
-segment_create(const struct segment_settings *settings, size_t shard_bytes, struct segment **out,
-               char *sentence)
-{
-    struct superblock *plan = aligned_alloc(CACHE_LINE_BYTES, sizeof(*plan));
-    struct segment *segment = calloc(1, sizeof(*segment));
-    CHECK(plan != NULL && segment != NULL);
-    struct memory_limit host;
-    hostmem_total(&host);
-    enum segment_status status = segment_lay_out(settings, shard_bytes, &host,
-                                                 (uint64_t)sysconf(_SC_PAGESIZE), plan, sentence);
-    if (status == SEGMENT_OK) {
-        status = map(plan->reserve_bytes, segment, sentence);
+    plan->boot_base_ns = data_begin_clock(superblock);
+    plan->data_is_file = segment->is_file;
+    run_fill(segment->run, plan, superblock, settings);
+    if (atomic_load(&superblock->held_high) < slots_at_start(settings)) {
+        atomic_store(&superblock->held_high, slots_at_start(settings));
     }
-    if (status == SEGMENT_OK && !populate_parts(segment, plan, settings, shard_bytes)) {
-        snprintf(
-            sentence, SEGMENT_SENTENCE_MAX,
-            "memory_limit: the host or its cgroup has no memory left for the tables of a cache "
-            "of %llu MB; free some or lower -m",
-            (unsigned long long)settings->memory_limit_bytes >> 20);
-        status = SEGMENT_SHORTAGE;
-    } else if (status == SEGMENT_OK && !back_by_huge_pages(segment, settings, plan, sentence)) {
-        status = SEGMENT_SHORTAGE;
+    if (!make_constants_private(segment->base) || !make_constants_private(segment->run_base)) {
+        return fail(sentence, "mremap");
     }
-    if (status == SEGMENT_SHORTAGE && segment->base != NULL) {
-        munmap(segment->base, segment->bytes);
-        close(segment->fd);
-    }
-    if (status != SEGMENT_OK) {
-        free(plan);
-        free(segment);
-        return status;
-    }
-    segment->superblock = (struct superblock *)(void *)segment->base;
-    segment->slots = (struct process_slot *)(void *)(segment->base + plan->slots_at);
-    struct siphash_key *key = &plan->hash_key;
-    CHECK(getrandom(key, sizeof(*key), 0) == sizeof(*key));
-    superblock_fill(segment->superblock, plan, settings, shard_bytes);
-    free(plan);
-    if (!make_constants_private(segment)) {
-        status = fail(sentence, "mremap");
-        segment_close(segment);
-        return status;
-    }
-    *out = segment;
+    find_parts(segment);
     return SEGMENT_OK;
 }
 
-/* Why the mapped file must not be used; false if it may. */
-static bool
-refuse_superblock(const struct superblock *superblock, uint64_t bytes, size_t shard_bytes,
-                  char *sentence)
+/* Fills the mapped, zeroed data and makes the run for it. */
+static enum segment_status
+create_both(struct segment *segment, const struct segment_settings *settings,
+            const struct data_format *format, struct plan *plan, char *sentence)
 {
-    if (memcmp(superblock->magic, SEGMENT_MAGIC, sizeof(SEGMENT_MAGIC)) != 0) {
-        snprintf(sentence, SEGMENT_SENTENCE_MAX, "this is no segment of a node");
-    } else if (superblock->layout_version != SEGMENT_LAYOUT_VERSION) {
-        snprintf(sentence, SEGMENT_SENTENCE_MAX,
-                 "the node's segment has layout version %u and this memcachepy reads %u: use the "
-                 "same release as the node",
-                 superblock->layout_version, SEGMENT_LAYOUT_VERSION);
-    } else if (superblock->fingerprint != fingerprint(shard_bytes)) {
-        snprintf(sentence, SEGMENT_SENTENCE_MAX,
-                 "the node's segment was made by another build (%08x) than this memcachepy (%08x): "
-                 "its sizes or its libc differ; use the node's own environment",
-                 superblock->fingerprint, fingerprint(shard_bytes));
-    } else if (superblock->reserve_bytes != bytes) {
-        snprintf(sentence, SEGMENT_SENTENCE_MAX,
-                 "the node's segment says it has %llu bytes and has %llu",
-                 (unsigned long long)superblock->reserve_bytes, (unsigned long long)bytes);
-    } else if (superblock->constants_check != constants_check(superblock)) {
-        snprintf(sentence, SEGMENT_SENTENCE_MAX,
-                 "the node's segment is damaged: another process has written over its head; "
-                 "restart the node");
+    if (!data_populate(segment->fd, segment->base, &plan->data, format->shard_bytes,
+                       slots_at_start(settings))) {
+        return refuse_shortage(settings, sentence);
+    }
+    if (!back_by_huge_pages(segment, settings, &plan->data, sentence)) {
+        return SEGMENT_SHORTAGE;
+    }
+    data_fill(segment->superblock, &plan->data, format, settings);
+    return create_run(segment, settings, &plan->run, sentence);
+}
+
+/* What a function that makes a segment ends with. */
+static enum segment_status
+finish(enum segment_status status, struct segment *segment, struct plan *plan, struct segment **out)
+{
+    free(plan);
+    if (status == SEGMENT_OK) {
+        *out = segment;
     } else {
+        segment_close(segment);
+    }
+    return status;
+}
+
+enum segment_status
+segment_create(const struct segment_settings *settings, const struct data_format *format,
+               struct segment **out, char *sentence)
+{
+    struct plan *plan = plan_new();
+    struct segment *segment = segment_new();
+    struct memory_limit host;
+    hostmem_total(&host);
+    enum segment_status status =
+        data_plan(settings, format->shard_bytes, &host, system_page_bytes(), &plan->data, sentence);
+    if (status == SEGMENT_OK &&
+        !map_data(segment, make_memfd(DATA_NAME, plan->data.bytes), plan->data.bytes)) {
+        status = fail(sentence, segment->fd < 0 ? "memfd_create" : "mmap");
+    }
+    if (status == SEGMENT_OK) {
+        status = create_both(segment, settings, format, plan, sentence);
+    }
+    return finish(status, segment, plan, out);
+}
+
+/* ---- files ---------------------------------------------------------------------------------- */
+
+/* Duplicates the descriptor and locks its file for this node: the lock is its processes' as long as
+ * one of them has the descriptor. -1: the sentence says why not. */
+static int
+lock_file(int fd, struct stat *file, char *sentence)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    if (fstat(fd, file) != 0 || !S_ISREG(file->st_mode)) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX, "the data is to lie in a regular file");
+        return -1;
+    }
+    if (fcntl(fd, F_OFD_SETLK, &lock) != 0) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX,
+                 errno == EAGAIN || errno == EACCES
+                     ? "the file is in use by another process: a node has it open; stop that node, "
+                       "or use another file"
+                     : "cannot lock the file: %s",
+                 strerror(errno));
+        return -1;
+    }
+    int own_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (own_fd < 0) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX, "cannot use the file: %s", strerror(errno));
+    }
+    return own_fd;
+}
+
+enum segment_status
+segment_create_in(int fd, const struct segment_settings *settings, const struct data_format *format,
+                  struct segment **out, char *sentence)
+{
+    struct plan *plan = plan_new();
+    struct segment *segment = segment_new();
+    struct stat file;
+    segment->is_file = true;
+    segment->fd = lock_file(fd, &file, sentence);
+    enum segment_status status = segment->fd < 0 ? SEGMENT_FAILED : SEGMENT_OK;
+    if (status == SEGMENT_OK) {
+        status = data_plan_file((uint64_t)file.st_size, settings, format->shard_bytes,
+                                system_page_bytes(), &plan->data, sentence);
+    }
+    /* What the file held is gone: its bytes are to be zeroes. */
+    if (status == SEGMENT_OK &&
+        (ftruncate(segment->fd, 0) != 0 || ftruncate(segment->fd, file.st_size) != 0 ||
+         !map_data(segment, segment->fd, plan->data.bytes))) {
+        status = fail(sentence, "the file");
+    }
+    if (status == SEGMENT_OK) {
+        status = create_both(segment, settings, format, plan, sentence);
+    }
+    return finish(status, segment, plan, out);
+}
+
+/* Settings that data which exists does not agree with. */
+static enum segment_status
+refuse_settings(const struct superblock *superblock, const struct segment_settings *settings,
+                char *sentence)
+{
+    if (superblock->eviction_policy != settings->eviction_policy) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX,
+                 "eviction_policy: %s is asked for, and the file was laid out for %s; use that, or "
+                 "another file",
+                 policy_names[settings->eviction_policy],
+                 policy_names[superblock->eviction_policy]);
+        return SEGMENT_BAD_SETTING;
+    }
+    if (superblock->page_bytes < system_page_bytes()) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX,
+                 "the file has pages of %u bytes, and this host's are of %llu: use a host whose "
+                 "pages are not larger",
+                 superblock->page_bytes, (unsigned long long)system_page_bytes());
+        return SEGMENT_FAILED;
+    }
+    return data_check_limit(superblock, settings, sentence);
+}
+
+/* Reads the head before anything is mapped: what a file lacks at its end is SIGBUS. */
+static enum segment_status
+read_head(int fd, const struct stat *file, const struct segment_settings *settings,
+          const struct data_format *format, struct superblock *head, char *sentence)
+{
+    if (file->st_size < (off_t)sizeof(*head) ||
+        pread(fd, head, sizeof(*head), 0) != (ssize_t)sizeof(*head)) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX,
+                 "the file holds no data of a node: it has %llu bytes, and the head alone has %zu",
+                 (unsigned long long)file->st_size, sizeof(*head));
+        return SEGMENT_FAILED;
+    }
+    if (data_refuse(head, (uint64_t)file->st_size, format, true, sentence)) {
+        return SEGMENT_FAILED;
+    }
+    return refuse_settings(head, settings, sentence);
+}
+
+enum segment_status
+segment_reopen(int fd, const struct segment_settings *settings, const struct data_format *format,
+               struct segment **out, char *sentence)
+{
+    struct plan *plan = plan_new();
+    struct segment *segment = segment_new();
+    struct stat file;
+    segment->is_file = true;
+    segment->fd = lock_file(fd, &file, sentence);
+    enum segment_status status =
+        segment->fd < 0 ? SEGMENT_FAILED
+                        : read_head(segment->fd, &file, settings, format, &plan->data, sentence);
+    if (status == SEGMENT_OK && !map_data(segment, segment->fd, plan->data.bytes)) {
+        status = fail(sentence, "the file");
+    }
+    uint32_t held_high = status == SEGMENT_OK ? atomic_load(&segment->superblock->held_high) : 0;
+    held_high = held_high < SLOT_COUNT ? held_high : SLOT_COUNT;
+    unsigned slots = slots_at_start(settings);
+    if (status == SEGMENT_OK &&
+        !data_populate(segment->fd, segment->base, &plan->data, format->shard_bytes,
+                       held_high > slots ? held_high : slots)) {
+        status = refuse_shortage(settings, sentence);
+    } else if (status == SEGMENT_OK &&
+               !back_by_huge_pages(segment, settings, &plan->data, sentence)) {
+        status = SEGMENT_SHORTAGE;
+    }
+    if (status == SEGMENT_OK) {
+        status = create_run(segment, settings, &plan->run, sentence);
+    }
+    if (status == SEGMENT_OK) {
+        segment->held_left = held_high;
+        pool_reopen(segment);
+        /* Copies from other nodes that no leader has confirmed stay hidden. */
+        atomic_store(&track_head_of(segment)->copies, COPIES_DEAD);
+    }
+    return finish(status, segment, plan, out);
+}
+
+/* ---- attaching ------------------------------------------------------------------------------ */
+
+/* The size of a file that cannot become smaller under a mapping; 0: it is no such. */
+static uint64_t
+sealed_bytes(int fd, bool must_be_sealed, size_t bytes_min)
+{
+    const int seals = F_SEAL_SHRINK | F_SEAL_GROW;
+    struct stat file;
+    int found = fcntl(fd, F_GET_SEALS);
+    bool is_sealed = found >= 0 && (found & seals) == seals;
+    return fstat(fd, &file) == 0 && (is_sealed || !must_be_sealed) &&
+                   file.st_size >= (off_t)bytes_min
+               ? (uint64_t)file.st_size
+               : 0;
+}
+
+/* Maps the run and then the data. False: the sentence says why not. */
+static bool
+attach_both(struct segment *segment, int fd, int run_fd, const struct data_format *format,
+            char *sentence)
+{
+    uint64_t bytes = sealed_bytes(run_fd, true, sizeof(struct run_head));
+    if (bytes == 0) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX, "this is no segment of a node");
         return false;
     }
+    if (!map_run(segment, fcntl(run_fd, F_DUPFD_CLOEXEC, 3), bytes) ||
+        !make_constants_private(segment->run_base)) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX, "cannot map the node's segment: %s",
+                 strerror(errno));
+        return false;
+    }
+    if (run_refuse(segment->run, bytes, sentence)) {
+        return false;
+    }
+    segment->is_file = segment->run->data_is_file;
+    bytes = sealed_bytes(fd, !segment->is_file, sizeof(struct superblock));
+    if (bytes == 0) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX, "this is no segment of a node");
+        return false;
+    }
+    if (!map_data(segment, fcntl(fd, F_DUPFD_CLOEXEC, 3), bytes) ||
+        !make_constants_private(segment->base)) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX, "cannot map the node's segment: %s",
+                 strerror(errno));
+        return false;
+    }
+    if (data_refuse(segment->superblock, bytes, format, false, sentence)) {
+        return false;
+    }
+    if (segment->run->data_check != segment->superblock->constants_check) {
+        snprintf(sentence, SEGMENT_SENTENCE_MAX,
+                 "the two parts of the node's segment are not of one node");
+        return false;
+    }
+    find_parts(segment);
     return true;
 }
 
 enum segment_status
-segment_attach(int fd, size_t shard_bytes, struct segment **out, char *sentence)
+segment_attach(int fd, int run_fd, const struct data_format *format, struct segment **out,
+               char *sentence)
 {
-    const int seals = F_SEAL_SHRINK | F_SEAL_GROW;
-    struct stat file;
-    if (fstat(fd, &file) != 0) {
-        snprintf(sentence, SEGMENT_SENTENCE_MAX, "cannot attach: %s", strerror(errno));
-        return SEGMENT_FAILED;
-    }
-    /* Sealed, for otherwise the file could shrink under the mapping. */
-    if ((fcntl(fd, F_GET_SEALS) & seals) != seals || fcntl(fd, F_GET_SEALS) < 0 ||
-        file.st_size < (off_t)sizeof(struct superblock)) {
-        snprintf(sentence, SEGMENT_SENTENCE_MAX, "this is no segment of a node");
-        return SEGMENT_FAILED;
-    }
-    uint64_t bytes = (uint64_t)file.st_size;
-    int own_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    void *base = hugepage_map(fd, bytes);
-    if (own_fd < 0 || base == NULL) {
-        snprintf(sentence, SEGMENT_SENTENCE_MAX, "cannot map the node's segment: %s",
-                 strerror(errno));
-        if (base != NULL) {
-            munmap(base, bytes);
-        }
-        if (own_fd >= 0) {
-            close(own_fd);
-        }
-        return SEGMENT_FAILED;
-    }
-    struct segment *segment = calloc(1, sizeof(*segment));
-    CHECK(segment != NULL);
-    *segment = (struct segment){
-        .base = base, .bytes = bytes, .fd = own_fd, .superblock = base, .attached = true};
-    if (!make_constants_private(segment)) {
-        snprintf(sentence, SEGMENT_SENTENCE_MAX, "cannot map the node's segment: %s",
-                 strerror(errno));
+    struct segment *segment = segment_new();
+    segment->attached = true;
+    if (!attach_both(segment, fd, run_fd, format, sentence)) {
         segment_close(segment);
         return SEGMENT_FAILED;
     }
-    if (refuse_superblock(segment->superblock, bytes, shard_bytes, sentence)) {
-        segment_close(segment);
-        return SEGMENT_FAILED;
-    }
-    segment->slots = (struct process_slot *)(void *)(segment->base + segment->superblock->slots_at);
     *out = segment;
     return SEGMENT_OK;
 }
@@ -459,11 +430,23 @@ segment_attach(int fd, size_t shard_bytes, struct segment **out, char *sentence)
 void
 segment_close(struct segment *segment)
 {
-    munmap(segment->base, segment->bytes);
-    close(segment->fd);
+    if (segment->base != NULL) {
+        munmap(segment->base, segment->bytes);
+    }
+    if (segment->run_base != NULL) {
+        munmap(segment->run_base, segment->run_bytes);
+    }
+    if (segment->fd >= 0) {
+        close(segment->fd);
+    }
+    if (segment->run_fd >= 0) {
+        close(segment->run_fd);
+    }
     free(segment->own_settings);
     free(segment);
 }
+
+/* ---- slots ---------------------------------------------------------------------------------- */
 
 static void
 claim_for(struct process_slot *slot, int32_t pid)
@@ -490,7 +473,8 @@ bool
 segment_open_attached(struct segment *segment, int32_t pid, unsigned *slot_index, char *sentence)
 {
     struct superblock *superblock = segment->superblock;
-    unsigned first = SLOT_WORKER_FIRST + superblock->boot_settings.worker_count;
+    struct run_head *run = segment->run;
+    unsigned first = SLOT_WORKER_FIRST + run->boot_settings.worker_count;
     unsigned high = segment->attached_high;
     unsigned index = 0;
     while (index < high && segment->attached_open[index]) {
@@ -504,9 +488,13 @@ segment_open_attached(struct segment *segment, int32_t pid, unsigned *slot_index
         return false;
     }
     if (index == high) {
-        uint64_t offset =
-            superblock->slots_at + (uint64_t)(first + index) * sizeof(struct process_slot);
-        if (!populate(segment->fd, segment->base, offset, sizeof(struct process_slot))) {
+        uint64_t slot = first + index;
+        if (!populate(segment->run_fd, segment->run_base,
+                      run->slots_at + slot * sizeof(struct process_slot),
+                      sizeof(struct process_slot)) ||
+            !populate(segment->fd, segment->base,
+                      superblock->held_at + slot * sizeof(struct held_table),
+                      sizeof(struct held_table))) {
             snprintf(sentence, SEGMENT_SENTENCE_MAX,
                      "the host or its cgroup has no memory left for one more attached process");
             return false;
@@ -516,8 +504,11 @@ segment_open_attached(struct segment *segment, int32_t pid, unsigned *slot_index
     segment->attached_open[index] = true;
     if (index == high) {
         segment->attached_high = high + 1;
+        if (atomic_load(&superblock->held_high) < first + index + 1) {
+            atomic_store(&superblock->held_high, first + index + 1);
+        }
         /* Pairs with the acquire load in segment_slot_count(). */
-        atomic_store_explicit(&superblock->attached_high, high + 1, memory_order_release);
+        atomic_store_explicit(&run->attached_high, high + 1, memory_order_release);
     }
     *slot_index = first + index;
     return true;
@@ -526,7 +517,7 @@ segment_open_attached(struct segment *segment, int32_t pid, unsigned *slot_index
 void
 segment_close_attached(struct segment *segment, unsigned slot_index)
 {
-    unsigned first = SLOT_WORKER_FIRST + segment->superblock->boot_settings.worker_count;
+    unsigned first = SLOT_WORKER_FIRST + segment->run->boot_settings.worker_count;
     if (slot_index >= first && slot_index - first < ATTACHED_MAX) {
         segment->attached_open[slot_index - first] = false;
     }
@@ -549,18 +540,18 @@ segment_note_settings(struct segment *segment)
         segment->own_settings = calloc(1, sizeof(*segment->own_settings));
         CHECK(segment->own_settings != NULL);
     }
-    copy_own_settings(segment->own_settings, &segment->superblock->settings);
+    copy_own_settings(segment->own_settings, &segment->run->settings);
 }
 
 void
 segment_reassert(struct segment *segment)
 {
-    _Atomic uint32_t *high = &segment->superblock->attached_high;
+    _Atomic uint32_t *high = &segment->run->attached_high;
     if (atomic_load(high) != segment->attached_high) {
         atomic_store(high, segment->attached_high);
     }
     if (segment->own_settings != NULL) {
-        copy_own_settings(&segment->superblock->settings, segment->own_settings);
+        copy_own_settings(&segment->run->settings, segment->own_settings);
     }
 }
 
@@ -568,7 +559,7 @@ uint64_t
 segment_connection_count(const struct segment *segment)
 {
     uint64_t count = 0;
-    for (unsigned i = 0; i < segment->superblock->boot_settings.worker_count; i++) {
+    for (unsigned i = 0; i < segment->run->boot_settings.worker_count; i++) {
         const struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST + i];
         uint64_t closed = atomic_load_explicit(&slot->conns_closed, memory_order_relaxed);
         uint64_t assigned = atomic_load_explicit(&slot->conns_assigned, memory_order_relaxed);

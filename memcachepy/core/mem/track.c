@@ -30,7 +30,7 @@ bytes_of_bits(uint32_t shift)
 static void
 show(const struct segment *segment, uint64_t session, uint32_t what)
 {
-    atomic_store(&segment->superblock->tracking, (uint32_t)session << 2 | what);
+    atomic_store(&segment->run->tracking, (uint32_t)session << 2 | what);
 }
 
 /* Who was stopped in an earlier session may be setting one just now: it costs a copy at most. */
@@ -46,18 +46,18 @@ enum track_result
 track_begin(const struct segment *segment, unsigned slot_index, uint64_t session, uint32_t shift)
 {
     struct track_head *head = track_head_of(segment);
-    uint64_t head_at = segment->superblock->tracks_at;
+    uint64_t head_at = segment->run->tracks_at;
     uint64_t bytes = bytes_of_bits(shift);
     uint32_t nobody = 0;
     if (!atomic_compare_exchange_strong(&head->owner, &nobody, slot_index + 1)) {
         return TRACK_TAKEN;
     }
-    if (!populate(segment->fd, segment->base, head_at, TRACK_HEAD_BYTES + bytes)) {
+    if (!populate(segment->run_fd, segment->run_base, head_at, TRACK_HEAD_BYTES + bytes)) {
         atomic_store(&head->owner, 0);
         return TRACK_NO_MEMORY;
     }
     CRASH_POINT(track_owned);
-    clear_bits(segment_at(segment, head_at + TRACK_HEAD_BYTES), bytes);
+    clear_bits(run_at(segment, head_at + TRACK_HEAD_BYTES), bytes);
     atomic_store(&head->shift, shift);
     atomic_store(&head->session, session);
     CRASH_POINT(track_not_shown);
@@ -100,7 +100,7 @@ track_end(const struct segment *segment, enum copies_state copies)
     CRASH_POINT(track_copies_ended);
     atomic_store(&head->session, 0);
     CRASH_POINT(track_session_ended);
-    atomic_store(&segment->superblock->tracking, 0);
+    atomic_store(&segment->run->tracking, 0);
     CRASH_POINT(track_not_left);
     atomic_store(&head->owner, 0);
 }
@@ -125,15 +125,15 @@ bool
 track_source_of(const struct segment *segment, struct track_source *source)
 {
     struct stat file;
-    if (fstat(segment->fd, &file) != 0) {
+    if (fstat(segment->run_fd, &file) != 0) {
         return false;
     }
     *source = (struct track_source){
         .pid = (int32_t)getpid(),
-        .fd = segment->fd,
+        .fd = segment->run_fd,
         .device = file.st_dev,
         .inode = file.st_ino,
-        .tracks_at = segment->superblock->tracks_at,
+        .tracks_at = segment->run->tracks_at,
         .shift = atomic_load(&track_head_of(segment)->shift),
     };
     return true;

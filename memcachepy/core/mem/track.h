@@ -3,7 +3,7 @@
  * For a change of the cluster's list, a process that is attached to all of its nodes copies the
  * items whose home changes. Each of these nodes tracks meanwhile:
  *
- *   superblock.tracks_at
+ *   run_head.tracks_at
  *    0                       16384
  *   | head                  | 2^shift bits, one or more keys to a bit                     |
  *
@@ -44,7 +44,7 @@
  * look at one after another has the port. */
 #define TRACK_OUTLIVED_NS (TRACK_LEASE_NS + UINT64_C(20000000))
 
-/* Of superblock.tracking, below a number that changes with each session. */
+/* Of run_head.tracking, below a number that changes with each session. */
 #define TRACK_CHANGES 1u /* the bits are kept */
 #define TRACK_COPIES 2u  /* and copies may come: the sources can be mapped */
 
@@ -85,7 +85,7 @@ uint64_t track_bytes(void);
 static inline struct track_head *
 track_head_of(const struct segment *segment)
 {
-    return segment_at(segment, segment->superblock->tracks_at);
+    return run_at(segment, segment->run->tracks_at);
 }
 
 /* A word of the bits, by the key's hash without a seed, and the bit in it. */

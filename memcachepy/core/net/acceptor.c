@@ -176,7 +176,7 @@ static bool
 is_full(const struct acceptor *acceptor)
 {
     return segment_connection_count(acceptor->segment) >=
-           acceptor->segment->superblock->boot_settings.conn_limit;
+           acceptor->segment->run->boot_settings.conn_limit;
 }
 
 /* Without maxconns_fast: who comes now stays in the listener's queue until a connection has ended.
@@ -184,14 +184,14 @@ is_full(const struct acceptor *acceptor)
 static void
 wait_for_an_end(struct acceptor *acceptor)
 {
-    struct superblock *superblock = acceptor->segment->superblock;
+    struct run_head *run = acceptor->segment->run;
     uint64_t since_ns = clock_mono_ns();
     COUNT(acceptor->counters, listen_disabled_num);
-    atomic_store_explicit(&superblock->listen_disabled, 1, memory_order_relaxed);
+    atomic_store_explicit(&run->listen_disabled, 1, memory_order_relaxed);
     while (is_running(acceptor) && is_full(acceptor)) {
         wait_for_room(acceptor, false, FULL_CHECK_MS);
     }
-    atomic_store_explicit(&superblock->listen_disabled, 0, memory_order_relaxed);
+    atomic_store_explicit(&run->listen_disabled, 0, memory_order_relaxed);
     counter_add(acceptor->counters, COUNTER_time_in_listen_disabled_us,
                 (clock_mono_ns() - since_ns) / 1000);
 }
@@ -293,7 +293,7 @@ acceptor_run(struct segment *segment, unsigned slot_index, const int *listener_f
         .burst = 1,
         .wake_fd = wake_fd,
         .liveness_fd = liveness_fd,
-        .maxconns_fast = segment->superblock->boot_settings.maxconns_fast,
+        .maxconns_fast = segment->run->boot_settings.maxconns_fast,
     };
     if (!loop_claim(segment, slot_index)) {
         return LOOP_ORPHANED;
@@ -303,7 +303,7 @@ acceptor_run(struct segment *segment, unsigned slot_index, const int *listener_f
     if (acceptor.epoll_fd < 0 || !acceptor_watch(&acceptor, listener_count)) {
         return LOOP_FAILED;
     }
-    atomic_store_explicit(&segment->superblock->listen_disabled, 0, memory_order_relaxed);
+    atomic_store_explicit(&segment->run->listen_disabled, 0, memory_order_relaxed);
     atomic_store_explicit(&segment->slots[slot_index].serving, 1, memory_order_release);
     acceptor_loop(&acceptor);
     close(acceptor.epoll_fd);

@@ -26,7 +26,7 @@ name_process(unsigned slot_index)
 bool
 loop_claim(struct segment *segment, unsigned slot_index)
 {
-    int32_t supervisor_pid = segment->superblock->boot_settings.supervisor_pid;
+    int32_t supervisor_pid = segment->run->boot_settings.supervisor_pid;
     if (supervisor_pid > 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         /* It may have died before the line above. */

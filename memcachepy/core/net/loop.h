@@ -17,7 +17,7 @@ bool loop_claim(struct segment *segment, unsigned slot_index) MUST_CHECK;
 static inline enum node_state
 loop_node_state(const struct segment *segment)
 {
-    uint32_t state = atomic_load_explicit(&segment->superblock->node_state, memory_order_acquire);
+    uint32_t state = atomic_load_explicit(&segment->run->node_state, memory_order_acquire);
     /* What is no state is damage, and the supervisor writes it again. */
     return state <= NODE_STOPPING ? (enum node_state)state : NODE_RUNNING;
 }

@@ -144,7 +144,7 @@ settle_counts(struct reactor *reactor)
     uint64_t assigned = atomic_load(&slot->conns_assigned);
     uint64_t received = atomic_load(&slot->conns_received);
     uint64_t open = list_length(&reactor->all);
-    uint32_t capacity = conn_table_capacity(&reactor->segment->superblock->boot_settings);
+    uint32_t capacity = conn_table_capacity(&reactor->segment->run->boot_settings);
     int queued = 0;
     if ((received - atomic_load(&slot->conns_closed) == open && assigned - received <= capacity) ||
         ioctl(reactor->channel_fd, FIONREAD, &queued) != 0) {
@@ -320,7 +320,7 @@ reactor_run(struct segment *segment, unsigned slot_index, int channel_fd, int wa
         .counters = &segment->slots[slot_index].counters,
         .channel_fd = channel_fd,
         .liveness_fd = liveness_fd,
-        .idle_timeout_s = segment->superblock->boot_settings.idle_timeout_s,
+        .idle_timeout_s = segment->run->boot_settings.idle_timeout_s,
     };
     list_init(&reactor.all);
     list_init(&reactor.ready);

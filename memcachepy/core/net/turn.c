@@ -67,7 +67,7 @@ continue_kept(struct reactor *reactor, struct connection *connection)
 struct share
 turn_begin(const struct reactor *reactor)
 {
-    const struct segment_settings *settings = &reactor->segment->superblock->settings;
+    const struct segment_settings *settings = &reactor->segment->run->settings;
     return (struct share){
         .requests_end = protocol_requests(reactor->protocol) +
                         atomic_load_explicit(&settings->requests_per_event, memory_order_relaxed),

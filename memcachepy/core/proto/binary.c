@@ -205,7 +205,7 @@ packet_flush(struct protocol *protocol, struct conn *conn, const struct packet *
     (void)conn;
     (void)input;
     COUNT(protocol->counters, cmd_flush);
-    if (!atomic_load_explicit(&store_superblock(protocol->store)->settings.flush_enabled,
+    if (!atomic_load_explicit(&store_run(protocol->store)->settings.flush_enabled,
                               memory_order_relaxed)) {
         add_error(protocol, packet->id, STATUS_AUTH_ERROR);
         return STEP_NEXT;

@@ -113,7 +113,7 @@ packet_store(struct protocol *protocol, struct conn *conn, const struct packet *
         put->client_flags = read_u32(packet->extras);
         put->expire = read_expiry(protocol->store, packet->extras + 4);
     }
-    if (packet->cas != 0 && store_superblock(protocol->store)->boot_settings.cas_enabled) {
+    if (packet->cas != 0 && store_run(protocol->store)->boot_settings.cas_enabled) {
         put->cas_unique = packet->cas;
         put->drops_old = put->mode == PUT_SET; /* Also if its condition has not been looked at. */
         if (packet->extras_len != 0) {

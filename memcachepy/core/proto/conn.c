@@ -28,7 +28,7 @@ protocol_new(struct store *store)
     }
     protocol->store = store;
     protocol->counters = store_counters(store);
-    protocol->superblock = store_superblock(store);
+    protocol->run = store_run(store);
     protocol->buffers = calloc(READ_AHEAD_MAX, READ_BUFFER_BYTES + INPUT_SLACK_BYTES);
     protocol->read = protocol->buffers;
     if (protocol->buffers == NULL || !output_init(&protocol->output)) {
@@ -197,8 +197,7 @@ choose_protocol(struct protocol *protocol, struct conn *conn, const struct input
     if (input->at == input->end) {
         return STEP_MORE;
     }
-    switch (
-        (enum binding_protocol)store_superblock(protocol->store)->boot_settings.binding_protocol) {
+    switch ((enum binding_protocol)store_run(protocol->store)->boot_settings.binding_protocol) {
     case BINDING_BINARY:
         conn->binary = true;
         break;

@@ -181,7 +181,7 @@ execute_dump(struct protocol *protocol, struct conn *conn, const struct request 
              bool keys_only)
 {
     struct output *output = &protocol->output;
-    const struct segment_settings *settings = &store_superblock(protocol->store)->settings;
+    const struct segment_settings *settings = &store_run(protocol->store)->settings;
     uint64_t classes;
     if (!atomic_load_explicit(&settings->lru_crawler, memory_order_relaxed)) {
         OUTPUT_TEXT(output, "CLIENT_ERROR lru crawler disabled\r\n");
@@ -207,16 +207,16 @@ execute_dump(struct protocol *protocol, struct conn *conn, const struct request 
 static void
 execute_crawl(struct protocol *protocol, const struct request *request)
 {
-    struct superblock *superblock = store_superblock(protocol->store);
+    struct run_head *run = store_run(protocol->store);
     uint64_t none = 0;
     uint64_t classes;
-    if (!atomic_load_explicit(&superblock->settings.lru_crawler, memory_order_relaxed)) {
+    if (!atomic_load_explicit(&run->settings.lru_crawler, memory_order_relaxed)) {
         REPLY(protocol, request->noreply, "CLIENT_ERROR lru crawler disabled\r\n");
     } else if (!parse_classes(request->line->tokens[2], &classes)) {
         REPLY(protocol, request->noreply, "BADCLASS invalid class id\r\n");
     } else if (classes == 0) {
         REPLY(protocol, request->noreply, "NOTSTARTED no items to crawl\r\n");
-    } else if (!atomic_compare_exchange_strong(&superblock->crawl_classes, &none, classes)) {
+    } else if (!atomic_compare_exchange_strong(&run->crawl_classes, &none, classes)) {
         REPLY(protocol, request->noreply, "BUSY currently processing crawler request\r\n");
     } else {
         COUNT(protocol->counters, lru_crawler_starts);

@@ -9,7 +9,7 @@ static inline bool
 detail_is_on(const struct protocol *protocol)
 {
     return UNLIKELY(
-        atomic_load_explicit(&protocol->superblock->settings.detail_enabled, memory_order_relaxed));
+        atomic_load_explicit(&protocol->run->settings.detail_enabled, memory_order_relaxed));
 }
 
 /* Only while detail_is_on(). */

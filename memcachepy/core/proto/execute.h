@@ -31,7 +31,7 @@ struct watch;
 struct protocol {
     struct store *store;
     struct counters *counters;
-    struct superblock *superblock;
+    struct run_head *run;
     struct watch *watch; /* NULL: nobody has watched here yet */
     bool small_pieces;   /* of long answers */
     uint32_t fd_number;  /* of the connection whose turn it is; see segment_fd_number() */

@@ -19,7 +19,7 @@ void
 execute_verbosity(struct protocol *protocol, struct conn *conn, const struct request *request)
 {
     (void)conn;
-    struct segment_settings *settings = &store_superblock(protocol->store)->settings;
+    struct segment_settings *settings = &store_run(protocol->store)->settings;
     uint64_t level;
     if (request->line->count < 2 || !parse_u64_max(request->line->tokens[1], UINT32_MAX, &level)) {
         REPLY(protocol, request->noreply, TEXT_BAD_FORMAT);
@@ -38,7 +38,7 @@ execute_flush_all(struct protocol *protocol, struct conn *conn, const struct req
     const struct line *line = request->line;
     int64_t exptime = 0;
     COUNT(protocol->counters, cmd_flush);
-    if (!atomic_load_explicit(&store_superblock(protocol->store)->settings.flush_enabled,
+    if (!atomic_load_explicit(&store_run(protocol->store)->settings.flush_enabled,
                               memory_order_relaxed)) {
         REPLY(protocol, request->noreply, "CLIENT_ERROR flush_all not allowed\r\n");
         return;
@@ -112,7 +112,7 @@ execute_quit(struct protocol *protocol, struct conn *conn, const struct request 
 static void
 signal_supervisor(struct protocol *protocol, struct conn *conn, int number)
 {
-    int32_t pid = store_superblock(protocol->store)->boot_settings.supervisor_pid;
+    int32_t pid = store_run(protocol->store)->boot_settings.supervisor_pid;
     if (pid > 0) {
         kill(pid, number);
     }
@@ -124,7 +124,7 @@ void
 execute_shutdown(struct protocol *protocol, struct conn *conn, const struct request *request)
 {
     const struct line *line = request->line;
-    if (!atomic_load_explicit(&store_superblock(protocol->store)->settings.shutdown_enabled,
+    if (!atomic_load_explicit(&store_run(protocol->store)->settings.shutdown_enabled,
                               memory_order_relaxed)) {
         REPLY(protocol, request->noreply, "SERVER_ERROR: shutdown not enabled\r\n");
     } else if (line->count == 1) {

@@ -1,7 +1,7 @@
 /* slabs, lru and what lru_crawler sets (crawl.c has the rest): memcached's replies and checks in
  * memcached's order.
  *
- * Settings are words of the superblock, in force in every process at once. What `lru` sets is kept
+ * Settings are words of the run head, in force in every process at once. What `lru` sets is kept
  * and shown by `stats settings`, where `lru_effect none` says that `eviction_policy` decides here.
  */
 #include "proto/crawl.h"
@@ -20,7 +20,7 @@
 static struct segment_settings *
 settings_of(struct protocol *protocol)
 {
-    return &store_superblock(protocol->store)->settings;
+    return &store_run(protocol->store)->settings;
 }
 
 /* A number with a fraction. */

@@ -15,15 +15,15 @@ execute_debugtime(struct protocol *protocol, struct conn *conn, const struct req
 {
     (void)conn;
     const struct line *line = request->line;
-    struct superblock *superblock = protocol->superblock;
+    struct run_head *run = protocol->run;
     int64_t seconds;
     if (slice_is(line->tokens[1], "p")) {
         uint64_t running = 0;
-        atomic_compare_exchange_strong(&superblock->paused_at_ns, &running, clock_boot_ns());
+        atomic_compare_exchange_strong(&run->paused_at_ns, &running, clock_boot_ns());
     } else if (slice_is(line->tokens[1], "r")) {
-        atomic_store(&superblock->paused_at_ns, 0);
+        atomic_store(&run->paused_at_ns, 0);
     } else if (parse_i64(line->tokens[1], &seconds)) {
-        atomic_fetch_add(&superblock->advance_s, seconds);
+        atomic_fetch_add(&run->advance_s, seconds);
     } else {
         REPLY(protocol, request->noreply, "ERROR\r\n");
         return;

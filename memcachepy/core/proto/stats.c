@@ -24,6 +24,7 @@ struct cpu_time {
 /* All that the general keys are made of. */
 struct general {
     const struct superblock *superblock;
+    const struct run_head *run;
     const struct segment_settings *settings;
     uint64_t counters[COUNTER_COUNT];
     uint64_t class_sums[CLASS_COUNTER_COUNT];
@@ -74,18 +75,17 @@ static struct cpu_time
 node_cpu(struct store *store)
 {
     const struct segment *segment = store_segment(store);
-    const struct superblock *superblock = segment->superblock;
+    const struct run_head *run = segment->run;
     struct rusage own;
     getrusage(RUSAGE_SELF, &own);
     struct cpu_time cpu = {
-        timeval_us(own.ru_utime) +
-            atomic_load_explicit(&superblock->child_user_us, memory_order_relaxed),
+        timeval_us(own.ru_utime) + atomic_load_explicit(&run->child_user_us, memory_order_relaxed),
         timeval_us(own.ru_stime) +
-            atomic_load_explicit(&superblock->child_system_us, memory_order_relaxed),
+            atomic_load_explicit(&run->child_system_us, memory_order_relaxed),
     };
     int32_t own_pid = (int32_t)getpid();
     /* Of the node's own: what attached processes do otherwise is nobody's business. */
-    for (unsigned i = 0; i < SLOT_WORKER_FIRST + superblock->boot_settings.worker_count; i++) {
+    for (unsigned i = 0; i < SLOT_WORKER_FIRST + run->boot_settings.worker_count; i++) {
         int32_t pid = atomic_load_explicit(&segment->slots[i].pid, memory_order_relaxed);
         if (pid > 0 && pid != own_pid) {
             add_process_cpu(&cpu, pid);
@@ -163,7 +163,7 @@ node_cpu(struct store *store)
     X(bytes_read, COUNTER(bytes_read))                                                             \
     X(bytes_written, COUNTER(bytes_written))                                                       \
     X(limit_maxbytes, U64, ULL(atomic_load(&g->settings->memory_limit_bytes)))                     \
-    X(accepting_conns, "%d", atomic_load(&g->superblock->listen_disabled) == 0)                    \
+    X(accepting_conns, "%d", atomic_load(&g->run->listen_disabled) == 0)                           \
     X(listen_disabled_num, COUNTER(listen_disabled_num))                                           \
     X(time_in_listen_disabled_us, COUNTER(time_in_listen_disabled_us))                             \
     X(threads, "%u", g->settings->worker_count)                                                    \
@@ -212,10 +212,11 @@ node_cpu(struct store *store)
 void
 stats_general(struct stat_sink *sink, struct store *store)
 {
-    const struct superblock *superblock = store_superblock(store);
+    const struct run_head *run = store_run(store);
     struct general general = {
-        .superblock = superblock,
-        .settings = &superblock->settings,
+        .superblock = store_superblock(store),
+        .run = run,
+        .settings = &run->settings,
         .cpu = node_cpu(store),
         .connection_count = segment_connection_count(store_segment(store)),
         .dumps_running = store_dumps_running(store),
@@ -307,8 +308,7 @@ stats_general(struct stat_sink *sink, struct store *store)
 void
 stats_settings(struct stat_sink *sink, struct store *store)
 {
-    const struct superblock *superblock = store_superblock(store);
-    const struct segment_settings *s = &superblock->settings;
+    const struct segment_settings *s = &store_run(store)->settings;
 #define X(name, ...) stat_add(sink, #name, __VA_ARGS__);
     SETTINGS_LIST(X)
 #undef X
@@ -320,7 +320,7 @@ stats_settings(struct stat_sink *sink, struct store *store)
 #define OWN_LIST(X)                                                                                \
     X(version, MEMCACHEPY_VERSION)                                                                 \
     X(layout_version, "%u", g->superblock->layout_version)                                         \
-    X(reserve_bytes, U64, ULL(g->superblock->reserve_bytes))                                       \
+    X(reserve_bytes, U64, ULL(g->superblock->bytes))                                               \
     X(page_bytes, "%u", g->superblock->page_bytes)                                                 \
     X(shards, "%u", g->superblock->shard_count)                                                    \
     X(slab_classes, "%u", g->superblock->class_count)                                              \
@@ -393,7 +393,7 @@ count_slots(const struct segment *segment, unsigned first,
 static unsigned
 first_attached(const struct segment *segment)
 {
-    return SLOT_WORKER_FIRST + segment->superblock->boot_settings.worker_count;
+    return SLOT_WORKER_FIRST + segment->run->boot_settings.worker_count;
 }
 
 static void
@@ -479,7 +479,7 @@ stats_own(struct stat_sink *sink, struct store *store)
 #define X(name, ...) stat_add(sink, #name, __VA_ARGS__);
     OWN_LIST(X)
 #undef X
-    for (unsigned i = 0; i < superblock->boot_settings.worker_count && i < WORKERS_MAX; i++) {
+    for (unsigned i = 0; i < segment->run->boot_settings.worker_count && i < WORKERS_MAX; i++) {
         stats_worker(sink, &segment->slots[SLOT_WORKER_FIRST + i], i);
     }
     const struct process_slot *discovery = &segment->slots[SLOT_DISCOVERY];

@@ -74,8 +74,9 @@ void
 stats_items(struct stat_sink *sink, struct store *store)
 {
     const struct superblock *superblock = store_superblock(store);
-    bool segmented = atomic_load(&superblock->settings.lru_segmented);
-    bool temp = atomic_load(&superblock->settings.temp_lru);
+    const struct run_head *run = store_run(store);
+    bool segmented = atomic_load(&run->settings.lru_segmented);
+    bool temp = atomic_load(&run->settings.temp_lru);
     struct class_stats classes[SLAB_CLASS_COUNT_MAX];
     store_class_stats(store, classes);
     for (uint32_t class_id = 1; class_id <= superblock->class_count; class_id++) {

@@ -48,7 +48,7 @@ static void
 add_conn(struct stat_sink *sink, struct store *store, uint32_t number,
          const struct conn_entry *entry, bool asks)
 {
-    const struct segment_settings *settings = &store_superblock(store)->boot_settings;
+    const struct segment_settings *settings = &store_run(store)->boot_settings;
     uint32_t state = atomic_load(&entry->state);
     uint32_t command_at_s = atomic_load(&entry->command_at_s);
     uint32_t now_s = store_uptime_s(store);
@@ -80,7 +80,7 @@ add_process(struct stat_sink *sink, struct store *store, unsigned slot_index)
 void
 stats_conns(struct stat_sink *sink, struct store *store)
 {
-    unsigned worker_count = store_superblock(store)->boot_settings.worker_count;
+    unsigned worker_count = store_run(store)->boot_settings.worker_count;
     add_process(sink, store, SLOT_ACCEPTOR);
     for (unsigned i = 0; i < worker_count; i++) {
         add_process(sink, store, SLOT_WORKER_FIRST + i);

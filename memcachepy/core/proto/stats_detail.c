@@ -14,7 +14,7 @@
 static struct prefix_entry *
 entry_of(struct protocol *protocol, const struct key *key)
 {
-    char delimiter = protocol->superblock->boot_settings.prefix_delimiter;
+    char delimiter = protocol->run->boot_settings.prefix_delimiter;
     const uint8_t *end = memchr(key->bytes, delimiter, key->len);
     if (end == NULL || key_breaks_line(key->bytes, (uint32_t)(end - key->bytes))) {
         return NULL;
@@ -97,7 +97,7 @@ stats_detail_switch(struct store *store, struct slice word)
 {
     bool on = slice_is(word, "on");
     if (on || slice_is(word, "off")) {
-        atomic_store(&store_superblock(store)->settings.detail_enabled, on);
+        atomic_store(&store_run(store)->settings.detail_enabled, on);
         return true;
     }
     return false;
@@ -109,8 +109,7 @@ stats_detail_packet(struct stat_sink *sink, struct store *store, struct slice pa
     static const char name[] = "detail ";
     struct output lines;
     if (part.len < sizeof(name) - 1 || memcmp(part.bytes, name, sizeof(name) - 1) != 0 ||
-        !atomic_load_explicit(&store_superblock(store)->settings.dump_enabled,
-                              memory_order_relaxed)) {
+        !atomic_load_explicit(&store_run(store)->settings.dump_enabled, memory_order_relaxed)) {
         return false;
     }
     part.bytes += sizeof(name) - 1;
@@ -134,7 +133,7 @@ stats_detail(struct protocol *protocol, const struct line *line)
 {
     struct output *output = &protocol->output;
     struct slice word = line->count > 2 ? line->tokens[2] : (struct slice){0};
-    if (!atomic_load_explicit(&protocol->superblock->settings.dump_enabled, memory_order_relaxed)) {
+    if (!atomic_load_explicit(&protocol->run->settings.dump_enabled, memory_order_relaxed)) {
         OUTPUT_TEXT(output, "CLIENT_ERROR stats detail not allowed\r\n");
     } else if (slice_is(word, "dump")) {
         if (!stats_detail_dump(output, protocol->store)) {

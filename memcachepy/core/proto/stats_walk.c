@@ -50,7 +50,7 @@ static struct stats_walk *
 sizes_begin(struct store *store)
 {
     /* The largest item is that and its header. */
-    uint64_t limit = store_superblock(store)->boot_settings.item_size_max_bytes;
+    uint64_t limit = store_run(store)->boot_settings.item_size_max_bytes;
     uint64_t last = limit / SIZE_BUCKET_BYTES + 16;
     struct stats_walk *sizes = calloc(1, sizeof(*sizes) + (last + 1) * sizeof(sizes->counts[0]));
     if (sizes != NULL) {
@@ -74,7 +74,7 @@ add_sizes(struct stat_sink *sink, const struct stats_walk *sizes)
 void
 stats_sizes(struct stat_sink *sink, struct store *store)
 {
-    if (!store_superblock(store)->boot_settings.track_sizes) {
+    if (!store_run(store)->boot_settings.track_sizes) {
         stat_add(sink, "sizes_status", "disabled");
         return;
     }
@@ -90,7 +90,7 @@ stats_sizes(struct stat_sink *sink, struct store *store)
 bool
 stats_sizes_begin(struct protocol *protocol, struct conn *conn)
 {
-    if (!protocol->superblock->boot_settings.track_sizes ||
+    if (!protocol->run->boot_settings.track_sizes ||
         (conn->walk = sizes_begin(protocol->store)) == NULL) {
         return false;
     }
@@ -144,7 +144,7 @@ stats_cachedump_begin(struct protocol *protocol, struct conn *conn, const struct
 {
     struct output *output = &protocol->output;
     uint64_t class_id, limit;
-    if (!atomic_load_explicit(&store_superblock(protocol->store)->settings.dump_enabled,
+    if (!atomic_load_explicit(&store_run(protocol->store)->settings.dump_enabled,
                               memory_order_relaxed)) {
         OUTPUT_TEXT(output, "CLIENT_ERROR stats cachedump not allowed\r\n");
         return;

@@ -215,7 +215,7 @@ watch_collect(struct protocol *protocol)
     follow_slots(protocol);
     /* What is logged from now on comes next time, so that no later entry of a ring that was looked
      * at early overtakes an earlier one of a ring that was looked at late. */
-    uint64_t last_gid = atomic_load_explicit(&protocol->superblock->log_gid, memory_order_acquire);
+    uint64_t last_gid = atomic_load_explicit(&protocol->run->log_gid, memory_order_acquire);
     for (unsigned i = 0; i < watch->reader_count; i++) {
         if (!watch->readers[i].has_next) {
             read_next(protocol, i);
@@ -281,7 +281,7 @@ begin_reading(struct protocol *protocol)
 static bool
 watcher_new(struct protocol *protocol, struct conn *conn, uint32_t classes)
 {
-    uint32_t capacity = protocol->superblock->boot_settings.watcher_logbuf_bytes;
+    uint32_t capacity = protocol->run->boot_settings.watcher_logbuf_bytes;
     capacity = capacity < 2 * LINE_BYTES_LONGEST ? 2 * LINE_BYTES_LONGEST : capacity;
     if ((protocol->watch == NULL || protocol->watch->count == 0) && !begin_reading(protocol)) {
         return false;
@@ -294,7 +294,7 @@ watcher_new(struct protocol *protocol, struct conn *conn, uint32_t classes)
         .conn = conn,
         .classes = classes,
         .capacity = capacity,
-        .from_gid = atomic_load_explicit(&protocol->superblock->log_gid, memory_order_relaxed),
+        .from_gid = atomic_load_explicit(&protocol->run->log_gid, memory_order_relaxed),
     };
     conn->watcher = watcher;
     conn->state = CONN_WATCH;
@@ -358,8 +358,7 @@ execute_watch(struct protocol *protocol, struct conn *conn, const struct request
     const struct line *line = request->line;
     struct output *output = &protocol->output;
     uint32_t classes = line->count > 1 ? 0 : LOG_FETCHERS;
-    if (!atomic_load_explicit(&protocol->superblock->settings.watch_enabled,
-                              memory_order_relaxed)) {
+    if (!atomic_load_explicit(&protocol->run->settings.watch_enabled, memory_order_relaxed)) {
         OUTPUT_TEXT(output, "CLIENT_ERROR watch commands not allowed\r\n");
         return;
     }

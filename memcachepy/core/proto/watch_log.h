@@ -9,7 +9,7 @@
 static inline bool
 watch_wants(const struct protocol *protocol, uint32_t classes)
 {
-    return log_is_watched(protocol->superblock, classes);
+    return log_is_watched(protocol->run, classes);
 }
 
 /* memcached's numbers. */

@@ -51,13 +51,13 @@ map_page_of_ours(void)
 static bool
 is_attached_slot(const struct segment *segment, unsigned slot)
 {
-    return slot >= SLOT_WORKER_FIRST + segment->superblock->boot_settings.worker_count &&
+    return slot >= SLOT_WORKER_FIRST + segment->run->boot_settings.worker_count &&
            slot < segment_slot_count(segment);
 }
 
 bool
-attachment_open(struct attachment *attachment, int segment_fd, unsigned slot, int connection_fd,
-                const void *farewell, size_t farewell_len, char *sentence)
+attachment_open(struct attachment *attachment, int data_fd, int run_fd, unsigned slot,
+                int connection_fd, const void *farewell, size_t farewell_len, char *sentence)
 {
     struct segment *segment;
     if (farewell_len > FAREWELL_BYTES_MAX) {
@@ -65,7 +65,7 @@ attachment_open(struct attachment *attachment, int segment_fd, unsigned slot, in
                  FAREWELL_BYTES_MAX);
         return false;
     }
-    if (store_attach(segment_fd, &segment, sentence) != SEGMENT_OK) {
+    if (store_attach(data_fd, run_fd, &segment, sentence) != SEGMENT_OK) {
         return false;
     }
     if (!is_attached_slot(segment, slot)) {
@@ -84,7 +84,8 @@ attachment_open(struct attachment *attachment, int segment_fd, unsigned slot, in
         .segment = segment,
         .store = store_open(segment, slot),
         .ours = ours,
-        .segment_fd = own_fd(segment->fd),
+        .data_fd = own_fd(segment->fd),
+        .run_fd = own_fd(segment->run_fd),
         .connection = own_fd(connection_fd),
         .farewell_len = farewell_len,
     };
@@ -100,8 +101,11 @@ attachment_close(struct attachment *attachment)
     }
     bool forked = *attachment->ours == 0;
     store_close(attachment->store);
-    if (!is_still_own(&attachment->segment_fd)) {
+    if (!is_still_own(&attachment->data_fd)) {
         attachment->segment->fd = -1;
+    }
+    if (!is_still_own(&attachment->run_fd)) {
+        attachment->segment->run_fd = -1;
     }
     segment_close(attachment->segment);
     munmap(attachment->ours, sizeof(*attachment->ours));
@@ -120,11 +124,11 @@ attachment_close(struct attachment *attachment)
 bool
 attachment_look(struct attachment *attachment, uint64_t now_ns)
 {
-    const struct superblock *superblock = attachment->segment->superblock;
+    const struct run_head *run = attachment->segment->run;
     char byte;
     store_tick(attachment->store);
     attachment->look_at_ns = now_ns + LOOK_EVERY_NS;
-    if (atomic_load_explicit(&superblock->node_state, memory_order_acquire) == NODE_STOPPING) {
+    if (atomic_load_explicit(&run->node_state, memory_order_acquire) == NODE_STOPPING) {
         return false;
     }
     /* The end of the connection is the node's. */

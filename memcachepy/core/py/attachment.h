@@ -26,16 +26,16 @@ struct attachment {
     struct segment *segment;
     struct store *store;
     uint32_t *ours; /* 1; 0 in a forked child */
-    struct own_fd segment_fd, connection;
+    struct own_fd data_fd, run_fd, connection;
     char farewell[FAREWELL_BYTES_MAX];
     size_t farewell_len;
     uint64_t look_at_ns;
 };
 
-/* Of a closed attachment. The segment's descriptor is duplicated; the connection's becomes the
- * attachment's if it succeeds. The farewell is sent over it when the slot is no longer used. False:
- * the sentence (SEGMENT_SENTENCE_MAX bytes) says why. */
-bool attachment_open(struct attachment *attachment, int segment_fd, unsigned slot,
+/* Of a closed attachment. The segment's two descriptors are duplicated; the connection's becomes
+ * the attachment's if it succeeds. The farewell is sent over it when the slot is no longer used.
+ * False: the sentence (SEGMENT_SENTENCE_MAX bytes) says why. */
+bool attachment_open(struct attachment *attachment, int data_fd, int run_fd, unsigned slot,
                      int connection_fd, const void *farewell, size_t farewell_len,
                      char *sentence) MUST_CHECK;
 

@@ -53,15 +53,15 @@ raise_core_error(struct cache_object *self, const char *sentence)
 static PyObject *
 cache_open(struct cache_object *self, PyObject *args)
 {
-    int fd, connection_fd;
+    int fd, run_fd, connection_fd;
     unsigned slot;
     Py_buffer farewell;
     char sentence[SEGMENT_SENTENCE_MAX];
-    if (!PyArg_ParseTuple(args, "iIiy*", &fd, &slot, &connection_fd, &farewell)) {
+    if (!PyArg_ParseTuple(args, "iiIiy*", &fd, &run_fd, &slot, &connection_fd, &farewell)) {
         return NULL;
     }
     leave(self);
-    bool opened = attachment_open(&self->attachment, fd, slot, connection_fd, farewell.buf,
+    bool opened = attachment_open(&self->attachment, fd, run_fd, slot, connection_fd, farewell.buf,
                                   (size_t)farewell.len, sentence);
     PyBuffer_Release(&farewell);
     if (!opened) {
@@ -392,10 +392,10 @@ set_result(struct store *store, const struct put *put, PyObject *key, enum put_r
     if (result == PUT_TOO_LARGE) {
         COUNT(counters, cmd_set);
         COUNT(counters, store_too_large);
-        return raise_error(
-            "ValueTooLarge", "the value of key %.260R has %u bytes; an item may have %llu (-I)",
-            key, put->value_len,
-            (unsigned long long)store_superblock(store)->boot_settings.item_size_max_bytes);
+        return raise_error("ValueTooLarge",
+                           "the value of key %.260R has %u bytes; an item may have %llu (-I)", key,
+                           put->value_len,
+                           (unsigned long long)store_run(store)->boot_settings.item_size_max_bytes);
     }
     if (result == PUT_BUSY || result == PUT_WAIT) {
         return raise_busy();

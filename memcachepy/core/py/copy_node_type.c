@@ -70,15 +70,15 @@ opened_store(struct copy_node_object *self)
 static PyObject *
 node_open(struct copy_node_object *self, PyObject *args)
 {
-    int fd, connection_fd;
+    int fd, run_fd, connection_fd;
     unsigned slot;
     Py_buffer farewell;
     char sentence[SEGMENT_SENTENCE_MAX];
-    if (!PyArg_ParseTuple(args, "iIiy*", &fd, &slot, &connection_fd, &farewell)) {
+    if (!PyArg_ParseTuple(args, "iiIiy*", &fd, &run_fd, &slot, &connection_fd, &farewell)) {
         return NULL;
     }
     leave(self);
-    bool opened = attachment_open(&self->attachment, fd, slot, connection_fd, farewell.buf,
+    bool opened = attachment_open(&self->attachment, fd, run_fd, slot, connection_fd, farewell.buf,
                                   (size_t)farewell.len, sentence);
     PyBuffer_Release(&farewell);
     if (!opened) {

@@ -96,7 +96,7 @@ replay_tick(struct replay *replay)
 static void
 replay_advance(struct replay *replay, uint32_t seconds)
 {
-    atomic_fetch_add(&store_superblock(replay->store)->advance_s, seconds);
+    atomic_fetch_add(&store_run(replay->store)->advance_s, seconds);
     replay_tick(replay);
 }
 
@@ -231,7 +231,7 @@ take_columns(struct replay *replay, const Py_buffer *ids, PyObject *value_lens, 
 static PyObject *
 replay_released(struct replay *replay)
 {
-    uint64_t item_max = store_superblock(replay->store)->boot_settings.item_size_max_bytes;
+    uint64_t item_max = store_run(replay->store)->boot_settings.item_size_max_bytes;
     uint32_t largest = replay->value_lens.largest;
     replay->value_room = largest < item_max ? largest : (uint32_t)item_max;
     uint8_t *value = PyMem_Calloc(1, (size_t)replay->value_room + 1);

@@ -39,7 +39,7 @@ segment_has_slot(struct segment_object *self, unsigned slot)
 {
     /* All that there can be: how many were ever used is a word that may be damaged. */
     unsigned count =
-        SLOT_WORKER_FIRST + self->segment->superblock->boot_settings.worker_count + ATTACHED_MAX;
+        SLOT_WORKER_FIRST + self->segment->run->boot_settings.worker_count + ATTACHED_MAX;
     if (slot >= count) {
         PyErr_Format(PyExc_ValueError, "slot: %u is out of range; the range is 0 to %u", slot,
                      count - 1);
@@ -100,13 +100,13 @@ segment_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 static PyObject *
 segment_attach_method(PyTypeObject *type, PyObject *args)
 {
-    int fd;
+    int fd, run_fd;
     char sentence[SEGMENT_SENTENCE_MAX];
-    if (!PyArg_ParseTuple(args, "i", &fd)) {
+    if (!PyArg_ParseTuple(args, "ii", &fd, &run_fd)) {
         return NULL;
     }
     struct segment_object *self = (struct segment_object *)type->tp_alloc(type, 0);
-    if (self != NULL && store_attach(fd, &self->segment, sentence) != SEGMENT_OK) {
+    if (self != NULL && store_attach(fd, run_fd, &self->segment, sentence) != SEGMENT_OK) {
         PyErr_SetString(state_of_type(type)->core_error, sentence);
         Py_CLEAR(self);
     }
@@ -183,15 +183,14 @@ segment_set_state(struct segment_object *self, PyObject *args)
         return PyErr_Format(PyExc_ValueError, "state: %u is out of range; the range is 0 to %d",
                             state, NODE_STOPPING);
     }
-    atomic_store(&self->segment->superblock->node_state, state);
+    atomic_store(&self->segment->run->node_state, state);
     Py_RETURN_NONE;
 }
 
 static PyObject *
 segment_change_settings(struct segment_object *self, PyObject *mapping)
 {
-    if (segment_opened(self) == NULL ||
-        !settings_change(mapping, &self->segment->superblock->settings)) {
+    if (segment_opened(self) == NULL || !settings_change(mapping, &self->segment->run->settings)) {
         return NULL;
     }
     segment_note_settings(self->segment);
@@ -327,9 +326,9 @@ segment_add_child_rusage(struct segment_object *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "dd", &user_s, &system_s) || segment_opened(self) == NULL) {
         return NULL;
     }
-    struct superblock *superblock = self->segment->superblock;
-    atomic_fetch_add(&superblock->child_user_us, (uint64_t)(user_s * 1e6));
-    atomic_fetch_add(&superblock->child_system_us, (uint64_t)(system_s * 1e6));
+    struct run_head *run = self->segment->run;
+    atomic_fetch_add(&run->child_user_us, (uint64_t)(user_s * 1e6));
+    atomic_fetch_add(&run->child_system_us, (uint64_t)(system_s * 1e6));
     Py_RETURN_NONE;
 }
 
@@ -427,7 +426,7 @@ segment_advance_clock(struct segment_object *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "L", &seconds) || segment_opened(self) == NULL) {
         return NULL;
     }
-    atomic_fetch_add(&self->segment->superblock->advance_s, seconds);
+    atomic_fetch_add(&self->segment->run->advance_s, seconds);
     Py_RETURN_NONE;
 }
 
@@ -438,7 +437,7 @@ segment_step_system_clock(struct segment_object *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "L", &seconds) || segment_opened(self) == NULL) {
         return NULL;
     }
-    atomic_fetch_add(&self->segment->superblock->wall_step_s, seconds);
+    atomic_fetch_add(&self->segment->run->wall_step_s, seconds);
     Py_RETURN_NONE;
 }
 
@@ -449,15 +448,15 @@ segment_take_shortage(struct segment_object *self, PyObject *unused)
     if (segment_opened(self) == NULL) {
         return NULL;
     }
-    struct page_pool *pool = &self->segment->superblock->pool;
-    uint32_t number = atomic_load(&pool->shortage_number);
+    struct growth *growth = &self->segment->run->growth;
+    uint32_t number = atomic_load(&growth->shortage_number);
     if (number == self->shortages_seen) {
         Py_RETURN_NONE;
     }
     self->shortages_seen = number;
     /* It names a cgroup, whose name is bytes, and may be written to just now. */
-    char text[sizeof(pool->shortage_text)];
-    memcpy(text, pool->shortage_text, sizeof(text));
+    char text[sizeof(growth->shortage_text)];
+    memcpy(text, growth->shortage_text, sizeof(text));
     return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strnlen(text, sizeof(text)), "replace");
 }
 
@@ -468,13 +467,13 @@ segment_take_recovery(struct segment_object *self, PyObject *unused)
     if (segment_opened(self) == NULL) {
         return NULL;
     }
-    struct page_pool *pool = &self->segment->superblock->pool;
-    uint32_t number = atomic_load(&pool->recovery_number);
+    struct growth *growth = &self->segment->run->growth;
+    uint32_t number = atomic_load(&growth->recovery_number);
     if (number == self->recoveries_seen) {
         Py_RETURN_NONE;
     }
     self->recoveries_seen = number;
-    return PyLong_FromUnsignedLong(atomic_load(&pool->recovery_after_s));
+    return PyLong_FromUnsignedLong(atomic_load(&growth->recovery_after_s));
 }
 
 static PyObject *
@@ -482,6 +481,13 @@ get_fd(struct segment_object *self, void *unused)
 {
     (void)unused;
     return segment_opened(self) == NULL ? NULL : PyLong_FromLong(self->segment->fd);
+}
+
+static PyObject *
+get_run_fd(struct segment_object *self, void *unused)
+{
+    (void)unused;
+    return segment_opened(self) == NULL ? NULL : PyLong_FromLong(self->segment->run_fd);
 }
 
 static PyObject *
@@ -551,6 +557,7 @@ static PyMethodDef segment_methods[] = {
 
 static PyGetSetDef segment_getset[] = {
     {"fd", (getter)get_fd, NULL, NULL, NULL},
+    {"run_fd", (getter)get_run_fd, NULL, NULL, NULL},
     {"reserve_bytes", (getter)get_reserve_bytes, NULL, NULL, NULL},
     {"page_bytes", (getter)get_page_bytes, NULL, NULL, NULL},
     {"shard_count", (getter)get_shard_count, NULL, NULL, NULL},

@@ -57,7 +57,7 @@ settle_worker(struct process_slot *slot, int channel_fd)
 static void
 settle_acceptor(struct segment *segment)
 {
-    for (unsigned i = 0; i < segment->superblock->boot_settings.worker_count; i++) {
+    for (unsigned i = 0; i < segment->run->boot_settings.worker_count; i++) {
         struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST + i];
         uint64_t assigned = atomic_load(&slot->conns_assigned);
         if (assigned == atomic_load(&slot->conns_sent)) {
@@ -125,7 +125,7 @@ segment_die_with_supervisor(struct segment_object *self, PyObject *unused)
         return NULL;
     }
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    int32_t supervisor_pid = self->segment->superblock->boot_settings.supervisor_pid;
+    int32_t supervisor_pid = self->segment->run->boot_settings.supervisor_pid;
     return PyBool_FromLong(supervisor_pid <= 0 || getppid() == supervisor_pid);
 }
 
@@ -142,7 +142,7 @@ count_since(uint32_t count, uint32_t seen)
 static bool
 counts_are_possible(const struct segment *segment)
 {
-    const struct segment_settings *settings = &segment->superblock->boot_settings;
+    const struct segment_settings *settings = &segment->run->boot_settings;
     uint64_t most = conn_table_capacity(settings);
     for (unsigned i = 0; i < settings->worker_count; i++) {
         const struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST + i];
@@ -163,15 +163,15 @@ segment_mend(struct segment_object *self, PyObject *unused)
     if (store == NULL) {
         return NULL;
     }
-    struct superblock *superblock = self->segment->superblock;
+    struct run_head *run = self->segment->run;
     segment_reassert(self->segment);
     unsigned locks = store_mend_locks(store);
-    uint32_t mended = atomic_load(&superblock->mended_count);
-    uint32_t emptied = atomic_load(&superblock->emptied_count);
-    PyObject *found = Py_BuildValue("(IIIIO)", locks, count_since(mended, self->mended_seen),
-                                    count_since(emptied, self->emptied_seen),
-                                    atomic_load(&superblock->emptied_shard),
-                                    counts_are_possible(self->segment) ? Py_False : Py_True);
+    uint32_t mended = atomic_load(&run->mended_count);
+    uint32_t emptied = atomic_load(&run->emptied_count);
+    PyObject *found =
+        Py_BuildValue("(IIIIO)", locks, count_since(mended, self->mended_seen),
+                      count_since(emptied, self->emptied_seen), atomic_load(&run->emptied_shard),
+                      counts_are_possible(self->segment) ? Py_False : Py_True);
     self->mended_seen = mended;
     self->emptied_seen = emptied;
     return found;
@@ -208,10 +208,10 @@ segment_lock_holders(struct segment_object *self, PyObject *unused)
     if (list == NULL) {
         return NULL;
     }
-    const struct page_pool *pool = &segment->superblock->pool;
-    const struct config_words *configs = &segment->superblock->configs;
-    uint32_t grow_count = atomic_load(&pool->grow_count);
-    int32_t grower = lock_owner(&pool->grow_lock);
+    const struct growth *growth = &segment->run->growth;
+    const struct config_words *configs = &segment->run->configs;
+    uint32_t grow_count = atomic_load(&growth->grow_count);
+    int32_t grower = lock_owner(&growth->grow_lock);
     uint32_t config_lock_count = atomic_load(&configs->lock_count);
     int32_t configurer = lock_owner(&configs->lock);
     bool good = true;

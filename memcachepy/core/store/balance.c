@@ -140,8 +140,7 @@ balance_donor_for(const struct store *store, struct shard *shard, uint32_t class
 {
     struct class_list *list = &shard->classes[class_id];
     if (list->unlooked * LOOKS_PER_PAGE < slab_chunks_per_page(store, class_id) ||
-        atomic_load_explicit(&store->superblock->settings.slab_automove, memory_order_relaxed) ==
-            0) {
+        atomic_load_explicit(&store->run->settings.slab_automove, memory_order_relaxed) == 0) {
         return 0;
     }
     list->unlooked = 0;

@@ -49,7 +49,7 @@ chain_cont_room(const struct store *store, struct ref ref)
 static struct held_ref *
 upload_entry(struct store *store, const struct upload *upload)
 {
-    return &store->slot->uploads[upload->index];
+    return &store->held->uploads[upload->index];
 }
 
 static enum put_result
@@ -101,11 +101,11 @@ static enum put_result
 upload_open(struct store *store, const struct put *put, uint32_t value_len, bool may_wait,
             struct upload *upload)
 {
-    int index = free_entry(store->slot->uploads, &store->slot->upload_high, UPLOAD_COUNT_MAX);
+    int index = free_entry(store->held->uploads, &store->held->upload_high, UPLOAD_COUNT_MAX);
     if (index < 0) {
         return PUT_WAIT;
     }
-    struct held_ref *entry = &store->slot->uploads[index];
+    struct held_ref *entry = &store->held->uploads[index];
     if (!may_wait) {
         hold(store->slot, entry, value_len);
     } else if (!hold_if_room(store, entry, put->key.hash, value_len)) {
@@ -327,9 +327,9 @@ upload_try_drop(struct store *store, struct held_ref *entry)
 }
 
 bool
-upload_recover(struct store *store, struct process_slot *slot, unsigned index)
+upload_recover(struct store *store, struct process_slot *slot, struct held_ref *entry)
 {
-    return upload_drop(store, slot, &slot->uploads[index], true);
+    return upload_drop(store, slot, entry, true);
 }
 
 /* Turns the complete chain into the key's item; under the lock, with room in the table. */
@@ -549,7 +549,7 @@ static enum put_result
 old_hold(struct store *store, const struct put *put, struct old_value *old, bool *keeps_lock)
 {
     struct shard *shard = shard_of_hash(store, put->key.hash);
-    int index = free_entry(store->slot->pins, &store->slot->pin_high, PIN_COUNT_MAX);
+    int index = free_entry(store->held->pins, &store->held->pin_high, PIN_COUNT_MAX);
     old->copy = malloc(store->chunk_bytes_max);
     if (index < 0 || old->copy == NULL) {
         free(old->copy);
@@ -582,7 +582,7 @@ old_hold(struct store *store, const struct put *put, struct old_value *old, bool
     old->pin.held = false;
     old->source = (struct source){.bytes = old->copy, .len = item->value_len};
     if (item->bits & ITEM_CHAINED) {
-        hold(store->slot, &store->slot->pins[index], item->value_len);
+        hold(store->slot, &store->held->pins[index], item->value_len);
         pin_take(store, item, place.ref, (unsigned)index, &old->pin);
         old->source.chain = &old->pin;
     } else {

@@ -12,7 +12,8 @@ enum put_result chain_put(struct store *store, struct put *put);
 bool upload_try_drop(struct store *store, struct held_ref *entry) MUST_CHECK;
 
 /* For a dead process: frees what its slot's entry holds. False: a stopped process is in the way. */
-bool upload_recover(struct store *store, struct process_slot *slot, unsigned index) MUST_CHECK;
+bool upload_recover(struct store *store, struct process_slot *slot,
+                    struct held_ref *entry) MUST_CHECK;
 
 /* Value bytes in the head of a chain, and in a continuation. */
 uint32_t chain_head_room(const struct store *store, const struct item *item);

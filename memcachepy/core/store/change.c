@@ -55,7 +55,7 @@ remove_key(struct store *store, const struct key *key, enum unlink_reason reason
         bool live = place_live(store, &place) != NULL;
         if (live && reason == UNLINK_DELETE) {
             CLASS_COUNT(store, class_of_ref(store, place.ref), delete_hits);
-            if (log_is_watched(store->superblock, LOG_DELETIONS)) {
+            if (log_is_watched(store->run, LOG_DELETIONS)) {
                 tell_deleted(store, place.item, false);
             }
         }
@@ -173,7 +173,7 @@ store_remove(struct store *store, const struct removal *removal)
             invalidate(store, shard, &place, removal);
         } else {
             CLASS_COUNT(store, class_of_ref(store, place.ref), delete_hits);
-            if (log_is_watched(store->superblock, LOG_DELETIONS)) {
+            if (log_is_watched(store->run, LOG_DELETIONS)) {
                 tell_deleted(store, item, removal->by_meta);
             }
             item_unlink_place(store, shard, &place, UNLINK_DELETE);

@@ -115,7 +115,7 @@ store_class_stats(struct store *store, struct class_stats classes[SLAB_CLASS_COU
     }
     sum_processes(store, sums);
     for (uint32_t id = 1; id <= superblock->class_count; id++) {
-        const struct class_counters *before = &superblock->class_baseline[id];
+        const struct class_counters *before = &store->run->class_baseline[id];
         struct class_stats *of = &classes[id];
         of->chunk_bytes = superblock->chunk_bytes[id];
         of->chunks_per_page = superblock->chunks_per_page[id];
@@ -135,8 +135,7 @@ store_class_counters_sum(struct store *store, uint64_t totals[CLASS_COUNTER_COUN
     for (unsigned i = 0; i < CLASS_COUNTER_COUNT; i++) {
         totals[i] = 0;
         for (uint32_t id = 1; id <= store->superblock->class_count; id++) {
-            totals[i] +=
-                sums[id].value[i] - atomic_load(&store->superblock->class_baseline[id].value[i]);
+            totals[i] += sums[id].value[i] - atomic_load(&store->run->class_baseline[id].value[i]);
         }
     }
 }
@@ -147,7 +146,7 @@ store_class_stats_reset(struct store *store)
     struct class_counters sums[SLAB_CLASS_COUNT_MAX];
     sum_processes(store, sums);
     for (uint32_t id = 1; id <= store->superblock->class_count; id++) {
-        struct class_counters *baseline = &store->superblock->class_baseline[id];
+        struct class_counters *baseline = &store->run->class_baseline[id];
         for (unsigned i = 0; i < CLASS_COUNTER_COUNT; i++) {
             atomic_store(&baseline->value[i], sums[id].value[i]);
         }

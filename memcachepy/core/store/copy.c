@@ -45,7 +45,7 @@ store_copy_begin(struct store *store, uint64_t session, uint32_t shift)
     }
     /* In the one order of all with flush_change(): a flush that is not seen here sees the session.
      */
-    uint64_t flush = atomic_load(&store->superblock->flush);
+    uint64_t flush = atomic_load(&store->superblock->flush[0]);
     track_head_of(store->segment)->epoch = (uint16_t)flush;
     enum copy_begin result = flush_pending_ms(flush) != 0 ? COPY_FLUSHING
                              : pass_through_shards(store) ? COPY_BEGUN
@@ -61,7 +61,7 @@ store_copy_holds(const struct store *store)
 {
     const struct track_head *head = track_head_of(store->segment);
     /* Who flushed since the session began, and spoils it, may have died in between. */
-    uint64_t flush = atomic_load(&store->superblock->flush);
+    uint64_t flush = atomic_load(&store->superblock->flush[0]);
     return atomic_load(&head->session) != 0 && flush_pending_ms(flush) == 0 &&
            head->epoch == (uint16_t)flush;
 }
@@ -77,7 +77,7 @@ copy_epoch(const struct store *store)
 static int64_t
 advance_of(const struct store *store)
 {
-    return clocks_moved_s(store->superblock, &store->superblock->advance_s);
+    return clocks_moved_s(store->run, &store->run->advance_s);
 }
 
 /* A moment of one node's clock by another's, rounded down: both count the seconds of the boot-time
@@ -85,8 +85,7 @@ advance_of(const struct store *store)
 static int64_t
 node_moment_for(const struct store *from, const struct store *to, int64_t at_s)
 {
-    int64_t bases_apart_ns =
-        (int64_t)(from->superblock->boot_base_ns - to->superblock->boot_base_ns);
+    int64_t bases_apart_ns = (int64_t)(from->run->boot_base_ns - to->run->boot_base_ns);
     int64_t apart_s = bases_apart_ns / NS_PER_S - (bases_apart_ns % NS_PER_S < 0);
     return at_s - advance_of(from) + apart_s + advance_of(to);
 }

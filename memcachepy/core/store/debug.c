@@ -38,10 +38,10 @@ store_debug_unref(struct store *store, const struct key *key)
     table_find(store, shard, key->bytes, key->len, key->hash, &place);
     uint32_t head_ref = place.bucket != NULL ? place.ref.units : 0;
     shard_unlock(store, shard);
-    uint32_t high = atomic_load(&store->slot->pin_high);
+    uint32_t high = atomic_load(&store->held->pin_high);
     for (uint32_t i = 0; head_ref != 0 && i < high; i++) {
-        if (atomic_load(&store->slot->pins[i].head_ref) == head_ref) {
-            return pin_recover(store, store->slot, i);
+        if (atomic_load(&store->held->pins[i].head_ref) == head_ref) {
+            return pin_recover(store, store->slot, &store->held->pins[i]);
         }
     }
     return head_ref != 0;

@@ -169,8 +169,7 @@ store_count_dumps(struct store *store, int change)
 uint32_t
 store_dumps_running(struct store *store)
 {
-    uint32_t running =
-        atomic_load_explicit(&store->superblock->crawl_classes, memory_order_relaxed) != 0;
+    uint32_t running = atomic_load_explicit(&store->run->crawl_classes, memory_order_relaxed) != 0;
     unsigned slot_count = segment_slot_count(store->segment);
     for (unsigned i = 0; i < slot_count; i++) {
         running += atomic_load_explicit(&store->segment->slots[i].dumps, memory_order_relaxed);

@@ -89,12 +89,12 @@ sums_remove(struct store *store, struct shard *shard, struct item *item, enum un
 bool
 item_is_pinned(const struct store *store, struct ref ref, const struct held_ref *except)
 {
-    unsigned slot_count = segment_slot_count(store->segment);
-    for (unsigned i = 0; i < slot_count; i++) {
-        const struct process_slot *slot = &store->segment->slots[i];
-        uint32_t high = held_count(&slot->pin_high, PIN_COUNT_MAX);
+    unsigned count = segment_held_count(store->segment);
+    for (unsigned i = 0; i < count; i++) {
+        const struct held_table *held = &store->segment->held[i];
+        uint32_t high = held_count(&held->pin_high, PIN_COUNT_MAX);
         for (uint32_t j = 0; j < high; j++) {
-            const struct held_ref *pin = &slot->pins[j];
+            const struct held_ref *pin = &held->pins[j];
             if (atomic_load_explicit(&pin->head_ref, memory_order_relaxed) == ref.units &&
                 pin != except) {
                 return true;
@@ -158,7 +158,7 @@ item_unlink_place(struct store *store, struct shard *shard, const struct table_p
 {
     bool chained = place->item->bits & ITEM_CHAINED;
     recent_note(store, shard, place->item, place->hash, reason);
-    if (reason >= UNLINK_EVICT && log_is_watched(store->superblock, LOG_EVICTIONS)) {
+    if (reason >= UNLINK_EVICT && log_is_watched(store->run, LOG_EVICTIONS)) {
         tell_evicted(store, place->item);
     }
     bucket_open(store, shard, place->primary);

@@ -152,7 +152,7 @@ is_due(const struct store *store, uint64_t flush)
 static void
 spoil_copies(const struct store *store)
 {
-    if (UNLIKELY(atomic_load(&store->superblock->tracking) != 0)) {
+    if (UNLIKELY(atomic_load(&store->run->tracking) != 0)) {
         track_spoil(store->segment);
     }
 }
@@ -163,7 +163,7 @@ spoil_copies(const struct store *store)
 static bool
 flush_change(struct store *store, bool is_now, uint64_t pending_ms)
 {
-    uint64_t flush = atomic_load(&store->superblock->flush);
+    uint64_t flush = atomic_load(&store->superblock->flush[0]);
     uint64_t next;
     spoil_copies(store); /* This process may die in between. */
     do {
@@ -172,7 +172,7 @@ flush_change(struct store *store, bool is_now, uint64_t pending_ms)
             return false;
         }
         next = flush_word(epoch, pending_ms);
-    } while (!atomic_compare_exchange_weak(&store->superblock->flush, &flush, next));
+    } while (!atomic_compare_exchange_weak(&store->superblock->flush[0], &flush, next));
     /* In the one order of all: a process that begins a session shows it before it looks
      * at the flushes. */
     spoil_copies(store);
@@ -183,7 +183,7 @@ flush_change(struct store *store, bool is_now, uint64_t pending_ms)
 void
 flush_attend(struct store *store)
 {
-    uint64_t flush = atomic_load(&store->superblock->flush);
+    uint64_t flush = atomic_load(&store->superblock->flush[0]);
     while (UNLIKELY(is_due(store, flush))) {
         uint16_t epoch = (uint16_t)(flush + 1);
         if (UNLIKELY(epochs_since_swept(store, epoch) > EPOCHS_MAX)) {
@@ -191,7 +191,8 @@ flush_attend(struct store *store)
             return;
         }
         spoil_copies(store);
-        if (atomic_compare_exchange_weak(&store->superblock->flush, &flush, flush_word(epoch, 0))) {
+        if (atomic_compare_exchange_weak(&store->superblock->flush[0], &flush,
+                                         flush_word(epoch, 0))) {
             spoil_copies(store);
             help_sweep(store);
             return;
@@ -215,7 +216,7 @@ bool
 store_flush_all(struct store *store, int64_t exptime)
 {
     store_tick(store);
-    struct clocks clocks = clocks_read(store->superblock);
+    struct clocks clocks = clocks_read(store->run);
     uint64_t delay = delay_ms(store, &clocks, exptime);
     if (delay <= 1000) {
         next_cas(store); /* memcached takes one for a flush that is in force at once. */

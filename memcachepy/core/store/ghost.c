@@ -77,7 +77,7 @@ ghost_adopt_page(struct store *store, struct shard *shard, uint32_t number)
                           memory_order_release);
     CRASH_POINT(ghost_page_adopted);
     journal_commit(shard);
-    page_keep(store->slot);
+    page_keep(store->held);
 }
 
 uint32_t
@@ -88,17 +88,17 @@ ghost_release_page(struct store *store, struct shard *shard)
     if (count == 0 || shard->sums.curr_items * 2 > (count - 1) * per_page) {
         return PAGE_NONE;
     }
-    pool_give_back_any(store->segment, store->slot);
+    pool_give_back_any(store->segment, store->held);
     uint32_t number = shard->ghost_pages[count - 1] - 1;
     struct page *page = page_entry(store->segment, number);
-    atomic_store_explicit(&store->slot->page_in_flight, number + 1, memory_order_relaxed);
+    atomic_store_explicit(&store->held->page_in_flight, number + 1, memory_order_relaxed);
     STORES_IN_ORDER();
     LOG(store, shard, shard->ghost_page_count);
     LOG(store, shard, shard->page_count);
     LOG(store, shard, page->owner);
     shard->ghost_page_count = count - 1;
     shard->page_count--;
-    atomic_store_explicit(&page->owner, page_owner_in_hand(store->segment, store->slot),
+    atomic_store_explicit(&page->owner, page_owner_in_hand(store->segment, store->held),
                           memory_order_relaxed);
     CRASH_POINT(ghost_page_released);
     journal_commit(shard);

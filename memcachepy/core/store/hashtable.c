@@ -145,7 +145,7 @@ void
 table_condemn(struct store *store, struct shard *shard)
 {
     atomic_fetch_or(table_word_at(store, shard), TABLE_WORD_REBUILDING);
-    atomic_fetch_add(&store->superblock->mended_count, 1);
+    atomic_fetch_add(&store->run->mended_count, 1);
 }
 
 void

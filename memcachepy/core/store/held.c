@@ -118,7 +118,7 @@ is_waiting_first(const struct store *store, uint64_t key_hash, uint32_t bytes)
 static uint64_t
 reserved_bytes(const struct store *store, uint64_t key_hash, uint32_t bytes)
 {
-    uint64_t word = atomic_load(&store->superblock->share_reserved);
+    uint64_t word = atomic_load(&store->run->share_reserved);
     if (LIKELY(!reservation_stands(store, word)) ||
         (reservation_is_own(store, word) && is_waiting_first(store, key_hash, bytes))) {
         return 0;
@@ -130,9 +130,9 @@ void
 share_leave(struct store *store)
 {
     store->wait.bytes = 0;
-    uint64_t word = atomic_load(&store->superblock->share_reserved);
+    uint64_t word = atomic_load(&store->run->share_reserved);
     if (word != 0 && reservation_is_own(store, word)) {
-        atomic_compare_exchange_strong(&store->superblock->share_reserved, &word, 0);
+        atomic_compare_exchange_strong(&store->run->share_reserved, &word, 0);
     }
 }
 
@@ -155,11 +155,10 @@ share_wait(struct store *store, uint64_t key_hash, uint32_t bytes)
     }
     /* Both as the word tells them: of two that have waited as long neither takes from the other. */
     uint64_t waited_ms = ms_since(store, moment_of_ms(wait->since_ms));
-    uint64_t word = atomic_load(&store->superblock->share_reserved);
+    uint64_t word = atomic_load(&store->run->share_reserved);
     if (!reservation_stands(store, word) || reservation_is_own(store, word) ||
         ms_since(store, word >> 18 & MOMENT_MASK) < waited_ms) {
-        atomic_compare_exchange_strong(&store->superblock->share_reserved, &word,
-                                       reservation_make(store));
+        atomic_compare_exchange_strong(&store->run->share_reserved, &word, reservation_make(store));
     }
 }
 
@@ -219,25 +218,25 @@ hold_no_more(struct process_slot *slot, struct held_ref *entry)
 #define RELEASES_PER_TICK 4
 
 static struct held_ref *
-entry_at(struct process_slot *slot, uint32_t index)
+entry_at(struct held_table *held, uint32_t index)
 {
-    return index < PIN_COUNT_MAX ? &slot->pins[index] : &slot->uploads[index - PIN_COUNT_MAX];
+    return index < PIN_COUNT_MAX ? &held->pins[index] : &held->uploads[index - PIN_COUNT_MAX];
 }
 
 void
 held_release_later(struct store *store, struct held_ref *entry)
 {
-    struct process_slot *slot = store->slot;
-    bool is_pin = entry >= slot->pins && entry < slot->pins + PIN_COUNT_MAX;
+    struct held_table *held = store->held;
+    bool is_pin = entry >= held->pins && entry < held->pins + PIN_COUNT_MAX;
     uint32_t index =
-        is_pin ? (uint32_t)(entry - slot->pins) : PIN_COUNT_MAX + (uint32_t)(entry - slot->uploads);
+        is_pin ? (uint32_t)(entry - held->pins) : PIN_COUNT_MAX + (uint32_t)(entry - held->uploads);
     struct held_left *left = &store->left;
     DCHECK((left->marks[index / 64] >> index % 64 & 1) == 0);
     left->marks[index / 64] |= UINT64_C(1) << index % 64;
     left->count++;
     /* Others are not to wait for it: an attached process may not come by for hours. At most what
      * was held when the other process was stopped is beyond the share until then. */
-    hold_no_more(slot, entry);
+    hold_no_more(store->slot, entry);
 }
 
 /* The next entry that is left, from where the last try ended; there is one. */
@@ -262,7 +261,7 @@ held_release(struct store *store)
     struct held_left *left = &store->left;
     for (unsigned i = 0; i < RELEASES_PER_TICK && left->count != 0; i++) {
         uint32_t index = next_left(left);
-        struct held_ref *entry = entry_at(store->slot, index);
+        struct held_ref *entry = entry_at(store->held, index);
         bool done =
             index < PIN_COUNT_MAX ? pin_try_drop(store, entry) : upload_try_drop(store, entry);
         if (done) {

@@ -30,7 +30,7 @@ enum chunk_kind {
     CHUNK_FREE,
     CHUNK_LIVE,     /* an item that a bucket refers to */
     CHUNK_CONT,     /* belongs to the item at `head` */
-    CHUNK_UPLOAD,   /* head of a chain that is being filled; a process slot refers to it */
+    CHUNK_UPLOAD,   /* head of a chain that is being filled; a held table refers to it */
     CHUNK_DETACHED, /* unlinked, kept for those who pinned it, or being reclaimed */
 };
 
@@ -217,7 +217,7 @@ word_is_expired(const struct store *store, uint32_t expire_word)
 static inline uint16_t
 epoch_now(const struct store *store)
 {
-    return (uint16_t)atomic_load_explicit(&store->superblock->flush, memory_order_relaxed);
+    return (uint16_t)atomic_load_explicit(&store->superblock->flush[0], memory_order_relaxed);
 }
 
 static inline bool

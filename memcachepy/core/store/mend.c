@@ -29,9 +29,9 @@ static struct shared_lock *
 lock_numbered(const struct store *store, uint32_t number)
 {
     uint32_t shard_count = store->superblock->shard_count;
-    return number < shard_count    ? &store->shards[number].lock
-           : number == shard_count ? &store->superblock->pool.grow_lock
-                                   : &store->superblock->configs.lock;
+    return number < shard_count    ? &store->locks[number].lock
+           : number == shard_count ? &store->run->growth.grow_lock
+                                   : &store->run->configs.lock;
 }
 
 static bool
@@ -162,12 +162,11 @@ ignore(void *context, const char *sentence)
 static bool
 check_one_in_full(struct store *store)
 {
-    const struct superblock *superblock = store->superblock;
-    uint32_t mends =
-        atomic_load(&superblock->mended_count) + atomic_load(&superblock->emptied_count);
+    const struct run_head *run = store->run;
+    uint32_t mends = atomic_load(&run->mended_count) + atomic_load(&run->emptied_count);
     if (mends != store->audit_mends) {
         store->audit_mends = mends;
-        store->audit_next = superblock->shard_count;
+        store->audit_next = store->superblock->shard_count;
     }
     if (store->audit_next == 0) {
         return false;
@@ -214,10 +213,11 @@ audit_held(struct store *store, uint64_t now_ns)
     unsigned slot_count = segment_slot_count(store->segment);
     for (unsigned i = 0; i < slot_count; i++) {
         struct process_slot *slot = &store->segment->slots[i];
+        const struct held_table *table = &store->segment->held[i];
         uint64_t held = atomic_load(&slot->held_bytes);
         uint64_t sum =
-            sum_of_table(store, slot->pins, held_count(&slot->pin_high, PIN_COUNT_MAX)) +
-            sum_of_table(store, slot->uploads, held_count(&slot->upload_high, UPLOAD_COUNT_MAX));
+            sum_of_table(store, table->pins, held_count(&table->pin_high, PIN_COUNT_MAX)) +
+            sum_of_table(store, table->uploads, held_count(&table->upload_high, UPLOAD_COUNT_MAX));
         bool same = held != sum && audit->of[i].held == held && audit->of[i].sum == sum;
         audit->of[i].looks = same ? audit->of[i].looks + 1 : 0;
         audit->of[i].held = held;
@@ -237,8 +237,8 @@ store_audit(struct store *store, uint64_t now_ns)
     }
     store->audited_at_ns = now_ns;
     audit_held(store, now_ns);
-    if (pool_audit(store->segment, store->slot, &store->pool_audit, now_ns)) {
-        atomic_fetch_add(&store->superblock->mended_count, 1);
+    if (pool_audit(store->segment, store->held, &store->pool_audit, now_ns)) {
+        atomic_fetch_add(&store->run->mended_count, 1);
     }
     for (unsigned i = 0; i < AUDIT_SHARDS && i <= store->shard_mask; i++) {
         struct shard *shard = &store->shards[store->audit_turn++ & store->shard_mask];

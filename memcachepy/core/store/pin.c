@@ -22,7 +22,7 @@ void
 pin_take(struct store *store, struct item *item, struct ref ref, unsigned index, struct pin *pin)
 {
     item->bits |= ITEM_PINNED;
-    struct held_ref *entry = &store->slot->pins[index];
+    struct held_ref *entry = &store->held->pins[index];
     STORES_IN_ORDER();
     atomic_store_explicit(&entry->head_ref, ref.units, memory_order_release);
     *pin = (struct pin){.value_len = item->value_len,
@@ -38,7 +38,7 @@ enum pin_result
 store_pin(struct store *store, const struct key *key, struct pin *pin)
 {
     struct shard *shard = shard_of_hash(store, key->hash);
-    int index = free_entry(store->slot->pins, &store->slot->pin_high, PIN_COUNT_MAX);
+    int index = free_entry(store->held->pins, &store->held->pin_high, PIN_COUNT_MAX);
     if (index < 0) {
         return PIN_WAIT;
     }
@@ -55,7 +55,7 @@ store_pin(struct store *store, const struct key *key, struct pin *pin)
         result = PIN_SMALL;
     } else if (UNLIKELY(class_of_ref(store, place.ref) != store->superblock->class_count)) {
         result = PIN_BUSY; /* Its page is damaged. */
-    } else if (!hold_if_room(store, &store->slot->pins[index], key->hash, item->value_len)) {
+    } else if (!hold_if_room(store, &store->held->pins[index], key->hash, item->value_len)) {
         result = PIN_WAIT;
     } else {
         item_hit_locked(store, item);
@@ -176,7 +176,7 @@ store_unpin(struct store *store, struct pin *pin)
 {
     if (pin->held) {
         pin->held = false;
-        struct held_ref *entry = &store->slot->pins[pin->index];
+        struct held_ref *entry = &store->held->pins[pin->index];
         if (!pin_drop(store, store->slot, entry, true)) {
             held_release_later(store, entry);
         }
@@ -190,7 +190,7 @@ pin_try_drop(struct store *store, struct held_ref *entry)
 }
 
 bool
-pin_recover(struct store *store, struct process_slot *slot, unsigned index)
+pin_recover(struct store *store, struct process_slot *slot, struct held_ref *entry)
 {
-    return pin_drop(store, slot, &slot->pins[index], true);
+    return pin_drop(store, slot, entry, true);
 }

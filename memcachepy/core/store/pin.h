@@ -15,8 +15,8 @@ void pin_rewind(struct pin *pin);
 /* Releases an entry of the own slot, unless its shard is locked just now. */
 bool pin_try_drop(struct store *store, struct held_ref *entry) MUST_CHECK;
 
-/* For a dead process: releases what its slot's entry pins. False: a stopped process is in the way.
- */
-bool pin_recover(struct store *store, struct process_slot *slot, unsigned index) MUST_CHECK;
+/* For a dead process, whose slot counts the bytes: releases what the entry pins. False: a stopped
+ * process is in the way. */
+bool pin_recover(struct store *store, struct process_slot *slot, struct held_ref *entry) MUST_CHECK;
 
 #endif

@@ -7,7 +7,7 @@
 static inline enum eviction_policy
 policy_of(const struct store *store)
 {
-    return (enum eviction_policy)store->superblock->boot_settings.eviction_policy;
+    return (enum eviction_policy)store->run->boot_settings.eviction_policy;
 }
 
 /* Probation, and a ghost to go with it. */

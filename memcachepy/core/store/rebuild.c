@@ -48,22 +48,22 @@ gather_table(const struct held_ref *entries, uint32_t count, uint32_t *held)
     return gathered;
 }
 
-/* Of all slots, once: there may be many chunks to ask for. Those of this shard do not change while
- * its lock is held. */
+/* Of all held tables, once: there may be many chunks to ask for. Those of this shard do not change
+ * while its lock is held. */
 static void
 gather_held(struct rebuild *rebuild)
 {
     const struct segment *segment = rebuild->store->segment;
-    unsigned slot_count = segment_slot_count(segment);
+    unsigned table_count = segment_held_count(segment);
     rebuild->held =
-        malloc(slot_count * (size_t)(PIN_COUNT_MAX + UPLOAD_COUNT_MAX) * sizeof(uint32_t));
+        malloc(table_count * (size_t)(PIN_COUNT_MAX + UPLOAD_COUNT_MAX) * sizeof(uint32_t));
     CHECK(rebuild->held != NULL);
-    for (unsigned i = 0; i < slot_count; i++) {
-        const struct process_slot *slot = &segment->slots[i];
-        rebuild->held_count += gather_table(slot->pins, held_count(&slot->pin_high, PIN_COUNT_MAX),
+    for (unsigned i = 0; i < table_count; i++) {
+        const struct held_table *held = &segment->held[i];
+        rebuild->held_count += gather_table(held->pins, held_count(&held->pin_high, PIN_COUNT_MAX),
                                             rebuild->held + rebuild->held_count);
         rebuild->held_count +=
-            gather_table(slot->uploads, held_count(&slot->upload_high, UPLOAD_COUNT_MAX),
+            gather_table(held->uploads, held_count(&held->upload_high, UPLOAD_COUNT_MAX),
                          rebuild->held + rebuild->held_count);
     }
     qsort(rebuild->held, rebuild->held_count, sizeof(uint32_t), compare_refs);

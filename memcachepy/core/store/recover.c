@@ -45,8 +45,8 @@ recover_locked(struct store *store, struct shard *shard, bool suspect, struct re
 static bool
 recover_own(struct store *store)
 {
-    if (atomic_load(&store->slot->page_in_flight) != 0 &&
-        !pool_recover(store->segment, store->slot)) {
+    if (atomic_load(&store->held->page_in_flight) != 0 &&
+        !pool_recover(store->segment, store->held)) {
         return false;
     }
     atomic_store(&store->slot->locked_shard, 0);
@@ -58,6 +58,7 @@ static bool
 recover(struct store *store, unsigned slot_index, bool suspect, struct recovery *recovery)
 {
     struct process_slot *slot = &store->segment->slots[slot_index];
+    struct held_table *held = &store->segment->held[slot_index];
     *recovery = (struct recovery){0};
     if (!recover_own(store)) {
         return false;
@@ -71,22 +72,22 @@ recover(struct store *store, unsigned slot_index, bool suspect, struct recovery 
         recover_shard(store, &store->shards[i], recovery);
     }
     bool done = true;
-    for (unsigned i = 0; done && i < held_count(&slot->upload_high, UPLOAD_COUNT_MAX); i++) {
-        bool held = atomic_load(&slot->uploads[i].head_ref) != 0;
-        done = upload_recover(store, slot, i);
-        recovery->uploads_freed += held && done;
+    for (unsigned i = 0; done && i < held_count(&held->upload_high, UPLOAD_COUNT_MAX); i++) {
+        bool is_held = atomic_load(&held->uploads[i].head_ref) != 0;
+        done = upload_recover(store, slot, &held->uploads[i]);
+        recovery->uploads_freed += is_held && done;
     }
-    for (unsigned i = 0; done && i < held_count(&slot->pin_high, PIN_COUNT_MAX); i++) {
-        bool held = atomic_load(&slot->pins[i].head_ref) != 0;
-        done = pin_recover(store, slot, i);
-        recovery->pins_released += held && done;
+    for (unsigned i = 0; done && i < held_count(&held->pin_high, PIN_COUNT_MAX); i++) {
+        bool is_held = atomic_load(&held->pins[i].head_ref) != 0;
+        done = pin_recover(store, slot, &held->pins[i]);
+        recovery->pins_released += is_held && done;
     }
-    bool page_recovered = pool_recover(store->segment, slot);
+    bool page_recovered = pool_recover(store->segment, held);
     if (!done || !page_recovered) {
         return false; /* The next process would find entries that are not its own. */
     }
-    atomic_store(&slot->upload_high, 0);
-    atomic_store(&slot->pin_high, 0);
+    atomic_store(&held->upload_high, 0);
+    atomic_store(&held->pin_high, 0);
     atomic_store(&slot->held_bytes, 0);
     atomic_store(&slot->waiters, 0);
     atomic_store(&slot->dumps, 0);

@@ -38,7 +38,7 @@ take_from_other(struct store *store, const struct shard *for_shard, uint32_t tur
     }
     /* Free memory that only waits for the host, after the limit was lowered, refuses no store. */
     return policy_of(store) != POLICY_NOEVICTION &&
-           pool_take_surplus(store->segment, store->slot) != PAGE_NONE;
+           pool_take_surplus(store->segment, store->held) != PAGE_NONE;
 }
 
 static enum slab_result
@@ -92,7 +92,7 @@ room_make(struct store *store, struct shard *shard, uint32_t class_id)
 {
     enum room_result result = room_find(store, shard, class_id);
     /* Meanwhile others may have freed what the page was for. */
-    pool_give_back_any(store->segment, store->slot);
+    pool_give_back_any(store->segment, store->held);
     return result;
 }
 

@@ -29,10 +29,10 @@ word_is_loggable(const struct store *store, const struct shard *shard, uint64_t 
     uint64_t shard_at = (uint64_t)((const uint8_t *)shard - store->base);
     uint64_t word_at = (uint64_t)((const uint8_t *)table_word_at(store, shard) - store->base);
     return offset % bytes == 0 &&
-           (word_in(offset, superblock->slots_at, superblock->logs_at) ||
+           (word_in(offset, superblock->held_at, superblock->shards_at) ||
             word_in(offset, shard_at + offsetof(struct shard, open_bucket),
                     shard_at + offsetof(struct shard, journal)) ||
-            offset == word_at || word_in(offset, superblock->tables_at, superblock->prefixes_at) ||
+            offset == word_at || word_in(offset, superblock->tables_at, superblock->freemap_at) ||
             word_in(offset, superblock->pages_at, store->data_end));
 }
 
@@ -104,7 +104,7 @@ void
 shard_mend(struct store *store, struct shard *shard)
 {
     shard_rebuild(store, shard);
-    atomic_fetch_add(&store->superblock->mended_count, 1);
+    atomic_fetch_add(&store->run->mended_count, 1);
 }
 
 /* What three repairs in turn did not survive has words that lead them astray: all but whose its
@@ -113,8 +113,8 @@ static void
 give_up(struct store *store, struct shard *shard)
 {
     shard_empty(store, shard);
-    atomic_store(&store->superblock->emptied_shard, shard_index(store, shard));
-    atomic_fetch_add(&store->superblock->emptied_count, 1);
+    atomic_store(&store->run->emptied_shard, shard_index(store, shard));
+    atomic_fetch_add(&store->run->emptied_count, 1);
 }
 
 /* False: that is not enough. */
@@ -150,12 +150,26 @@ shard_repair(struct store *store, struct shard *shard)
     shard->repair_attempts = 0;
 }
 
+void
+shard_reopen(struct store *store, struct shard *shard)
+{
+    bool is_cut_off = atomic_load(&shard->journal.count) != 0 ||
+                      atomic_load(&shard->open_bucket) != 0 || shard->reclaiming != 0 ||
+                      shard->repair_attempts != 0 ||
+                      (atomic_load(table_word_at(store, shard)) & TABLE_WORD_REBUILDING) != 0;
+    if (is_cut_off) {
+        shard_repair(store, shard);
+    } else if (!shard_is_plausible(store, shard)) {
+        shard_mend(store, shard);
+    }
+}
+
 /* The holder has moved on, or is about to let go. Beside the lock, so the look costs nothing. */
 static void
-clear_stuck(struct shard *shard)
+clear_stuck(struct shard_lock *lock)
 {
-    if (UNLIKELY(atomic_load_explicit(&shard->stuck, memory_order_relaxed) != 0)) {
-        atomic_store_explicit(&shard->stuck, 0, memory_order_relaxed);
+    if (UNLIKELY(atomic_load_explicit(&lock->stuck, memory_order_relaxed) != 0)) {
+        atomic_store_explicit(&lock->stuck, 0, memory_order_relaxed);
     }
 }
 
@@ -166,8 +180,10 @@ announce(struct store *store, const struct shard *shard)
 {
     struct process_slot *slot = store->slot;
     uint32_t count = atomic_load_explicit(&slot->lock_count, memory_order_relaxed);
+    uint32_t index = shard_index(store, shard);
+    store->lock = &store->locks[index];
     atomic_store_explicit(&slot->lock_count, count + 1, memory_order_relaxed);
-    atomic_store_explicit(&slot->wanted_shard, shard_index(store, shard) + 1, memory_order_relaxed);
+    atomic_store_explicit(&slot->wanted_shard, index + 1, memory_order_relaxed);
 }
 
 static void
@@ -177,10 +193,11 @@ renounce(struct store *store)
 }
 
 static void
-note_holder(struct store *store, struct shard *shard)
+note_holder(struct store *store)
 {
-    clear_stuck(shard);
-    atomic_store_explicit(&store->slot->locked_shard, shard_index(store, shard) + 1,
+    struct shard_lock *lock = store->lock;
+    clear_stuck(lock);
+    atomic_store_explicit(&store->slot->locked_shard, (uint32_t)(lock - store->locks) + 1,
                           memory_order_relaxed);
 }
 
@@ -192,12 +209,12 @@ lock_result_held(struct store *store, struct shard *shard, enum lock_result resu
         renounce(store);
         return false;
     case LOCK_OWNER_DIED:
-        note_holder(store, shard);
+        note_holder(store);
         shard_repair(store, shard);
-        lock_repaired(&shard->lock);
+        lock_repaired(&store->lock->lock);
         return true;
     case LOCK_OK:
-        note_holder(store, shard);
+        note_holder(store);
         return true;
     }
     return false;
@@ -207,7 +224,7 @@ bool
 shard_try_lock(struct store *store, struct shard *shard)
 {
     announce(store, shard);
-    return lock_result_held(store, shard, lock_try(&shard->lock));
+    return lock_result_held(store, shard, lock_try(&store->lock->lock));
 }
 
 /* A mark that comes late, when the holder has just moved on, costs those who meet the next holder
@@ -219,10 +236,10 @@ wait_for_holder(struct store *store, struct shard *shard)
     for (unsigned i = 0; result == LOCK_TIMEOUT && i < LOCK_WAITS_MAX; i++) {
         announce(store, shard);
         COUNT(&store->slot->counters, lock_waits);
-        result = lock_acquire(&shard->lock, LOCK_WAIT_MS);
+        result = lock_acquire(&store->lock->lock, LOCK_WAIT_MS);
     }
     if (result == LOCK_TIMEOUT) {
-        atomic_store_explicit(&shard->stuck, 1, memory_order_relaxed);
+        atomic_store_explicit(&store->lock->stuck, 1, memory_order_relaxed);
     }
     return result;
 }
@@ -231,9 +248,9 @@ bool
 shard_lock(struct store *store, struct shard *shard)
 {
     announce(store, shard);
-    enum lock_result result = lock_try(&shard->lock);
+    enum lock_result result = lock_try(&store->lock->lock);
     if (UNLIKELY(result == LOCK_TIMEOUT) &&
-        atomic_load_explicit(&shard->stuck, memory_order_relaxed) == 0) {
+        atomic_load_explicit(&store->lock->stuck, memory_order_relaxed) == 0) {
         result = wait_for_holder(store, shard);
     }
     return lock_result_held(store, shard, result);
@@ -245,14 +262,16 @@ shard_unlock(struct store *store, struct shard *shard)
     DCHECK(atomic_load(&shard->journal.count) == 0);
     DCHECK(atomic_load(&shard->open_bucket) == 0);
     DCHECK(shard->reclaiming == 0);
-    clear_stuck(shard);
+    DCHECK(store->lock == &store->locks[shard_index(store, shard)]);
+    (void)shard;
+    clear_stuck(store->lock);
     atomic_store_explicit(&store->slot->locked_shard, 0, memory_order_relaxed);
-    lock_release(&shard->lock);
+    lock_release(&store->lock->lock);
     renounce(store);
 }
 
 int32_t
 store_lock_owner(const struct store *store, uint32_t shard)
 {
-    return lock_owner(&store->shards[shard].lock);
+    return lock_owner(&store->locks[shard].lock);
 }

@@ -1,7 +1,6 @@
 /* A shard: everything that changes with one key, guarded by one lock.
  *
- *   0     lock                robust, process-shared
- *   64    sums, class lists   derived from the pages; shard_rebuild() recomputes them
+ *   0     sums, class lists   derived from the pages; shard_rebuild() recomputes them
  *         journal             the old value of every word the running transaction has changed
  *         recent              what left, and how (recent.h)
  *
@@ -9,6 +8,9 @@
  * process left behind is undone by restoring the words, newest first; nothing else needs to know
  * what the process was doing. The bucket that readers look at stays odd until after the commit, so
  * no reader has ever seen what is undone. Chunks are filled before the transaction links them.
+ *
+ * The lock is robust and process-shared, and lies in the run segment, for it is of no use
+ * to a later run.
  *
  * Included by store/ only; the protocol sees store/store.h. */
 #ifndef STORE_SHARD_H
@@ -87,8 +89,6 @@ struct shard_sums {
 
 /* [shard] unless marked. */
 struct shard {
-    alignas(CACHE_LINE_BYTES) struct shared_lock lock;
-    _Atomic uint32_t stuck; /* [atomic] 1: who holds the lock was waited for in vain */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t
         open_bucket;     /* offset of the bucket whose version is odd */
     uint32_t index;      /* [const] */
@@ -171,11 +171,15 @@ struct track_mapping;
 struct store {
     struct segment *segment;
     struct superblock *superblock;
+    struct run_head *run;
     uint8_t *base;
     struct shard *shards;
+    struct shard_lock *locks;            /* of each shard, */
+    struct shard_lock *lock;             /* and of the one that was tried last */
     _Atomic uint64_t *table_words;       /* of each shard */
     _Atomic uint32_t *table_directories; /* see hashtable.h */
     struct process_slot *slot;
+    struct held_table *held; /* of the own slot */
     struct siphash_key hash_key;
     uint64_t data_at, data_end;
     uint32_t shard_mask;
@@ -184,7 +188,8 @@ struct store {
     uint32_t chunk_bytes_max;
     uint32_t count_max;    /* highest hit count of an item under the policy */
     bool counts_by_chance; /* not every hit raises the count */
-    uint32_t random;       /* never 0 */
+    bool cas_enabled;
+    uint32_t random; /* never 0 */
     uint32_t table_pages_max;
     uint32_t page_count_max;
     /* As of the last tick. */
@@ -193,13 +198,14 @@ struct store {
     uint32_t wall_s;        /* seconds of the system clock since the segment's base */
     int64_t clocks_apart_s; /* that less the node's; changes only when somebody steps a clock */
     bool peeks;             /* Who looks leaves no trace. */
-    uint32_t tracking_seen; /* superblock.tracking, as of the last tick */
+    uint32_t tracking_seen; /* run_head.tracking, as of the last tick */
     struct track_mapping *tracks; /* of the nodes that copies come from; NULL: there are none */
     bool draining;                /* the page that is leaving stays though it becomes empty */
     uint32_t shrink_turn;         /* the shard that gives a page next */
     struct share_wait wait;
     struct held_left left;
-    uint32_t table_turn; /* the shard whose table shrinks next */
+    uint32_t table_turn;      /* the shard whose table shrinks next */
+    uint64_t clocks_noted_ms; /* for a later run; by the maintainer */
     struct sweep_pass sweep;
     struct pool_ahead ahead;
     struct hugepage_pass huge;
@@ -234,8 +240,7 @@ shard_of_hash(const struct store *store, uint64_t hash)
 static inline uint64_t
 memory_limit_bytes(const struct store *store)
 {
-    return atomic_load_explicit(&store->superblock->settings.memory_limit_bytes,
-                                memory_order_relaxed);
+    return atomic_load_explicit(&store->run->settings.memory_limit_bytes, memory_order_relaxed);
 }
 
 /* Without a look into the shard, which readers never touch. */
@@ -330,6 +335,10 @@ bool shard_lock(struct store *store, struct shard *shard) MUST_CHECK;
 bool shard_try_lock(struct store *store, struct shard *shard) MUST_CHECK;
 
 void shard_unlock(struct store *store, struct shard *shard);
+
+/* Under the lock, of a shard that the processes of an earlier run have left: repairs it, if one of
+ * them was in the middle of something. */
+void shard_reopen(struct store *store, struct shard *shard);
 
 /* Under the lock: rebuilds a shard whose words have proved to be damaged, and counts it. */
 void shard_mend(struct store *store, struct shard *shard);

@@ -41,7 +41,7 @@ store_set_memory_limit(struct store *store, uint64_t bytes)
 uint64_t
 store_item_size_max(const struct store *store)
 {
-    uint64_t configured = store->superblock->boot_settings.item_size_max_bytes;
+    uint64_t configured = store->run->boot_settings.item_size_max_bytes;
     uint64_t half = memory_limit_bytes(store) / 2;
     return configured < half ? configured : half;
 }
@@ -79,12 +79,12 @@ store_shrink(struct store *store)
 {
     struct segment *segment = store->segment;
     for (unsigned i = 0; i < PAGES_PER_STEP && pool_is_over(segment); i++) {
-        uint32_t number = pool_take_surplus(segment, store->slot);
+        uint32_t number = pool_take_surplus(segment, store->held);
         if (number == PAGE_NONE) {
             if (!shard_gives(store)) {
                 return false;
             }
-        } else if (!pool_drop(segment, store->slot, number)) {
+        } else if (!pool_drop(segment, store->held, number)) {
             return false;
         }
     }

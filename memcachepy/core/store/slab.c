@@ -198,7 +198,7 @@ page_attach(struct store *store, struct shard *shard, uint32_t number, uint32_t 
                           memory_order_release);
     CRASH_POINT(page_attached);
     journal_commit(shard);
-    page_keep(store->slot);
+    page_keep(store->held);
 }
 
 /* What the class counts and lists of the page's free chunks. Inside a transaction, with *list
@@ -268,8 +268,8 @@ page_detach(struct store *store, struct shard *shard, uint32_t number)
     uint32_t class_id = page_owner_kind(atomic_load_explicit(&page->owner, memory_order_relaxed));
     struct class_list *list = &shard->classes[class_id];
     DCHECK(page->free_count == slab_chunks_per_page(store, class_id));
-    pool_give_back_any(store->segment, store->slot);
-    atomic_store_explicit(&store->slot->page_in_flight, number + 1, memory_order_relaxed);
+    pool_give_back_any(store->segment, store->held);
+    atomic_store_explicit(&store->held->page_in_flight, number + 1, memory_order_relaxed);
     STORES_IN_ORDER();
     LOG(store, shard, *list);
     LOG(store, shard, shard->page_count);
@@ -296,7 +296,7 @@ page_detach(struct store *store, struct shard *shard, uint32_t number)
     }
     list->page_count--;
     shard->page_count--;
-    atomic_store_explicit(&page->owner, page_owner_in_hand(store->segment, store->slot),
+    atomic_store_explicit(&page->owner, page_owner_in_hand(store->segment, store->held),
                           memory_order_relaxed);
     CRASH_POINT(page_detached);
     journal_commit(shard);
@@ -311,7 +311,7 @@ release_leaving(struct store *store, struct shard *shard)
     if (number != PAGE_NONE && page_entry(store->segment, number)->free_count ==
                                    slab_chunks_per_page(store, class_of_page(store, number))) {
         page_detach(store, shard, number);
-        pool_give_back(store->segment, store->slot, number);
+        pool_give_back(store->segment, store->held, number);
     }
 }
 
@@ -330,7 +330,7 @@ slab_release_empty(struct store *store, struct shard *shard, uint32_t page_numbe
             slab_chunks_per_page(store, class_id) &&
         shard->classes[class_id].empty_count > 1) {
         page_detach(store, shard, page_number);
-        pool_give_back(store->segment, store->slot, page_number);
+        pool_give_back(store->segment, store->held, page_number);
     }
 }
 
@@ -385,7 +385,7 @@ static void
 note_page_move(struct store *store, uint32_t from_class, uint32_t to_class)
 {
     COUNT(&store->slot->counters, slabs_moved);
-    if (log_is_watched(store->superblock, LOG_SYSEVENTS)) {
+    if (log_is_watched(store->run, LOG_SYSEVENTS)) {
         tell_page_moved(store, from_class, to_class);
     }
 }
@@ -410,7 +410,7 @@ take_used_page(struct store *store, struct shard *shard, uint32_t except_class,
             return number;
         }
         /* Chains that went may have filled the pool. */
-        number = pool_take(store->segment, store->slot);
+        number = pool_take(store->segment, store->held);
         if (number != PAGE_NONE) {
             return number;
         }
@@ -431,7 +431,7 @@ slab_page_for_other(struct store *store, struct shard *shard, enum eviction_reas
 uint32_t
 slab_page_for_table(struct store *store, struct shard *shard, bool steal)
 {
-    uint32_t number = pool_take(store->segment, store->slot);
+    uint32_t number = pool_take(store->segment, store->held);
     if (number == PAGE_NONE && steal && !pool_can_grow(store->segment)) {
         number = slab_page_for_other(store, shard, EVICTED_TABLE);
     }
@@ -445,7 +445,7 @@ slab_donate_page(struct store *store, struct shard *shard, enum eviction_reason 
     if (number == PAGE_NONE) {
         return false;
     }
-    pool_give_back(store->segment, store->slot, number);
+    pool_give_back(store->segment, store->held, number);
     return true;
 }
 
@@ -461,7 +461,7 @@ slab_reassign_page(struct store *store, struct shard *shard, uint32_t from, uint
     page_detach(store, shard, number);
     note_page_move(store, from, to);
     if (to == 0) {
-        pool_give_back(store->segment, store->slot, number);
+        pool_give_back(store->segment, store->held, number);
     } else {
         page_attach(store, shard, number, to);
     }
@@ -471,7 +471,7 @@ slab_reassign_page(struct store *store, struct shard *shard, uint32_t from, uint
 bool
 slab_adopt_page(struct store *store, struct shard *shard, uint32_t class_id)
 {
-    uint32_t number = pool_take(store->segment, store->slot);
+    uint32_t number = pool_take(store->segment, store->held);
     if (number == PAGE_NONE) {
         return false;
     }
@@ -522,7 +522,7 @@ slab_ensure(struct store *store, struct shard *shard, uint32_t class_id, bool *e
     uint32_t number = PAGE_NONE;
     bool can_grow = pool_can_grow(store->segment);
     if (can_grow || !may_evict_any(store, shard) || balance_deserves_page(store, shard, class_id)) {
-        number = pool_take(store->segment, store->slot);
+        number = pool_take(store->segment, store->held);
         if (number == PAGE_NONE && can_grow) {
             return SLAB_GROW;
         }
@@ -548,7 +548,7 @@ slab_ensure(struct store *store, struct shard *shard, uint32_t class_id, bool *e
     if (list->free_chunks > 0 || evict_from_class(store, shard, class_id, EVICTED_MAIN)) {
         return SLAB_READY;
     }
-    number = pool_take(store->segment, store->slot);
+    number = pool_take(store->segment, store->held);
     if (number == PAGE_NONE) {
         number = take_empty_page(store, shard, class_id);
     }

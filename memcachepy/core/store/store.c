@@ -6,6 +6,7 @@
 #include "store/class_stats.h"
 #include "store/clocks.h"
 #include "store/flush.h"
+#include "store/format.h"
 #include "store/hashtable.h"
 #include "store/held.h"
 #include "store/policy.h"
@@ -34,28 +35,49 @@ map_sizes_to_classes(struct store *store)
     }
 }
 
-enum segment_status
-store_create(const struct segment_settings *settings, struct segment **segment, char *sentence)
+static void
+make_shards(const struct segment *segment)
 {
-    enum segment_status status = segment_create(settings, sizeof(struct shard), segment, sentence);
-    if (status != SEGMENT_OK) {
-        return status;
-    }
-    const struct superblock *superblock = (*segment)->superblock;
-    struct shard *shards = (struct shard *)(void *)((*segment)->base + superblock->shards_at);
-    _Atomic uint64_t *words = (_Atomic uint64_t *)(void *)((*segment)->base + superblock->words_at);
+    const struct superblock *superblock = segment->superblock;
+    struct shard *shards = segment_at(segment, superblock->shards_at);
+    _Atomic uint64_t *words = segment_at(segment, superblock->words_at);
     for (uint32_t i = 0; i < superblock->shard_count; i++) {
-        lock_init(&shards[i].lock);
         shards[i].index = i;
         atomic_store(&words[i], table_word_make(0, TABLE_LEVEL_NONE, 0));
     }
-    return SEGMENT_OK;
 }
 
 enum segment_status
-store_attach(int fd, struct segment **segment, char *sentence)
+store_create(const struct segment_settings *settings, struct segment **segment, char *sentence)
 {
-    return segment_attach(fd, sizeof(struct shard), segment, sentence);
+    struct data_format format;
+    store_format(&format);
+    enum segment_status status = segment_create(settings, &format, segment, sentence);
+    if (status == SEGMENT_OK) {
+        make_shards(*segment);
+    }
+    return status;
+}
+
+enum segment_status
+store_create_in(int fd, const struct segment_settings *settings, struct segment **segment,
+                char *sentence)
+{
+    struct data_format format;
+    store_format(&format);
+    enum segment_status status = segment_create_in(fd, settings, &format, segment, sentence);
+    if (status == SEGMENT_OK) {
+        make_shards(*segment);
+    }
+    return status;
+}
+
+enum segment_status
+store_attach(int fd, int run_fd, struct segment **segment, char *sentence)
+{
+    struct data_format format;
+    store_format(&format);
+    return segment_attach(fd, run_fd, &format, segment, sentence);
 }
 
 struct store *
@@ -66,13 +88,16 @@ store_open(struct segment *segment, unsigned slot_index)
     CHECK(store != NULL);
     store->segment = segment;
     store->superblock = superblock;
+    store->run = segment->run;
     store->base = segment->base;
     store->shards = (struct shard *)(void *)(segment->base + superblock->shards_at);
+    store->locks = segment->locks;
     store->table_words = (_Atomic uint64_t *)(void *)(segment->base + superblock->words_at);
     store->table_directories = (_Atomic uint32_t *)(void *)(segment->base + superblock->tables_at);
     store->table_pages_max = superblock->table_pages_max;
     store->page_count_max = superblock->page_count_max;
     store->slot = &segment->slots[slot_index];
+    store->held = &segment->held[slot_index];
     store->hash_key = superblock->hash_key;
     store->data_at = superblock->data_at;
     store->data_end =
@@ -83,6 +108,7 @@ store_open(struct segment *segment, unsigned slot_index)
     store->chunk_bytes_max = superblock->chunk_bytes[superblock->class_count];
     store->counts_by_chance = is_lfu_policy(store);
     store->count_max = store->counts_by_chance ? COUNT_MAX_LFU : COUNT_MAX;
+    store->cas_enabled = segment->run->boot_settings.cas_enabled;
     store->random = (uint32_t)store->hash_key.word[0] ^ slot_index << 16 ^ 1u << 31;
     store->random |= 1;
     map_sizes_to_classes(store);
@@ -137,7 +163,7 @@ seconds_since(int64_t now_s, int64_t base_s)
 static void
 read_clocks(struct store *store)
 {
-    struct clocks clocks = clocks_read(store->superblock);
+    struct clocks clocks = clocks_read(store->run);
     int64_t wall_base_s = (int64_t)store->superblock->wall_base_s;
     store->now_s = seconds_since(clocks.node_ns / NS_PER_S, 0);
     store->now_ms = clocks.node_ns > 0 ? (uint64_t)(clocks.node_ns / NS_PER_MS) : 0;
@@ -150,14 +176,14 @@ void
 store_tick(struct store *store)
 {
     read_clocks(store);
-    uint64_t flush = atomic_load_explicit(&store->superblock->flush, memory_order_acquire);
+    uint64_t flush = atomic_load_explicit(&store->superblock->flush[0], memory_order_acquire);
     if (UNLIKELY(flush_pending_ms(flush) != 0)) {
         flush_attend(store);
     }
     if (UNLIKELY(store->left.count != 0)) {
         held_release(store);
     }
-    uint32_t tracking = atomic_load_explicit(&store->superblock->tracking, memory_order_acquire);
+    uint32_t tracking = atomic_load_explicit(&store->run->tracking, memory_order_acquire);
     if (UNLIKELY(tracking != store->tracking_seen)) {
         track_attend(store, tracking);
     }
@@ -182,7 +208,7 @@ static void
 catch_up_with_second(struct store *store)
 {
     if (store->now_ms % 1000 >= 500 &&
-        clocks_node_ns(store->superblock) / NS_PER_S != (int64_t)store->now_s) {
+        clocks_node_ns(store->run) / NS_PER_S != (int64_t)store->now_s) {
         read_clocks(store);
     }
 }
@@ -274,7 +300,7 @@ store_sum(struct store *store, struct store_sums *sums)
     const struct page_pool *pool = &store->superblock->pool;
     *sums = (struct store_sums){0};
     sum_shards(store, sums);
-#define X(name) sums->name -= atomic_load(&store->superblock->sum_baseline[RESET_##name]);
+#define X(name) sums->name -= atomic_load(&store->run->sum_baseline[RESET_##name]);
     RESET_SUM_LIST(X)
 #undef X
     sums->pages_limit = atomic_load(&pool->effective_count);
@@ -306,7 +332,7 @@ store_counters_sum(struct store *store, uint64_t sums[COUNTER_COUNT])
 {
     sum_counters(store, sums);
     for (unsigned j = 0; j < COUNTER_COUNT; j++) {
-        sums[j] -= atomic_load(&store->superblock->counter_baseline[j]);
+        sums[j] -= atomic_load(&store->run->counter_baseline[j]);
     }
 }
 
@@ -316,11 +342,11 @@ store_stats_reset(struct store *store)
     uint64_t counters[COUNTER_COUNT];
     sum_counters(store, counters);
     for (unsigned j = 0; j < COUNTER_COUNT; j++) {
-        atomic_store(&store->superblock->counter_baseline[j], counters[j]);
+        atomic_store(&store->run->counter_baseline[j], counters[j]);
     }
     struct store_sums sums = {0};
     sum_shards(store, &sums);
-#define X(name) atomic_store(&store->superblock->sum_baseline[RESET_##name], sums.name);
+#define X(name) atomic_store(&store->run->sum_baseline[RESET_##name], sums.name);
     RESET_SUM_LIST(X)
 #undef X
     store_class_stats_reset(store);

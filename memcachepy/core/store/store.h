@@ -39,8 +39,25 @@ struct key {
 enum segment_status store_create(const struct segment_settings *settings, struct segment **segment,
                                  char *sentence) MUST_CHECK;
 
-/* segment_attach(), for a build whose shards have the same size. */
-enum segment_status store_attach(int fd, struct segment **segment, char *sentence) MUST_CHECK;
+/* segment_create_in() and the shards in it: the data lies in a file. */
+enum segment_status store_create_in(int fd, const struct segment_settings *settings,
+                                    struct segment **segment, char *sentence) MUST_CHECK;
+
+/* What was left of the processes of an earlier run, as store_reopen() found it. */
+struct reopened {
+    uint64_t shards_repaired, shards_rebuilt; /* by the journal; from their pages */
+    uint64_t uploads_freed, pins_released;
+};
+
+/* segment_reopen(), after which every shard is repaired, what processes held is released, and the
+ * store is as it was: no process of the earlier run needs to have ended in an orderly way. */
+enum segment_status store_reopen(int fd, const struct segment_settings *settings,
+                                 struct segment **segment, struct reopened *reopened,
+                                 char *sentence) MUST_CHECK;
+
+/* segment_attach(), for a build that lays data out in the same way. */
+enum segment_status store_attach(int fd, int run_fd, struct segment **segment,
+                                 char *sentence) MUST_CHECK;
 
 /* Segments are opened once per process; see mem/segment.h. The store keeps a borrowed pointer. */
 struct store *store_open(struct segment *segment, unsigned slot_index) MUST_CHECK;
@@ -55,6 +72,12 @@ static inline struct superblock *
 store_superblock(struct store *store)
 {
     return store_segment(store)->superblock;
+}
+
+static inline struct run_head *
+store_run(struct store *store)
+{
+    return store_segment(store)->run;
 }
 
 /* lock_owner() of a shard's lock, for the supervisor's watch. */

@@ -199,7 +199,7 @@ begin_pass(struct store *store)
     pass->clocks_apart_s = clocks_apart_s;
     pass->began_s = store->now_s;
     pass->examined = pass->reclaimed = 0;
-    pass->crawl = atomic_load(&store->superblock->crawl_classes);
+    pass->crawl = atomic_load(&store->run->crawl_classes);
     pass->next_page = 0;
     pass->running = true;
 }
@@ -215,9 +215,9 @@ end_pass(struct store *store)
         flush_swept(store, pass->epoch);
     }
     if (pass->crawl != 0) {
-        atomic_store(&store->superblock->crawl_classes, 0);
+        atomic_store(&store->run->crawl_classes, 0);
     }
-    if (pass->crawl != 0 && log_is_watched(store->superblock, LOG_SYSEVENTS)) {
+    if (pass->crawl != 0 && log_is_watched(store->run, LOG_SYSEVENTS)) {
         tell_crawled(store, store->now_s - pass->began_s, pass->examined, pass->reclaimed);
     }
 }
@@ -228,7 +228,7 @@ store_sweep(struct store *store)
     struct sweep_pass *pass = &store->sweep;
     if (!pass->running) {
         if (pass->began_s != 0 && store->now_s - pass->began_s < PASS_EVERY_S &&
-            atomic_load(&store->superblock->crawl_classes) == 0) {
+            atomic_load(&store->run->crawl_classes) == 0) {
             return false;
         }
         begin_pass(store);

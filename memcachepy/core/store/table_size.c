@@ -67,7 +67,7 @@ add_primary_page(struct store *store, struct shard *shard, bool steal)
     atomic_store_explicit(entry, number + 1, memory_order_release);
     shard->bucket_capacity += buckets_per_page(store);
     journal_commit(shard);
-    page_keep(store->slot);
+    page_keep(store->held);
     return true;
 }
 
@@ -82,7 +82,7 @@ add_cell_page(struct store *store, struct shard *shard, bool steal)
     LOG(store, shard, shard->cell_free);
     cells_make(store, shard, page);
     journal_commit(shard);
-    page_keep(store->slot);
+    page_keep(store->held);
     return true;
 }
 
@@ -494,8 +494,8 @@ release_primary_page(struct store *store, struct shard *shard)
     struct page *page = page_entry(store->segment, number);
     CHECK(atomic_load_explicit(&page->owner, memory_order_relaxed) ==
           page_owner(shard_index(store, shard), PAGE_KIND_TABLE));
-    pool_give_back_any(store->segment, store->slot);
-    atomic_store_explicit(&store->slot->page_in_flight, number + 1, memory_order_relaxed);
+    pool_give_back_any(store->segment, store->held);
+    atomic_store_explicit(&store->held->page_in_flight, number + 1, memory_order_relaxed);
     STORES_IN_ORDER();
     LOG(store, shard, *entry);
     LOG(store, shard, shard->bucket_capacity);
@@ -510,11 +510,11 @@ release_primary_page(struct store *store, struct shard *shard)
     shard->bucket_capacity -= per_page;
     shard->table_page_count--;
     shard->page_count--;
-    atomic_store_explicit(&page->owner, page_owner_in_hand(store->segment, store->slot),
+    atomic_store_explicit(&page->owner, page_owner_in_hand(store->segment, store->held),
                           memory_order_relaxed);
     CRASH_POINT(table_page_released);
     journal_commit(shard);
-    pool_give_back(store->segment, store->slot, number);
+    pool_give_back(store->segment, store->held, number);
     return true;
 }
 

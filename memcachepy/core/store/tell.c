@@ -90,7 +90,7 @@ store_tell_put(struct store *store, const struct put *put, enum put_result resul
 {
     struct log_entry entry = {.head = {.kind = LOG_ITEM_STORE, .log_class = LOG_MUTATIONS}};
     int status = status_of(result);
-    if (status < 0 || !log_is_watched(store->superblock, LOG_MUTATIONS)) {
+    if (status < 0 || !log_is_watched(store->run, LOG_MUTATIONS)) {
         return;
     }
     entry.head.status = (uint8_t)status;

@@ -9,7 +9,7 @@
 static inline bool
 is_tracking(const struct store *store)
 {
-    return UNLIKELY(atomic_load_explicit(&store->superblock->tracking, memory_order_relaxed) != 0);
+    return UNLIKELY(atomic_load_explicit(&store->run->tracking, memory_order_relaxed) != 0);
 }
 
 /* For who has seen that changes are tracked. */
@@ -37,7 +37,7 @@ COLD bool copy_is_shown(const struct store *store, const uint8_t *key, uint32_t 
 /* The marked item itself, if it may be shown; else NULL. */
 COLD struct item *copy_if_shown(const struct store *store, struct item *item);
 
-/* Maps what it takes to show copies, or lets go of it; whenever superblock.tracking is not what
+/* Maps what it takes to show copies, or lets go of it; whenever run_head.tracking is not what
  * this process saw last. */
 void track_attend(struct store *store, uint32_t tracking);
 

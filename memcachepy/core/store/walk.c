@@ -29,12 +29,12 @@ chunk_ref(const struct store *store, uint32_t number, uint32_t class_id, uint32_
 bool
 slot_refers(const struct store *store, struct ref head)
 {
-    unsigned slot_count = segment_slot_count(store->segment);
-    for (unsigned i = 0; i < slot_count; i++) {
-        const struct process_slot *slot = &store->segment->slots[i];
-        uint32_t high = held_count(&slot->upload_high, UPLOAD_COUNT_MAX);
+    unsigned count = segment_held_count(store->segment);
+    for (unsigned i = 0; i < count; i++) {
+        const struct held_table *held = &store->segment->held[i];
+        uint32_t high = held_count(&held->upload_high, UPLOAD_COUNT_MAX);
         for (uint32_t j = 0; j < high; j++) {
-            if (atomic_load(&slot->uploads[j].head_ref) == head.units) {
+            if (atomic_load(&held->uploads[j].head_ref) == head.units) {
                 return true;
             }
         }

@@ -39,7 +39,7 @@ store_put_len_max(const struct store *store, uint32_t key_len)
 uint64_t
 next_cas(struct store *store)
 {
-    return store->superblock->boot_settings.cas_enabled
+    return store->cas_enabled
                ? atomic_fetch_add_explicit(&store->superblock->last_cas, 1, memory_order_relaxed) +
                      1
                : 0;
@@ -51,7 +51,7 @@ chosen_cas(struct store *store, const struct cas_option *given)
     if (!given->given) {
         return next_cas(store);
     }
-    return store->superblock->boot_settings.cas_enabled ? given->unique : 0;
+    return store->cas_enabled ? given->unique : 0;
 }
 
 void
