@@ -70,6 +70,7 @@ check_and_serve(struct store *store)
 
 #define DAMAGES(X)                                                                                 \
     X(reclaiming, shard->reclaiming = 0xF0000000u)                                                 \
+    X(reclaiming_last, shard->reclaiming_last = 0xF0000000u)                                       \
     X(reclaiming_inside, shard->reclaiming = shard->cell_free)                                     \
     X(cell_free, shard->cell_free = 0xF0000000u)                                                   \
     X(cell_count, shard->cell_count = 0xFFFFFFF0u)                                                 \
@@ -89,7 +90,9 @@ check_and_serve(struct store *store)
     X(bucket_capacity, shard->bucket_capacity = 0xFFFFFFF0u)                                       \
     X(page_count, shard->page_count = 0xFFFFFFF0u)                                                 \
     X(empty_pages, shard->empty_pages = 0xFFFFFFF0u)                                               \
-    X(open_bucket, shard->open_bucket = 0xFFFFFFFFFFF0u)                                           \
+    X(open_version, shard->open_version = 0xFFFFFFFFFFF0u)                                         \
+    X(open_version_odd, shard->open_version = segment->superblock->data_at + 2)                    \
+    X(open_version_free, shard->open_version = segment->superblock->data_at + 4)                   \
     X(journal_count, shard->journal.count = 0xFFFFFFF0u)                                           \
     X(journal_at, shard->journal.words[0].at = 0xFFFFFFF0u; shard->journal.count = 1)              \
     X(journal_head, shard->journal.words[0].at = offsetof(struct superblock, boot_base_ns),        \

@@ -345,7 +345,7 @@ an_audit_brings_pages_into_sight(void)
     memset(segment_at(segment, segment->superblock->freemap_at), 0,
            freemap_present_bytes(segment->superblock->page_count_max));
     EXPECT(freemap_count(segment, UINT32_MAX) == 0);
-    (void)pool_audit(segment, slot, &audit, AUDIT_NS);
+    (void)pool_audit(segment, held, &audit, AUDIT_NS);
     expect_all_found();
     segment_close(segment);
 }

@@ -150,10 +150,10 @@ an_absent_page_that_is_not_where_it_should_be_ends_no_growth(bool is_there)
 {
     struct segment *segment = make(64);
     struct page_pool *pool = &segment->superblock->pool;
-    struct process_slot *slot = &segment->slots[SLOT_WORKER_FIRST];
-    EXPECT(take(segment, slot, 1) == 1);
+    struct held_table *held = &segment->held[SLOT_WORKER_FIRST];
+    EXPECT(take(segment, held, 1) == 1);
     uint32_t present = atomic_load(&pool->present_count);
-    EXPECT(take(segment, slot, present - 1) == present - 1);
+    EXPECT(take(segment, held, present - 1) == present - 1);
     if (is_there) {
         atomic_store(&page_entry(segment, 3)->owner, PAGE_ABSENT);
     }
@@ -162,7 +162,7 @@ an_absent_page_that_is_not_where_it_should_be_ends_no_growth(bool is_there)
     for (unsigned i = 0; i < 2; i++) {
         EXPECT(pool_grow(segment));
     }
-    EXPECT(take(segment, slot, 1) == 1);
+    EXPECT(take(segment, held, 1) == 1);
     EXPECT(atomic_load(&pool->present_count) >= present);
     segment_close(segment);
 }

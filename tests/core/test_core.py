@@ -59,6 +59,10 @@ def test_damaged_words_of_a_dead_process_end_no_other_and_lose_no_store(build: B
     assert run(build("damage", *SANITIZERS)) == "ok\n"
 
 
+def test_what_a_later_build_stored_is_named_and_no_walk_frees_or_misreads_it(build: Build) -> None:
+    assert run(build("extended", *SANITIZERS)) == "ok\n"
+
+
 def test_the_pool_takes_ahead_and_keeps_a_moving_limit(build: Build) -> None:
     assert run(build("pool", *SANITIZERS)) == "ok\n"
 

@@ -21,8 +21,8 @@
  *   UNDO_FORGETS          the journal is emptied before its words are restored
  *   CLOSE_BEFORE_COMMIT   readers are let back before the commit
  *   REOPEN_BEFORE_UNDO    and so by whoever repairs
- *   OPEN_UNNAMED          the version becomes odd before open_bucket says whose
- *   FORGET_BEFORE_CLOSE   open_bucket is cleared before the version is even */
+ *   OPEN_UNNAMED          the version becomes odd before open_version says whose
+ *   FORGET_BEFORE_CLOSE   open_version is cleared before the version is even */
 
 #define WORDS 3
 #define CHANGES 3
@@ -31,7 +31,7 @@
 
 byte words[WORDS];
 byte version;     /* of the one bucket */
-bool open_bucket; /* named in the shard */
+bool open_version; /* named in the shard */
 
 byte count; /* of the journal */
 byte at[CHANGES];
@@ -101,9 +101,9 @@ inline bucket_open()
 #ifdef OPEN_UNNAMED
     version++;
     may_die();
-    open_bucket = true;
+    open_version = true;
 #else
-    open_bucket = true;
+    open_version = true;
     may_die();
     version++;
 #endif
@@ -113,13 +113,13 @@ inline bucket_open()
 inline bucket_close()
 {
 #ifdef FORGET_BEFORE_CLOSE
-    open_bucket = false;
+    open_version = false;
     may_die();
     version++;
 #else
     version++;
     may_die();
-    open_bucket = false;
+    open_version = false;
 #endif
     may_die()
 }
@@ -152,12 +152,12 @@ inline journal_undo()
     may_die()
 }
 
-inline reopen_bucket()
+inline reopen_version()
 {
     if
-    :: open_bucket && (version & 1) -> bucket_close()
-    :: open_bucket && !(version & 1) -> open_bucket = false; may_die()
-    :: !open_bucket
+    :: open_version && (version & 1) -> bucket_close()
+    :: open_version && !(version & 1) -> open_version = false; may_die()
+    :: !open_version
     fi
 }
 
@@ -199,14 +199,14 @@ repair:
         changes = 0;
         i = 0;
 #ifdef REOPEN_BEFORE_UNDO
-        reopen_bucket();
+        reopen_version();
         journal_undo();
 #else
         journal_undo();
-        reopen_bucket();
+        reopen_version();
 #endif
 locked:
-        assert(count == 0 && !open_bucket && !(version & 1));
+        assert(count == 0 && !open_version && !(version & 1));
         assert(words[0] == committed[0] && words[1] == committed[1] && words[2] == committed[2])
     od
 }

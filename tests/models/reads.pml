@@ -129,7 +129,7 @@ proctype writer()
     byte old_slot[2];
     byte old_word;
     bool uncommitted;
-    byte open; /* shard->open_bucket + 1 */
+    byte open; /* shard->open_version + 1 */
     byte done, chunk, bucket;
 
 next:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 CONSTANTS_BYTES = 4096
 SLOT_BYTES = 10752
-HELD_BYTES = 16448
+HELD_BYTES = 17344
 DATA_HEAD = struct.Struct("8sII14Q8I")
 """Of struct superblock in mem/data_segment.h, up to eviction_policy."""
 RUN_HEAD = struct.Struct("8sII9Q")

@@ -29,7 +29,7 @@
 /* A table takes at most a quarter of its shard's share of the reserve. */
 #define TABLE_PART 4
 
-#define SLACK_BYTES 4096
+#define SLACK_BYTES 8192 /* more than an item's header and KEY_LEN_MAX */
 
 /* The node's clock starts a little above 0, so that 0 and 1 are never now. */
 #define CLOCK_BASE_S 2
@@ -56,7 +56,11 @@ const char *const policy_names[POLICY_COUNT] = {
 
 /* X(name, bit): what data may need a reader to know, by this release or by one before it. A bit
  * keeps its meaning for ever. This release knows how to read none of them. */
-#define FEATURE_LIST(X) X(databases, 0)
+#define FEATURE_LIST(X)                                                                            \
+    X("databases", 0)                                                                              \
+    X("extended items", 1)                                                                         \
+    X("collections", 2)                                                                            \
+    X("commits", 3)
 
 #define FEATURES_KNOWN UINT64_C(0)
 
@@ -361,7 +365,7 @@ name_feature(uint64_t features, char *name, size_t room)
         const char *name;
         unsigned bit;
     } list[] = {
-#define X(name, bit) {#name, bit},
+#define X(name, bit) {name, bit},
         FEATURE_LIST(X)
 #undef X
     };

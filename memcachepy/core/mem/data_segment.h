@@ -24,7 +24,7 @@
 #include "base/siphash.h"
 
 #define SEGMENT_MAGIC "MCPYSEG"
-#define SEGMENT_LAYOUT_VERSION 5
+#define SEGMENT_LAYOUT_VERSION 6
 #define WORKERS_MAX 64
 #define SLOT_SUPERVISOR 0
 #define SLOT_ACCEPTOR 1
@@ -36,7 +36,7 @@
 #define SLAB_CLASS_COUNT_MAX 64
 #define PIN_COUNT_MAX 1024
 #define UPLOAD_COUNT_MAX 1024
-#define FLUSH_COUNT 16
+#define DATABASE_COUNT 16 /* only number 0 is in use */
 
 /* Whatever a later release keeps in the data segment without another layout. */
 #define SPARE_WORDS 64
@@ -73,8 +73,11 @@ struct held_table {
     _Atomic uint32_t pin_high, upload_high; /* entries ever used */
     alignas(CACHE_LINE_BYTES) struct held_ref pins[PIN_COUNT_MAX];
     struct held_ref uploads[UPLOAD_COUNT_MAX];
+    /* 0 and reserved: for the record of a commit over several shards, of 32 entries of 24 bytes,
+     * and the number of the last change that the process has told. */
+    uint64_t spare[112];
 };
-static_assert(sizeof(struct held_table) == 16448, "layout change: bump SEGMENT_LAYOUT_VERSION");
+static_assert(sizeof(struct held_table) == 17344, "layout change: bump SEGMENT_LAYOUT_VERSION");
 
 /* The pool of pages, as far as it survives. Which pages are free stands in the page directory, and
  * is found by the free map. [grow]: guarded by growth.grow_lock of the run. */
@@ -140,7 +143,7 @@ struct superblock {
     _Atomic uint32_t held_high; /* [sup] held tables that ever had memory */
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t last_cas; /* [atomic] */
     /* [atomic] See store/flush.h. By database; there is one. */
-    alignas(CACHE_LINE_BYTES) _Atomic uint64_t flush[FLUSH_COUNT];
+    alignas(CACHE_LINE_BYTES) _Atomic uint64_t flush[DATABASE_COUNT];
     _Atomic uint64_t flush_swept; /* [atomic] see store/flush.c */
     alignas(CACHE_LINE_BYTES) struct page_pool pool;
     alignas(CACHE_LINE_BYTES) uint64_t spare[SPARE_WORDS];

@@ -100,7 +100,7 @@ extras_are_sound(const struct packet *packet, const struct opcode_row *row)
 bool
 packet_is_sound(const struct packet *packet, const struct opcode_row *row)
 {
-    return has_room_for_key(packet) && packet->key_len <= KEY_LEN_MAX &&
+    return has_room_for_key(packet) && packet->key_len <= MEMCACHED_KEY_LEN_MAX &&
            extras_are_sound(packet, row) &&
            (row->key_rule == KEY_MAY || (packet->key_len != 0) == (row->key_rule == KEY_MUST)) &&
            (row->rest_rule != REST_NONE || packet->rest_len == 0);
@@ -112,7 +112,7 @@ binary_key(const uint8_t *bytes, size_t len, struct slice *key)
     struct packet packet;
     struct input input = {bytes, bytes + len};
     if (packet_parse(&input, &packet) != PACKET_OK || packet.key_len == 0 ||
-        packet.key_len > KEY_LEN_MAX) {
+        packet.key_len > MEMCACHED_KEY_LEN_MAX) {
         return false;
     }
     *key = (struct slice){packet.key, packet.key_len};
@@ -142,7 +142,7 @@ binary_step(struct protocol *protocol, struct conn *conn, struct input *input)
     if (!has_room_for_key(&packet)) {
         return answer_and_close(protocol, conn, packet.id, STATUS_UNKNOWN_COMMAND);
     }
-    if (packet.key_len > KEY_LEN_MAX || (known && !packet_is_sound(&packet, row))) {
+    if (packet.key_len > MEMCACHED_KEY_LEN_MAX || (known && !packet_is_sound(&packet, row))) {
         return answer_and_close(protocol, conn, packet.id, STATUS_INVALID);
     }
     packet.quiet = known && row->quiet;

@@ -419,7 +419,7 @@ line_key(const uint8_t *bytes, size_t len, struct slice *key)
         stop--;
     }
     *key = (struct slice){at, (uint32_t)(stop - at)};
-    return stop != at && stop - at <= KEY_LEN_MAX;
+    return stop != at && stop - at <= MEMCACHED_KEY_LEN_MAX;
 }
 
 bool

@@ -36,6 +36,9 @@ struct watcher;
 #define MEMCACHEPY_VERSION "0.1.0"
 #endif
 
+/* The longest key of the protocol; the store knows longer ones. */
+#define MEMCACHED_KEY_LEN_MAX 250
+
 /* A get line that is longer is executed as it arrives, see execute_get.c. */
 #define GET_LINE_BYTES_MAX (64u << 10)
 

@@ -39,7 +39,7 @@ execute_debugitem(struct protocol *protocol, struct conn *conn, const struct req
     const struct line *line = request->line;
     struct key key;
     bool found = true;
-    if (line->tokens[2].len > KEY_LEN_MAX) {
+    if (line->tokens[2].len > MEMCACHED_KEY_LEN_MAX) {
         REPLY(protocol, request->noreply, "ERROR\r\n");
         return;
     }

@@ -82,7 +82,7 @@ gather_keys(struct protocol *protocol, const uint8_t **at, const uint8_t *end, u
         if (last && len > 0 && stop[-1] == '\r') {
             len--;
         }
-        if (UNLIKELY(len > KEY_LEN_MAX)) {
+        if (UNLIKELY(len > MEMCACHED_KEY_LEN_MAX)) {
             return GATHERED_LONG_KEY;
         }
         if (len > 0) {
@@ -110,7 +110,7 @@ keys_are_short(const uint8_t *at, const uint8_t *end)
     while (at < end) {
         const uint8_t *stop = parse_token_end(at, end);
         bool returned = stop < end && *stop == '\n' && stop > at && stop[-1] == '\r';
-        if (stop - at > KEY_LEN_MAX + (returned ? 1 : 0)) {
+        if (stop - at > MEMCACHED_KEY_LEN_MAX + (returned ? 1 : 0)) {
             return false;
         }
         at = stop + 1;
@@ -381,7 +381,7 @@ execute_keys(struct protocol *protocol, struct conn *conn, struct input *input)
         return STEP_NEXT;
     }
     /* A key may still be followed by its carriage return. */
-    if (gathered == GATHERED_PART && input->end - at <= KEY_LEN_MAX + 1) {
+    if (gathered == GATHERED_PART && input->end - at <= MEMCACHED_KEY_LEN_MAX + 1) {
         return STEP_MORE;
     }
     OUTPUT_TEXT(&protocol->output, TEXT_BAD_FORMAT);

@@ -7,7 +7,7 @@ static bool
 key_of(struct protocol *protocol, const struct request *request, struct key *key)
 {
     struct slice token = request->line->tokens[1];
-    if (token.len > KEY_LEN_MAX) {
+    if (token.len > MEMCACHED_KEY_LEN_MAX) {
         REPLY(protocol, request->noreply, TEXT_BAD_FORMAT);
         return false;
     }

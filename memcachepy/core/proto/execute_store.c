@@ -93,8 +93,8 @@ parse_put(struct protocol *protocol, const struct request *request, struct put *
     uint64_t client_flags;
     int64_t exptime;
     put->mode = put_mode_of(request->command->id);
-    if (tokens[1].len > KEY_LEN_MAX || !parse_u64_max(tokens[2], UINT32_MAX, &client_flags) ||
-        !parse_i64(tokens[3], &exptime)) {
+    if (tokens[1].len > MEMCACHED_KEY_LEN_MAX ||
+        !parse_u64_max(tokens[2], UINT32_MAX, &client_flags) || !parse_i64(tokens[3], &exptime)) {
         return false;
     }
     if (put->mode == PUT_CAS && (line->count < 6 || !parse_u64(tokens[5], &put->cas_unique))) {

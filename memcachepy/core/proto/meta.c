@@ -172,7 +172,7 @@ is_flag_letter(uint8_t letter)
 static const char *
 check_shape(const struct line *line, unsigned first)
 {
-    if (line->tokens[1].len > KEY_LEN_MAX) {
+    if (line->tokens[1].len > MEMCACHED_KEY_LEN_MAX) {
         return TEXT_BAD_FORMAT;
     }
     for (unsigned i = first; i < line->count; i++) {

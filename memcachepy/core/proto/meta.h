@@ -6,7 +6,7 @@
 #include "proto/execute.h"
 
 /* Of a key in base64, which counts as it is sent. */
-#define META_KEY_DECODED_MAX ((KEY_LEN_MAX + 3) / 4 * 3)
+#define META_KEY_DECODED_MAX ((MEMCACHED_KEY_LEN_MAX + 3) / 4 * 3)
 #define META_KEY_BUFFER_BYTES (META_KEY_DECODED_MAX + INPUT_SLACK_BYTES)
 
 /* The name and the key are two of them, the length of `ms` a third. */

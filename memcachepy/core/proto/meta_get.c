@@ -383,7 +383,8 @@ scan_plain(struct protocol *protocol, const uint8_t *at, const uint8_t *end, str
             }
         }
     }
-    if (key_len == 0 || key_len > KEY_LEN_MAX || end - at < 2 || at[0] != '\r' || at[1] != '\n') {
+    if (key_len == 0 || key_len > MEMCACHED_KEY_LEN_MAX || end - at < 2 || at[0] != '\r' ||
+        at[1] != '\n') {
         return NULL;
     }
     key_init(protocol->store, &meta->key, key, key_len);

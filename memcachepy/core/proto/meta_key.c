@@ -247,7 +247,7 @@ execute_meta_debug(struct protocol *protocol, struct conn *conn, const struct re
     struct slice key = line->tokens[1];
     uint8_t decoded[META_KEY_BUFFER_BYTES];
     COUNT(protocol->counters, cmd_meta);
-    if (key.len > KEY_LEN_MAX) {
+    if (key.len > MEMCACHED_KEY_LEN_MAX) {
         meta_reply_text(protocol, TEXT_BAD_FORMAT);
         return;
     }

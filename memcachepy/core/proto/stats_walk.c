@@ -112,7 +112,7 @@ sizes_end(struct output *output, const struct stats_walk *sizes)
 /* ---- cachedump ------------------------------------------------------------------------------ */
 
 #define CACHEDUMP_BYTES_MAX (2u << 20)
-#define ITEM_LINE_BYTES_MAX (KEY_LEN_MAX + 64)
+#define ITEM_LINE_BYTES_MAX (MEMCACHED_KEY_LEN_MAX + 64)
 
 /* memcached's ids end here, whether there are as many classes or not. */
 #define CLASS_IDS 64

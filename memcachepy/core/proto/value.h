@@ -50,7 +50,7 @@ struct pending {
     uint32_t space_len;
     uint32_t collect_len; /* Others: the value and its line end. */
     uint32_t collected;
-    uint8_t key[KEY_LEN_MAX];
+    uint8_t key[MEMCACHED_KEY_LEN_MAX];
     uint8_t bytes[];
 };
 

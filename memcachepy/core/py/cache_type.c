@@ -6,6 +6,7 @@
  * because the node has ended, memcachepy.cache.Cache._renew() is asked to attach anew. */
 #include "py/core_py.h"
 
+#include "proto/conn.h"
 #include "py/attachment.h"
 
 #include <time.h>
@@ -178,9 +179,9 @@ key_of(struct store *store, PyObject *object, struct key *key)
                      Py_TYPE(object)->tp_name);
         return false;
     }
-    if (len < 1 || len > KEY_LEN_MAX) {
+    if (len < 1 || len > MEMCACHED_KEY_LEN_MAX) {
         raise_error("InvalidKey", "key %.60R has %zd bytes; the range is 1 to %d", object, len,
-                    KEY_LEN_MAX);
+                    MEMCACHED_KEY_LEN_MAX);
         return false;
     }
     for (Py_ssize_t i = 0; i < len; i++) {

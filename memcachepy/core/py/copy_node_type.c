@@ -28,7 +28,7 @@ struct record {
     struct copy copy;
     size_t value_at;
     uint8_t key_len;
-    uint8_t key[KEY_LEN_MAX];
+    uint8_t key[DUMP_KEY_LEN_MAX];
 };
 
 struct copy_node_object {

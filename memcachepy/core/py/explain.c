@@ -1,6 +1,7 @@
 /* Segment.explain(): where a key is, or why it is not; see _core.pyi. */
 #include "py/core_py.h"
 
+#include "proto/conn.h"
 #include "store/recent.h"
 
 static const char *const state_names[] = {
@@ -50,9 +51,9 @@ segment_explain(struct segment_object *self, PyObject *args)
     if (store == NULL) {
         return NULL;
     }
-    if (len < 1 || len > KEY_LEN_MAX) {
+    if (len < 1 || len > MEMCACHED_KEY_LEN_MAX) {
         return PyErr_Format(PyExc_ValueError, "key: %zd bytes; the range is 1 to %d", len,
-                            KEY_LEN_MAX);
+                            MEMCACHED_KEY_LEN_MAX);
     }
     struct key key;
     key_init(store, &key, bytes, (uint32_t)len);

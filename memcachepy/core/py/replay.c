@@ -2,6 +2,7 @@
  * miss set. What `memcachepy simulate` and bench/ measure miss ratios with. */
 #include "py/core_py.h"
 
+#include "proto/conn.h"
 #include "store/store.h"
 
 #include <string.h>
@@ -110,7 +111,7 @@ replay_maintain(struct replay *replay)
 static void
 replay_one(struct replay *replay, Py_ssize_t i)
 {
-    uint8_t bytes[KEY_LEN_MAX];
+    uint8_t bytes[MEMCACHED_KEY_LEN_MAX];
     uint32_t key_len = column_at(&replay->key_lens, i);
     struct put put = {.mode = PUT_SET, .value = replay->value, .expire = replay->expire};
     key_write(replay->ids[i], key_len, bytes);
@@ -223,8 +224,8 @@ take_columns(struct replay *replay, const Py_buffer *ids, PyObject *value_lens, 
     }
     return take_column("value_lens", value_lens, replay->count, 0, UINT32_MAX,
                        &replay->value_lens) &&
-           (key_lens == NULL ||
-            take_column("key_lens", key_lens, replay->count, 1, KEY_LEN_MAX, &replay->key_lens)) &&
+           (key_lens == NULL || take_column("key_lens", key_lens, replay->count, 1,
+                                            MEMCACHED_KEY_LEN_MAX, &replay->key_lens)) &&
            ids_fit_keys(replay);
 }
 

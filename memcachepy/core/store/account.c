@@ -18,9 +18,10 @@ static void
 account_item(struct store_account *account, const struct item *item)
 {
     account->items++;
-    account->key_bytes += item->key_len;
+    uint32_t key_len = item_key_len(item);
+    account->key_bytes += key_len;
     account->value_bytes += item->value_len;
-    account->header_bytes += item_key_offset(item->bits);
+    account->header_bytes += item_value_offset(item) - key_len;
 }
 
 /* Whether the head that the continuation names is an item that can be found. */
@@ -51,6 +52,9 @@ account_chunk(struct walk *walk, void *chunk, uint32_t chunk_bytes)
         break;
     case CHUNK_UPLOAD:
     case CHUNK_DETACHED:
+    case CHUNK_LEAF:
+    case CHUNK_BRANCH:
+    case CHUNK_STAGED:
         break;
     }
     account->unlinked_bytes += chunk_bytes;

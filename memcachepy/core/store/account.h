@@ -10,7 +10,7 @@
     X(value_bytes)                                                                                 \
     X(header_bytes)         /* of items, client flags included */                                  \
     X(rounding_bytes)       /* chunks less the items in them */                                    \
-    X(unlinked_bytes)       /* chunks of uploads, and of items that are pinned or being freed */   \
+    X(unlinked_bytes)       /* of uploads, parts of collections, pinned or half-freed items */     \
     X(free_chunk_bytes)     /* in pages of classes */                                              \
     X(page_remainder_bytes) /* too short for another chunk */                                      \
     X(expiry_column_bytes)                                                                         \

@@ -68,9 +68,9 @@ arith_verdict(const struct arith *arith, const struct item *old, uint64_t *value
     if (arith->if_cas.given && arith->if_cas.unique != old->cas) {
         return ARITH_EXISTS;
     }
-    return !(old->bits & ITEM_CHAINED) && old->value_len <= STORED_NUMBER_LEN_MAX &&
-                   parse_stored_number(item_key(old, old->bits) + old->key_len, old->value_len,
-                                       value)
+    return !(old->bits & (ITEM_CHAINED | ITEM_EXTENDED)) &&
+                   old->value_len <= STORED_NUMBER_LEN_MAX &&
+                   parse_stored_number(item_value(old), old->value_len, value)
                ? ARITH_DONE
                : ARITH_NOT_A_NUMBER;
 }
@@ -119,7 +119,7 @@ enum arith_result
 store_arith_with(struct store *store, struct arith *arith)
 {
     const struct key *key = &arith->key;
-    struct shard *shard = shard_of_hash(store, key->hash);
+    struct shard *shard = shard_of_key(store, key);
     if (!shard_lock(store, shard)) {
         return ARITH_BUSY;
     }

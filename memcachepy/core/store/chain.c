@@ -34,7 +34,7 @@
 uint32_t
 chain_head_room(const struct store *store, const struct item *item)
 {
-    return store->chunk_bytes_max - item_key_offset(item->bits) - item->key_len;
+    return store->chunk_bytes_max - item_value_offset(item);
 }
 
 uint32_t
@@ -111,7 +111,7 @@ upload_open(struct store *store, const struct put *put, uint32_t value_len, bool
     } else if (!hold_if_room(store, entry, put->key.hash, value_len)) {
         return PUT_WAIT;
     }
-    struct shard *shard = shard_of_hash(store, put->key.hash);
+    struct shard *shard = shard_of_key(store, &put->key);
     uint32_t class_id = store->superblock->class_count;
     enum put_result result = lock_with_room(store, shard, class_id, upload);
     if (result != PUT_STORED) {
@@ -217,7 +217,7 @@ upload_tail_space(struct store *store, const struct upload *upload, uint8_t **sp
     if (upload->tail_ref == upload->head_ref) {
         struct item *item = ref_at(store, tail);
         room = chain_head_room(store, item);
-        *space = item_key(item, item->bits) + item->key_len;
+        *space = item_value(item);
     } else {
         room = chain_cont_room(store, tail);
         *space = ((struct continuation *)ref_at(store, tail))->data;
@@ -270,12 +270,11 @@ upload_discard(struct store *store, struct shard *shard, struct held_ref *entry)
     struct item *item = ref_at(store, head);
     LOG(store, shard, entry->head_ref);
     LOG(store, shard, item->state);
-    LOG(store, shard, shard->reclaiming);
     atomic_store_explicit(&entry->head_ref, 0, memory_order_relaxed);
     uint32_t state = chunk_state(item);
     atomic_store_explicit(&item->state, (state & ~STATE_KIND_MASK) | CHUNK_DETACHED,
                           memory_order_relaxed);
-    shard->reclaiming = head.units;
+    reclaim_later(store, shard, head);
     CRASH_POINT(upload_discarded);
     journal_commit(shard);
     reclaim_run(store, shard);
@@ -383,8 +382,7 @@ basis_holds(const struct basis *basis, const struct table_place *place)
     }
     return basis->value == NULL || (item->value_len == basis->value_len &&
                                     item_client_flags(item, item->bits) == basis->client_flags &&
-                                    memcmp(item_key(item, item->bits) + item->key_len, basis->value,
-                                           basis->value_len) == 0);
+                                    memcmp(item_value(item), basis->value, basis->value_len) == 0);
 }
 
 /* Takes the lock and sees to it that a complete upload can be linked; else it is gone, and the
@@ -426,7 +424,7 @@ static enum put_result
 upload_finish(struct store *store, struct put *put, struct upload *upload,
               const struct basis *basis)
 {
-    struct shard *shard = shard_of_hash(store, put->key.hash);
+    struct shard *shard = shard_of_key(store, &put->key);
     enum put_result result = upload_lock(store, put, upload, shard);
     if (result != PUT_STORED) {
         return result;
@@ -456,7 +454,7 @@ upload_finish(struct store *store, struct put *put, struct upload *upload,
 static enum put_result
 upload_vivify(struct store *store, struct put *put, struct upload *upload)
 {
-    struct shard *shard = shard_of_hash(store, put->key.hash);
+    struct shard *shard = shard_of_key(store, &put->key);
     enum put_result result = upload_lock(store, put, upload, shard);
     if (result != PUT_STORED) {
         return result;
@@ -548,7 +546,7 @@ struct old_value {
 static enum put_result
 old_hold(struct store *store, const struct put *put, struct old_value *old, bool *keeps_lock)
 {
-    struct shard *shard = shard_of_hash(store, put->key.hash);
+    struct shard *shard = shard_of_key(store, &put->key);
     int index = free_entry(store->held->pins, &store->held->pin_high, PIN_COUNT_MAX);
     old->copy = malloc(store->chunk_bytes_max);
     if (index < 0 || old->copy == NULL) {
@@ -565,8 +563,9 @@ old_hold(struct store *store, const struct put *put, struct old_value *old, bool
     if (item != NULL && !(item->bits & ITEM_CHAINED) && item->value_len > store->chunk_bytes_max) {
         item = NULL; /* Its header is damaged. */
     }
-    if (item == NULL || !store_fits(store, put->key.len, item_client_flags(item, item->bits),
-                                    (uint64_t)item->value_len + put->value_len)) {
+    if (item == NULL || item->bits & ITEM_EXTENDED ||
+        !store_fits(store, put->key.len, item_client_flags(item, item->bits),
+                    (uint64_t)item->value_len + put->value_len)) {
         shard_unlock(store, shard);
         free(old->copy);
         return item == NULL ? PUT_NOT_FOUND : PUT_NOT_STORED;
@@ -586,7 +585,7 @@ old_hold(struct store *store, const struct put *put, struct old_value *old, bool
         pin_take(store, item, place.ref, (unsigned)index, &old->pin);
         old->source.chain = &old->pin;
     } else {
-        memcpy(old->copy, item_key(item, item->bits) + item->key_len, item->value_len);
+        memcpy(old->copy, item_value(item), item->value_len);
     }
     *keeps_lock = *keeps_lock && item->value_len + put->value_len <= CONCAT_LOCKED_BYTES_MAX;
     if (!*keeps_lock) {
@@ -631,7 +630,7 @@ concat_once(struct store *store, struct put *put, const struct source *added, bo
         put->cas_new = whole.cas_new;
         put->stored_len = whole.stored_len;
     } else {
-        upload_unlock(store, shard_of_hash(store, put->key.hash), &upload);
+        upload_unlock(store, shard_of_key(store, &put->key), &upload);
         store_upload_abort(store, &upload);
         result = result == PUT_BUSY ? PUT_BUSY : PUT_NOT_STORED;
     }

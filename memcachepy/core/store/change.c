@@ -43,7 +43,7 @@ item_change(struct store *store, struct shard *shard, const struct table_place *
 static enum delete_result
 remove_key(struct store *store, const struct key *key, enum unlink_reason reason)
 {
-    struct shard *shard = shard_of_hash(store, key->hash);
+    struct shard *shard = shard_of_key(store, key);
     if (!shard_lock(store, shard)) {
         return DELETE_BUSY;
     }
@@ -81,7 +81,7 @@ store_delete_refused(struct store *store, const struct key *key)
 enum touch_result
 store_touch(struct store *store, const struct key *key, struct expiry expire)
 {
-    struct shard *shard = shard_of_hash(store, key->hash);
+    struct shard *shard = shard_of_key(store, key);
     if (!shard_lock(store, shard)) {
         return TOUCH_BUSY;
     }
@@ -134,7 +134,7 @@ enum remove_result
 store_remove(struct store *store, const struct removal *removal)
 {
     const struct key *key = &removal->key;
-    struct shard *shard = shard_of_hash(store, key->hash);
+    struct shard *shard = shard_of_key(store, key);
     if (!shard_lock(store, shard)) {
         return REMOVE_BUSY;
     }

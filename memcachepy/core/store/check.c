@@ -13,6 +13,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+/* A queue that is longer than any can be is damaged. */
+#define QUEUE_LOOKS_MAX (1u << 16)
+
 /* Whether the page, stored plus one, has this owner. */
 static bool
 page_is_of(const struct store *store, uint32_t stored, uint32_t owner)
@@ -119,12 +122,23 @@ leaving_is_plausible(const struct store *store, const struct shard *shard)
 }
 
 static bool
+is_reclaimable(const struct store *store, const struct shard *shard, struct ref ref)
+{
+    return held_head_is_sound(store, ref) && shard_of_ref(store, ref) == shard &&
+           state_kind(chunk_state(ref_at(store, ref))) == CHUNK_DETACHED;
+}
+
+/* Of the queue both ends; reclaim_run() looks at what is between. */
+static bool
 reclaiming_is_plausible(const struct store *store, const struct shard *shard)
 {
-    struct ref ref = {shard->reclaiming};
-    return ref_is_none(ref) ||
-           (held_head_is_sound(store, ref) && shard_of_ref(store, ref) == shard &&
-            state_kind(chunk_state(ref_at(store, ref))) == CHUNK_DETACHED);
+    struct ref first = {shard->reclaiming};
+    struct ref last = {shard->reclaiming_last};
+    if (ref_is_none(first) || ref_is_none(last)) {
+        return ref_is_none(first) && ref_is_none(last);
+    }
+    return is_reclaimable(store, shard, first) && is_reclaimable(store, shard, last) &&
+           atomic_load(reclaim_next(ref_at(store, last))) == 0;
 }
 
 bool
@@ -177,6 +191,21 @@ static void PRINTF_LIKE(2, 3) report(struct check *check, const char *format, ..
     check->problem(check->context, text);
 }
 
+/* Whether the chunks of a detached chain are about to be freed. */
+static bool
+is_queued(const struct check *check, struct ref ref)
+{
+    const struct store *store = check->store;
+    struct ref at = {check->shard->reclaiming};
+    for (uint64_t i = 0; i < QUEUE_LOOKS_MAX && ref_is_in_pages(store, at); i++) {
+        if (ref_equal(at, ref)) {
+            return true;
+        }
+        at.units = atomic_load(reclaim_next(ref_at(store, at)));
+    }
+    return false;
+}
+
 static void
 check_head(struct check *check, struct ref ref, uint32_t class_id)
 {
@@ -196,15 +225,12 @@ check_head(struct check *check, struct ref ref, uint32_t class_id)
         if (place.bucket == NULL) {
             report(check, "item at ref %u is live but not linked", ref.units);
         }
-        if (item->bits & ~ITEM_BITS_KNOWN) {
-            report(check, "item at ref %u has bits %#x", ref.units, item->bits);
-        }
         if (!head_is_sound(store, item, class_id)) {
             report(check, "item at ref %u has a bad header", ref.units);
         } else if (item->bits & ITEM_CHAINED && !chain_is_sound(store, item)) {
             report(check, "item at ref %u has a broken chain", ref.units);
         }
-    } else if (!slot_refers(store, ref)) {
+    } else if (!slot_refers(store, ref) && !(kind == CHUNK_DETACHED && is_queued(check, ref))) {
         report(check, "chunk at ref %u is %s but no process refers to it", ref.units,
                kind == CHUNK_UPLOAD ? "an upload" : "detached");
     }
@@ -243,6 +269,14 @@ check_page(void *context, uint32_t number, uint32_t kind)
         case CHUNK_UPLOAD:
         case CHUNK_DETACHED:
             check_head(check, ref, kind);
+            break;
+        case CHUNK_LEAF:
+        case CHUNK_BRANCH:
+        case CHUNK_STAGED:
+            if (!part_is_sound(store, ref_at(store, ref))) {
+                report(check, "chunk at ref %u is part of a collection that is not there",
+                       ref.units);
+            }
             break;
         }
     }

@@ -225,7 +225,7 @@ write_copy(struct store *store, struct shard *shard, const struct table_place *p
     item_write_header(store, item, form, bits, REF_NONE);
     item->epoch = copy_epoch(store);
     copy_hits(store, item, copy->hits);
-    memcpy(item_key(item, bits) + form->key.len, copy->value, copy->value_len);
+    memcpy(item_value(item), copy->value, copy->value_len);
     CRASH_POINT(copy_filled);
     item_publish(store, shard, place, form->key.hash, ref, PUBLISH_COPIED);
 }
@@ -267,7 +267,7 @@ store_copy(struct store *store, const struct copy *copy)
     if (copy->value_len > store_put_len_max(store, copy->key.len)) {
         return store_copy_as_chain(store, copy);
     }
-    struct shard *shard = shard_of_hash(store, copy->key.hash);
+    struct shard *shard = shard_of_key(store, &copy->key);
     uint32_t class_id = slab_class_of(store, (uint32_t)form_bytes(&form));
     if (!shard_lock(store, shard)) {
         return COPY_HELD;
@@ -378,7 +378,7 @@ end_one(struct store *store, const struct dump_item *dumped, enum copy_end end, 
     struct key key;
     struct table_place place;
     key_init(store, &key, dumped->key, dumped->key_len);
-    struct shard *shard = shard_of_hash(store, key.hash);
+    struct shard *shard = shard_of_key(store, &key);
     if (!shard_lock(store, shard)) {
         return false;
     }

@@ -9,13 +9,13 @@
 bool
 store_debug_lock(struct store *store, const struct key *key)
 {
-    return shard_lock(store, shard_of_hash(store, key->hash));
+    return shard_lock(store, shard_of_key(store, key));
 }
 
 void
 store_debug_unlock(struct store *store, const struct key *key)
 {
-    shard_unlock(store, shard_of_hash(store, key->hash));
+    shard_unlock(store, shard_of_key(store, key));
 }
 
 /* A small value is copied, so nobody ever refers to one. */
@@ -30,7 +30,7 @@ store_debug_ref(struct store *store, const struct key *key)
 bool
 store_debug_unref(struct store *store, const struct key *key)
 {
-    struct shard *shard = shard_of_hash(store, key->hash);
+    struct shard *shard = shard_of_key(store, key);
     if (!shard_lock(store, shard)) {
         return false;
     }

@@ -7,6 +7,7 @@
 #include "store/hashtable.h"
 #include "store/policy.h"
 #include "store/slab.h"
+#include "store/walk.h"
 
 /* A page to give up is looked for among so many, by the counts of so many of its items. */
 #define PAGE_CANDIDATES 8
@@ -23,7 +24,8 @@
 /* What an idle count is worth is a fraction of so many bits. */
 #define COUNT_FRACTION_BITS 5
 
-/* The item that a chunk belongs to; NULL for a free chunk. */
+/* The item that a chunk belongs to; NULL for a free chunk. A part of a collection stands for
+ * itself: it is no live item, so its page stays. */
 static struct item *
 item_of_chunk(const struct store *store, void *chunk)
 {
@@ -35,16 +37,20 @@ item_of_chunk(const struct store *store, void *chunk)
     case CHUNK_LIVE:
     case CHUNK_UPLOAD:
     case CHUNK_DETACHED:
+    case CHUNK_LEAF:
+    case CHUNK_BRANCH:
+    case CHUNK_STAGED:
         return chunk;
     }
     return NULL;
 }
 
-/* Whether an item may go: it is no upload, no pinned value, and nothing the policy protects. */
+/* Whether an item may go: it is no upload, no pinned value, nothing the policy protects, and
+ * nothing that this build does not know. */
 static bool
 item_may_go(const struct store *store, struct item *item)
 {
-    return state_kind(chunk_state(item)) == CHUNK_LIVE &&
+    return state_kind(chunk_state(item)) == CHUNK_LIVE && !item_is_unknown(store, item) &&
            (item_is_dead(store, item) || may_evict(store, item));
 }
 
@@ -210,7 +216,7 @@ chunk_empty(struct store *store, struct shard *shard, void *chunk, uint32_t clas
     if (item == NULL) {
         return true;
     }
-    if (state_kind(chunk_state(item)) != CHUNK_LIVE) {
+    if (state_kind(chunk_state(item)) != CHUNK_LIVE || item_is_unknown(store, item)) {
         return false;
     }
     if (item_is_dead(store, item)) {

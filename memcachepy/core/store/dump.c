@@ -53,8 +53,9 @@ fill(const struct store *store, struct ref ref, struct dump_item *out)
     out->key_is_binary = item->bits & ITEM_BINARY_KEY;
     out->copied = item->bits & ITEM_COPIED;
     out->hits = (uint8_t)state_count(state);
+    out->type = out->database = 0;
     out->key_len = item->key_len;
-    memcpy(out->key, item_key(item, item->bits), item->key_len);
+    memcpy(out->key, item_key(item), item->key_len);
 }
 
 /* Whether a slot of a bucket refers to an item of the classes. */
@@ -71,6 +72,9 @@ static bool
 is_told(const struct store *store, const struct item *item, const struct range *range)
 {
     bool met_dead = range->dead_copies && item->bits & ITEM_COPIED;
+    if (UNLIKELY(item->bits & ITEM_EXTENDED)) {
+        return false; /* Of a type or database that no reader of dumps knows yet. */
+    }
     if (!met_dead && item_is_dead(store, item)) {
         return false;
     }

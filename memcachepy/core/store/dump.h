@@ -10,6 +10,9 @@
 
 #include "store/store.h"
 
+/* Items with an extension are not met, so no key is longer. */
+#define DUMP_KEY_LEN_MAX UINT8_MAX
+
 /* Zeroed is the beginning. */
 struct dump_cursor {
     uint64_t position; /* in the order, of the shard's keys: 0 to 2^32 */
@@ -26,11 +29,12 @@ struct dump_item {
     uint32_t client_flags;
     uint8_t class_id;
     bool fetched;
-    bool key_is_binary; /* it came in base64 */
-    bool copied;        /* from another node, which may still hide it (store/track.h) */
-    uint8_t hits;       /* as eviction counts them */
+    bool key_is_binary;     /* it came in base64 */
+    bool copied;            /* from another node, which may still hide it (store/track.h) */
+    uint8_t hits;           /* as eviction counts them */
+    uint8_t type, database; /* item.h; only what has 0 for both is met */
     uint8_t key_len;
-    uint8_t key[KEY_LEN_MAX];
+    uint8_t key[DUMP_KEY_LEN_MAX];
 };
 
 enum dump_result {

@@ -15,6 +15,7 @@
 #include "store/recent.h"
 #include "store/slab.h"
 #include "store/tell.h"
+#include "store/walk.h"
 
 #define EVICT_STEPS_MAX 64
 #define SAMPLES 16
@@ -117,10 +118,48 @@ item_discard(struct store *store, struct shard *shard, struct ref ref)
     atomic_store_explicit(&item->state, (state & ~STATE_KIND_MASK) | CHUNK_DETACHED,
                           memory_order_relaxed);
     if (!(item->bits & ITEM_PINNED) || !item_is_pinned(store, ref, NULL)) {
-        DCHECK(shard->reclaiming == 0);
+        reclaim_later(store, shard, ref);
+    }
+}
+
+void
+reclaim_later(struct store *store, struct shard *shard, struct ref ref)
+{
+    struct item *item = ref_at(store, ref);
+    LOG(store, shard, *reclaim_next(item));
+    atomic_store_explicit(reclaim_next(item), 0, memory_order_relaxed);
+    LOG(store, shard, shard->reclaiming_last);
+    if (shard->reclaiming_last == 0) {
         LOG(store, shard, shard->reclaiming);
         shard->reclaiming = ref.units;
+    } else {
+        struct item *last = ref_at(store, (struct ref){shard->reclaiming_last});
+        LOG(store, shard, *reclaim_next(last));
+        atomic_store_explicit(reclaim_next(last), ref.units, memory_order_relaxed);
     }
+    shard->reclaiming_last = ref.units;
+}
+
+/* Inside a transaction: the first of the queue leaves it. */
+static void
+reclaim_shift(struct store *store, struct shard *shard, struct item *first)
+{
+    LOG(store, shard, shard->reclaiming);
+    shard->reclaiming = atomic_load_explicit(reclaim_next(first), memory_order_relaxed);
+    if (shard->reclaiming == 0) {
+        LOG(store, shard, shard->reclaiming_last);
+        shard->reclaiming_last = 0;
+    }
+}
+
+/* The queue leads somewhere else: what is in it stays until the shard is rebuilt. */
+static COLD void
+reclaim_forget(struct store *store, struct shard *shard)
+{
+    LOG(store, shard, shard->reclaiming);
+    LOG(store, shard, shard->reclaiming_last);
+    shard->reclaiming = shard->reclaiming_last = 0;
+    journal_commit(shard);
 }
 
 void
@@ -132,13 +171,12 @@ reclaim_run(struct store *store, struct shard *shard)
         /* What follows may be damaged: a chunk of another chain is not this one's to free. */
         if (UNLIKELY(!ref_is_in_pages(store, head) ||
                      state_kind(chunk_state(item)) != CHUNK_DETACHED)) {
-            shard->reclaiming = 0;
+            reclaim_forget(store, shard);
             return;
         }
         struct ref freed = {*item_next(item)};
         if (ref_is_none(freed) || UNLIKELY(!cont_is_of(store, freed, head.units))) {
-            LOG(store, shard, shard->reclaiming);
-            shard->reclaiming = 0;
+            reclaim_shift(store, shard, item);
             freed = head;
         } else {
             struct continuation *continuation = ref_at(store, freed);
@@ -276,12 +314,14 @@ evict_by_hand(struct store *store, struct shard *shard, uint32_t class_id,
         if (kind == CHUNK_CONT) {
             /* A class of nothing but tails: their items are in another class. */
             item = ref_at(store, (struct ref){((struct continuation *)(void *)item)->head});
-            if (state_kind(chunk_state(item)) == CHUNK_LIVE && may_evict(store, item)) {
+            if (state_kind(chunk_state(item)) == CHUNK_LIVE && may_evict(store, item) &&
+                !item_is_unknown(store, item)) {
                 sweep.last_resort = item;
             }
             continue;
         }
-        if (kind != CHUNK_LIVE) {
+        /* Parts of collections, too, are passed over. */
+        if (kind != CHUNK_LIVE || item_is_unknown(store, item)) {
             continue;
         }
         if (item_is_dead(store, item)) {
@@ -323,7 +363,8 @@ consider_bucket(struct store *store, const struct table_bucket *bucket, uint32_t
             continue;
         }
         struct item *item = ref_at(store, ref);
-        if (item_is_dead(store, item) || may_evict(store, item)) {
+        if ((item_is_dead(store, item) || may_evict(store, item)) &&
+            !item_is_unknown(store, item)) {
             items++;
             consider(store, item, sweep);
         }
@@ -367,7 +408,9 @@ evict_probationer(struct store *store, struct shard *shard, uint32_t class_id,
     if (item == NULL) {
         return;
     }
-    if (item_is_dead(store, item)) {
+    if (item_is_unknown(store, item)) {
+        probation_end(item, STATE_COUNT_MASK);
+    } else if (item_is_dead(store, item)) {
         item_unlink(store, shard, ref_of(store, item), UNLINK_RECLAIM);
     } else if (state_count(chunk_state(item)) > (balance_main_is_fleeting(shard) ? 1 : 0)) {
         probation_end(item, 0);

@@ -14,7 +14,7 @@ view_fill(struct shard *shard, struct item *item, struct view *view)
 {
     uint8_t bits = item->bits;
     *view = (struct view){
-        .value = item_key(item, bits) + item->key_len,
+        .value = item_value(item),
         .value_len = item->value_len,
         .client_flags = item_client_flags(item, bits),
         .cas = item->cas,
@@ -111,7 +111,8 @@ fetch_found(struct store *store, struct shard *shard, struct fetch *fetch,
 static enum fetch_result
 fetch_missed(struct store *store, struct shard *shard, const struct table_place *place)
 {
-    if (place->bucket == NULL || !item_is_dead(store, place->item)) {
+    if (place->bucket == NULL || !item_is_dead(store, place->item) ||
+        place->item->bits & ITEM_EXTENDED) {
         return FETCH_MISS; /* Hidden copies are left to who leads the change. */
     }
     bool flushed = epoch_is_flushed(store, place->item->epoch);
@@ -164,7 +165,7 @@ enum fetch_result
 store_fetch(struct store *store, struct fetch *fetch, struct view *view)
 {
     const struct key *key = &fetch->key;
-    struct shard *shard = shard_of_hash(store, key->hash);
+    struct shard *shard = shard_of_key(store, key);
     fetch->pin.held = false;
     fetch->won = fetch->created = false;
     if (!shard_lock(store, shard)) {
@@ -176,7 +177,10 @@ store_fetch(struct store *store, struct fetch *fetch, struct view *view)
         struct table_place place;
         table_find(store, shard, key->bytes, key->len, key->hash, &place);
         again = false;
-        if (place_live(store, &place) != NULL) {
+        struct item *item = place_live(store, &place);
+        if (item != NULL && UNLIKELY(item->bits & ITEM_EXTENDED)) {
+            result = FETCH_MISS;
+        } else if (item != NULL) {
             result = fetch_found(store, shard, fetch, &place, view);
         } else if (fetch->vivifies) {
             result = fetch_vivify(store, shard, fetch, &place, view);

@@ -76,7 +76,8 @@ sweep_chunks(struct store *store, struct shard *shard, uint32_t number, uint32_t
         }
         struct ref ref = chunk_ref(store, number, class_id, slot);
         struct item *item = ref_at(store, ref);
-        if (state_kind(chunk_state(item)) == CHUNK_LIVE && item_is_dead(store, item)) {
+        if (state_kind(chunk_state(item)) == CHUNK_LIVE && item_is_dead(store, item) &&
+            !item_is_unknown(store, item)) {
             item_unlink(store, shard, ref, UNLINK_RECLAIM);
         }
     }

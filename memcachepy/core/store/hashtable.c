@@ -7,10 +7,22 @@
 #include "store/cell.h"
 #include "store/slab.h"
 
+static COLD uint64_t
+extended_item_hash(const struct store *store, const struct item *item)
+{
+    uint32_t extension = item_extension(item, item->bits);
+    uint32_t database = (extension & EXTENSION_DATABASE_MASK) >> EXTENSION_DATABASE_SHIFT;
+    return hash_of_key(store, database, item_key(item), item_key_len(item));
+}
+
 uint64_t
 item_hash(const struct store *store, const struct item *item)
 {
-    return siphash13(item_key(item, item->bits), item->key_len, &store->hash_key);
+    if (UNLIKELY(item->bits & ITEM_EXTENDED)) {
+        return extended_item_hash(store, item);
+    }
+    return siphash13((const uint8_t *)item + item_plain_key_offset(item->bits), item->key_len,
+                     &store->hash_key);
 }
 
 uint32_t
@@ -20,10 +32,25 @@ table_bucket_count(uint64_t word)
     return level == TABLE_LEVEL_NONE ? 0 : (1u << level) + table_word_split(word);
 }
 
-static bool
-key_is(const struct item *item, const uint8_t *key, uint32_t key_len)
+static COLD bool
+is_extended_item_of_key(const struct item *item, const uint8_t *key, uint32_t key_len,
+                        uint64_t hash)
 {
-    return item->key_len == key_len && memcmp(item_key(item, item->bits), key, key_len) == 0;
+    return item_key_len(item) == key_len && memcmp(item_key(item), key, key_len) == 0 &&
+           item_header_agrees(item, hash);
+}
+
+/* An item with an extension fails the first look: its check value is another one. */
+static inline bool
+is_item_of_key(const struct item *item, const uint8_t *key, uint32_t key_len, uint64_t hash)
+{
+    if (item->key_len == key_len &&
+        memcmp((const uint8_t *)item + item_plain_key_offset(item->bits), key, key_len) == 0 &&
+        LIKELY(item->check == item_check_value(hash, item->value_len, item->key_len, item->bits))) {
+        return true;
+    }
+    return UNLIKELY(item->bits & ITEM_EXTENDED) &&
+           is_extended_item_of_key(item, key, key_len, hash);
 }
 
 static struct table_bucket *
@@ -53,8 +80,8 @@ find_key(const struct store *store, struct shard *shard, const uint8_t *key, uin
             struct ref ref = {atomic_load_explicit(&bucket->ref[slot], memory_order_relaxed)};
             struct item *item = ref_at(store, ref);
             if (atomic_load_explicit(&bucket->tag[slot], memory_order_relaxed) == tag &&
-                LIKELY(ref_is_in_pages(store, ref)) && key_is(item, key, key_len) &&
-                LIKELY(item_header_agrees(item, hash))) {
+                LIKELY(ref_is_in_pages(store, ref)) &&
+                LIKELY(is_item_of_key(item, key, key_len, hash))) {
                 place->bucket = bucket;
                 place->slot = slot;
                 place->item = item;
@@ -177,37 +204,30 @@ fail_for_damage(struct store *store, struct shard *shard)
     CHECK(false && "a chain of the hash table is longer than any can be");
 }
 
-/* Makes the version odd, where it is not yet, for the changes that follow. */
-static void
-version_open(struct table_bucket *bucket)
+void
+version_open(const struct store *store, struct shard *shard, _Atomic uint32_t *version)
 {
-    uint32_t version = atomic_load_explicit(&bucket->version, memory_order_relaxed);
-    atomic_store_explicit(&bucket->version, version | 1, memory_order_relaxed);
+    atomic_store_explicit(&shard->open_version, (uint64_t)((uint8_t *)version - store->base),
+                          memory_order_relaxed);
+    STORES_IN_ORDER();
+    uint32_t before = atomic_load_explicit(version, memory_order_relaxed);
+    atomic_store_explicit(version, before | 1, memory_order_relaxed);
     /* Pairs with the acquire fence in store_view_confirm(): who sees a change sees the odd version.
      */
     atomic_thread_fence(memory_order_release);
-}
-
-void
-bucket_open(const struct store *store, struct shard *shard, struct table_bucket *primary)
-{
-    atomic_store_explicit(&shard->open_bucket, (uint64_t)((uint8_t *)primary - store->base),
-                          memory_order_relaxed);
-    STORES_IN_ORDER();
-    version_open(primary);
     CRASH_POINT(bucket_opened);
 }
 
 void
-bucket_close(struct shard *shard, struct table_bucket *primary)
+version_close(struct shard *shard, _Atomic uint32_t *version)
 {
-    uint32_t version = atomic_load_explicit(&primary->version, memory_order_relaxed);
-    DCHECK(version & 1);
+    uint32_t before = atomic_load_explicit(version, memory_order_relaxed);
+    DCHECK(before & 1);
     /* Pairs with the acquire load in store_view(): who sees the even version sees the changes. */
-    atomic_store_explicit(&primary->version, version + 1, memory_order_release);
+    atomic_store_explicit(version, before + 1, memory_order_release);
     STORES_IN_ORDER();
     CRASH_POINT(bucket_closed_not_forgotten);
-    atomic_store_explicit(&shard->open_bucket, 0, memory_order_relaxed);
+    atomic_store_explicit(&shard->open_version, 0, memory_order_relaxed);
 }
 
 static void

@@ -250,10 +250,24 @@ bool table_is_short(const struct store *store, const struct shard *shard);
  * page is free for it. */
 bool table_prepare(struct store *store, struct shard *shard) MUST_CHECK;
 
+/* Makes a version odd, so that readers of what it covers wait, and even again. There is one open
+ * version in a shard at a time. */
+void version_open(const struct store *store, struct shard *shard, _Atomic uint32_t *version);
+void version_close(struct shard *shard, _Atomic uint32_t *version);
+
 /* Between bucket_open() and bucket_close() readers of the bucket wait; open before the first change
  * of a transaction that links or unlinks, close after its commit. */
-void bucket_open(const struct store *store, struct shard *shard, struct table_bucket *primary);
-void bucket_close(struct shard *shard, struct table_bucket *primary);
+static inline void
+bucket_open(const struct store *store, struct shard *shard, struct table_bucket *primary)
+{
+    version_open(store, shard, &primary->version);
+}
+
+static inline void
+bucket_close(struct shard *shard, struct table_bucket *primary)
+{
+    version_close(shard, &primary->version);
+}
 
 /* Inside a transaction, with the primary open. table_link() needs a slot: see room_in_chain(). */
 void table_link(struct store *store, struct shard *shard, struct table_bucket *primary,

@@ -6,16 +6,33 @@
  *   | last access s | generation | probation | fetched | count | kind |
  *
  * An item in one chunk, and the head of a chain (`next` only with ITEM_CHAINED, the client flags
- * only with ITEM_HAS_FLAGS, `|` is a byte boundary):
+ * only with ITEM_HAS_FLAGS, the extension only with ITEM_EXTENDED, `|` is a byte boundary):
  *
- *    0       4          8     16          20        21     22      24      28
- *   | state | expire   | cas | value_len | key_len | bits | epoch | check | [next] [flags] key
- * value
+ *    0       4        8     16          20        21     22      24      28
+ *   | state | expire | cas | value_len | key_len | bits | epoch | check | [next] [flags]
+ *                                               [extension [checksum]] key value
+ *
+ * The extension is a word of 32 bits for what most items do without, and `checksum`, which only it
+ * announces, a 32-bit checksum of the value:
+ *
+ *    31   30         29          20 19      16 15           8 7    4 3    0
+ *   | 0 | checksum? | milliseconds | database | key_len >> 8 | form | type |
+ *
+ * This build writes no item with an extension, and knows no type, form or database but 0. A segment
+ * that has one is refused before it serves (unknown.h). Where an item with an extension is met all
+ * the same, lookups for a write find it and replace or delete it, reads miss it, and walks leave it
+ * where it is, dead or alive: none frees or moves what it does not know.
  *
  * A continuation of a chain, and a free chunk:
  *
  *    0       4      8      12                 0       4           8
  *   | state | next | head | value …          | state | next slot |
+ *
+ * A leaf or a branch of a collection, and either before the commit that it belongs to, is reserved
+ * and never written by this build. It names the item whose value it is part of:
+ *
+ *    0       4      8
+ *   | state | head | …
  *
  * Of a live item only the state word, the expiry, the cas and the marks in `bits` change in place;
  * all else is immutable until the item is unlinked. */
@@ -26,15 +43,21 @@
 
 #include <string.h>
 
+#define STATE_KIND_MASK 0x7u
+
 enum chunk_kind {
     CHUNK_FREE,
     CHUNK_LIVE,     /* an item that a bucket refers to */
     CHUNK_CONT,     /* belongs to the item at `head` */
     CHUNK_UPLOAD,   /* head of a chain that is being filled; a held table refers to it */
     CHUNK_DETACHED, /* unlinked, kept for those who pinned it, or being reclaimed */
+    /* Parts of a collection: reserved. Kept as long as the item at `head` is. */
+    CHUNK_LEAF,
+    CHUNK_BRANCH,
+    CHUNK_STAGED, /* a leaf or a branch that a commit is about to publish */
 };
+static_assert(CHUNK_STAGED <= STATE_KIND_MASK, "a kind has three bits");
 
-#define STATE_KIND_MASK 0x7u
 #define STATE_COUNT_SHIFT 3
 #define STATE_COUNT_MASK (7u << STATE_COUNT_SHIFT)
 #define STATE_FETCHED (1u << 6)
@@ -57,7 +80,34 @@ enum chunk_kind {
 /* Came from another node, and is shown only as long as nothing speaks against it (store/track.h).
  * Changes as the marks do; what a client stores in its place has it no more. */
 #define ITEM_COPIED 0x40u
-#define ITEM_BITS_KNOWN (ITEM_CHAINED | ITEM_HAS_FLAGS | ITEM_PINNED | ITEM_MARKS | ITEM_COPIED)
+
+/* An extension word follows. The last of the bits: what comes next is announced there. */
+#define ITEM_EXTENDED 0x80u
+#define ITEM_BITS_KNOWN                                                                            \
+    (ITEM_CHAINED | ITEM_HAS_FLAGS | ITEM_PINNED | ITEM_MARKS | ITEM_COPIED | ITEM_EXTENDED)
+static_assert(ITEM_BITS_KNOWN == 0xFF, "each bit means something");
+
+/* The bits that say where the key lies: const, and covered by the check value. */
+#define ITEM_FORM_BITS (ITEM_CHAINED | ITEM_HAS_FLAGS | ITEM_EXTENDED)
+
+/* Without one of these an item is what a reader hopes for. */
+#define ITEM_UNUSUAL (ITEM_CHAINED | ITEM_COPIED | ITEM_EXTENDED)
+
+#define EXTENSION_TYPE_MASK 0xFu
+#define EXTENSION_FORM_SHIFT 4
+#define EXTENSION_FORM_MASK (0xFu << EXTENSION_FORM_SHIFT)
+#define EXTENSION_KEY_LEN_SHIFT 8 /* bits 8 to 15 of the key's length lie where they are in it */
+#define EXTENSION_KEY_LEN_MASK (0xFFu << EXTENSION_KEY_LEN_SHIFT)
+#define EXTENSION_DATABASE_SHIFT 16
+#define EXTENSION_DATABASE_MASK (0xFu << EXTENSION_DATABASE_SHIFT)
+#define EXTENSION_MS_SHIFT 20
+#define EXTENSION_MS_MASK (0x3FFu << EXTENSION_MS_SHIFT) /* of the expiry; may change in place */
+#define EXTENSION_HAS_CHECKSUM (1u << 30)
+#define EXTENSION_UNUSED (1u << 31)
+
+/* Longer keys need the extension. */
+#define PLAIN_KEY_LEN_MAX UINT8_MAX
+static_assert(KEY_LEN_MAX >> EXTENSION_KEY_LEN_SHIFT <= 0xFF, "a key's length fits");
 
 struct item {
     _Atomic uint32_t state;
@@ -89,6 +139,12 @@ struct continuation {
 };
 #define CONTINUATION_HEADER_BYTES 12u
 
+/* What a leaf and a branch of a collection begin with. */
+struct collection_part {
+    _Atomic uint32_t state;
+    uint32_t head; /* ref */
+};
+
 /* Whether the ref leads into the pages. A word that another process may have damaged is asked for
  * this before it is followed; behind the last page there is room for a header and a key. */
 static inline bool
@@ -116,17 +172,72 @@ chunk_state(void *chunk)
     return atomic_load_explicit((_Atomic uint32_t *)chunk, memory_order_relaxed);
 }
 
-/* The optional words and the key lie at fixed places behind the header. */
+/* Where the extension lies, and where the key of an item without one does. */
 static inline uint32_t
-item_key_offset(uint8_t bits)
+item_plain_key_offset(uint8_t bits)
 {
     return ITEM_HEADER_BYTES + (bits & ITEM_CHAINED ? 4u : 0u) + (bits & ITEM_HAS_FLAGS ? 4u : 0u);
 }
 
-static inline uint8_t *
-item_key(const struct item *item, uint8_t bits)
+/* Of an item with ITEM_EXTENDED. */
+static inline _Atomic uint32_t *
+item_extension_at(const struct item *item, uint8_t bits)
 {
-    return (uint8_t *)item + item_key_offset(bits);
+    return (_Atomic uint32_t *)(void *)((uint8_t *)item + item_plain_key_offset(bits));
+}
+
+/* 0: the item has none. */
+static inline uint32_t
+item_extension(const struct item *item, uint8_t bits)
+{
+    return UNLIKELY(bits & ITEM_EXTENDED)
+               ? atomic_load_explicit(item_extension_at(item, bits), memory_order_relaxed)
+               : 0;
+}
+
+static inline uint32_t
+item_key_offset(uint8_t bits, uint32_t extension)
+{
+    uint32_t offset = item_plain_key_offset(bits);
+    if (UNLIKELY(bits & ITEM_EXTENDED)) {
+        offset += extension & EXTENSION_HAS_CHECKSUM ? 8 : 4;
+    }
+    return offset;
+}
+
+static inline uint8_t *
+item_key(const struct item *item)
+{
+    return (uint8_t *)item + item_key_offset(item->bits, item_extension(item, item->bits));
+}
+
+/* At most KEY_LEN_MAX, whatever stands in a damaged item. */
+static inline uint32_t
+key_len_of(uint8_t key_len, uint32_t extension)
+{
+    uint32_t len = key_len | (extension & EXTENSION_KEY_LEN_MASK);
+    return LIKELY(len <= KEY_LEN_MAX) ? len : KEY_LEN_MAX;
+}
+
+static inline uint32_t
+item_key_len(const struct item *item)
+{
+    return UNLIKELY(item->bits & ITEM_EXTENDED)
+               ? key_len_of(item->key_len, item_extension(item, item->bits))
+               : item->key_len;
+}
+
+static inline uint32_t
+item_value_offset(const struct item *item)
+{
+    uint32_t extension = item_extension(item, item->bits);
+    return item_key_offset(item->bits, extension) + key_len_of(item->key_len, extension);
+}
+
+static inline uint8_t *
+item_value(const struct item *item)
+{
+    return (uint8_t *)item + item_value_offset(item);
 }
 
 static inline uint32_t *
@@ -149,24 +260,51 @@ item_client_flags(const struct item *item, uint8_t bits)
 static inline uint64_t
 item_bytes(const struct item *item)
 {
-    return (uint64_t)item_key_offset(item->bits) + item->key_len + item->value_len;
+    if (LIKELY(!(item->bits & ITEM_FORM_BITS))) {
+        return (uint64_t)ITEM_HEADER_BYTES + item->key_len + item->value_len;
+    }
+    if (UNLIKELY(item->bits & ITEM_EXTENDED)) {
+        return (uint64_t)item_value_offset(item) + item->value_len;
+    }
+    return (uint64_t)item_plain_key_offset(item->bits) + item->key_len + item->value_len;
 }
 
 /* A forged or torn header fails this with probability 1 - 2^-32; the hash is keyed by the segment's
- * seed. */
+ * seed. For an item without an extension. */
 static inline uint32_t
 item_check_value(uint64_t hash, uint32_t value_len, uint8_t key_len, uint8_t bits)
 {
-    uint64_t lengths = (uint64_t)value_len << 16 | (uint64_t)key_len << 8 |
-                       (bits & (ITEM_CHAINED | ITEM_HAS_FLAGS));
+    uint64_t lengths = (uint64_t)value_len << 16 | (uint64_t)key_len << 8 | (bits & ITEM_FORM_BITS);
     return (uint32_t)(((hash ^ lengths) * 0x9E3779B185EBCA87ull) >> 32);
+}
+
+/* The same for one with an extension, which is covered but for its milliseconds. */
+static inline uint32_t
+item_check_value_extended(uint64_t hash, uint32_t value_len, uint8_t key_len, uint8_t bits,
+                          uint32_t extension)
+{
+    uint64_t covered = extension & ~EXTENSION_MS_MASK;
+    return item_check_value(hash + (covered + 1) * 0xC2B2AE3D27D4EB4Full, value_len, key_len, bits);
 }
 
 /* Whether the lengths are those that the item was stored with. */
 static inline bool
 item_header_agrees(const struct item *item, uint64_t hash)
 {
+    if (UNLIKELY(item->bits & ITEM_EXTENDED)) {
+        return item->check == item_check_value_extended(hash, item->value_len, item->key_len,
+                                                        item->bits,
+                                                        item_extension(item, item->bits));
+    }
     return item->check == item_check_value(hash, item->value_len, item->key_len, item->bits);
+}
+
+/* Of a detached head that waits for its chunks to be freed: the ref of the one behind it. In the
+ * place of the expiry, which nothing asks for any more. */
+static inline _Atomic uint32_t *
+reclaim_next(struct item *item)
+{
+    return &item->expire_word;
 }
 
 /* Whether the chunk is a continuation of the chain that begins at `head`. */

@@ -14,7 +14,7 @@ describe(const struct store *store, struct item *item)
 {
     uint32_t word = atomic_load_explicit(&item->expire_word, memory_order_relaxed);
     return (struct walked_item){
-        .key = item_key(item, item->bits),
+        .key = item_key(item),
         .key_len = item->key_len,
         .key_is_binary = item->bits & ITEM_BINARY_KEY,
         .value_len = item->value_len,
@@ -30,7 +30,8 @@ walk_chunks(const struct store *store, uint32_t number, uint32_t class_id, walke
 {
     for (uint32_t slot = 0; slot < slab_chunks_per_page(store, class_id); slot++) {
         struct item *item = ref_at(store, chunk_ref(store, number, class_id, slot));
-        if (state_kind(chunk_state(item)) == CHUNK_LIVE && !item_is_dead(store, item)) {
+        if (state_kind(chunk_state(item)) == CHUNK_LIVE && !item_is_dead(store, item) &&
+            !(item->bits & ITEM_EXTENDED)) {
             struct walked_item walked = describe(store, item);
             if (!visit(context, &walked)) {
                 return WALK_ENOUGH;

@@ -1,6 +1,6 @@
 /* A walk over the living items by pages: the order in which they lie, and the fastest way to all of
  * them. For `stats sizes` and `stats cachedump`; dump.h is for walks that have to be exact while
- * everything moves. */
+ * everything moves. Items with an extension (item.h) are left out. */
 #ifndef STORE_ITEM_WALK_H
 #define STORE_ITEM_WALK_H
 

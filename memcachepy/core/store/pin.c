@@ -37,7 +37,7 @@ pin_take(struct store *store, struct item *item, struct ref ref, unsigned index,
 enum pin_result
 store_pin(struct store *store, const struct key *key, struct pin *pin)
 {
-    struct shard *shard = shard_of_hash(store, key->hash);
+    struct shard *shard = shard_of_key(store, key);
     int index = free_entry(store->held->pins, &store->held->pin_high, PIN_COUNT_MAX);
     if (index < 0) {
         return PIN_WAIT;
@@ -49,7 +49,7 @@ store_pin(struct store *store, const struct key *key, struct pin *pin)
     table_find(store, shard, key->bytes, key->len, key->hash, &place);
     struct item *item = place_live(store, &place);
     enum pin_result result = PIN_OK;
-    if (item == NULL) {
+    if (item == NULL || item->bits & ITEM_EXTENDED) {
         result = PIN_GONE;
     } else if (!(item->bits & ITEM_CHAINED)) {
         result = PIN_SMALL;
@@ -73,7 +73,7 @@ chain_data(struct store *store, const struct pin *pin, struct ref ref, uint32_t 
     if (ref.units == pin->head_ref) {
         struct item *item = ref_at(store, ref);
         *room = chain_head_room(store, item);
-        return item_key(item, item->bits) + item->key_len;
+        return item_value(item);
     }
     *room = cont_is_of(store, ref, pin->head_ref) ? chain_cont_room(store, ref) : 0;
     return *room == 0 ? NULL : ((struct continuation *)ref_at(store, ref))->data;
@@ -158,8 +158,7 @@ pin_drop(struct store *store, struct process_slot *slot, struct held_ref *entry,
         LOG(store, shard, entry->head_ref);
         if (state_kind(chunk_state(item)) == CHUNK_DETACHED && held_head_is_sound(store, ref) &&
             !item_is_pinned(store, ref, entry)) {
-            LOG(store, shard, shard->reclaiming);
-            shard->reclaiming = ref.units;
+            reclaim_later(store, shard, ref);
         }
         atomic_store_explicit(&entry->head_ref, 0, memory_order_release);
         CRASH_POINT(pin_dropped);

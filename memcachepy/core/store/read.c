@@ -19,9 +19,33 @@
 void
 key_init(struct store *store, struct key *key, const void *bytes, uint32_t len)
 {
+    DCHECK(len <= KEY_LEN_MAX);
     key->bytes = bytes;
     key->len = len;
+    key->database = 0;
     key->hash = siphash13(bytes, len, &store->hash_key);
+    key->shard_hash = shard_hash_of(key->hash);
+}
+
+uint64_t
+hash_of_key(const struct store *store, uint32_t database, const void *bytes, uint32_t len)
+{
+    struct siphash_key hash_key = store->hash_key;
+    hash_key.word[1] ^= database;
+    return siphash13(bytes, len, &hash_key);
+}
+
+void
+key_init_in(struct store *store, struct key *key, uint32_t database, const void *bytes,
+            uint32_t len)
+{
+    CHECK(database < DATABASE_COUNT && len <= KEY_LEN_MAX);
+    uint64_t hash = hash_of_key(store, database, bytes, len);
+    *key = (struct key){.bytes = bytes,
+                        .hash = hash,
+                        .shard_hash = shard_hash_of(hash),
+                        .len = len,
+                        .database = database};
 }
 
 static struct table_bucket *
@@ -35,7 +59,7 @@ bucket_of_key(const struct store *store, uint32_t index, uint64_t word, uint64_t
 void
 store_prefetch_bucket(struct store *store, const struct key *key)
 {
-    uint32_t index = shard_index_of_hash(store, key->hash);
+    uint32_t index = shard_index_of_key(store, key);
     uint64_t word = atomic_load_explicit(&store->table_words[index], memory_order_acquire);
     struct table_bucket *bucket = bucket_of_key(store, index, word, key->hash);
     if (bucket != NULL) {
@@ -46,7 +70,7 @@ store_prefetch_bucket(struct store *store, const struct key *key)
 bool
 store_prefetch_item(struct store *store, const struct key *key, unsigned links)
 {
-    uint32_t index = shard_index_of_hash(store, key->hash);
+    uint32_t index = shard_index_of_key(store, key);
     _Atomic uint64_t *word_at = &store->table_words[index];
     uint64_t word = atomic_load_explicit(word_at, memory_order_acquire);
     const struct table_bucket *bucket = bucket_of_key(store, index, word, key->hash);
@@ -96,6 +120,32 @@ view_is_current(const struct view *view)
            atomic_load_explicit(view->table_word_at, memory_order_relaxed) == view->table_word;
 }
 
+/* view_item() for an item with an extension: of such a one the view tells no more than that it is
+ * there, in its bits. */
+static COLD RACY_READ bool
+view_extended(const struct store *store, const struct key *key, const struct item *item,
+              uint8_t bits, uint32_t in_page, struct view *view, uint16_t *epoch)
+{
+    uint32_t page_bytes = 1u << store->page_shift;
+    if (in_page + ITEM_HEADER_BYTES + 4 * sizeof(uint32_t) > page_bytes) {
+        return false;
+    }
+    uint32_t extension = item_extension(item, bits);
+    uint8_t key_len = item->key_len;
+    uint32_t key_offset = item_key_offset(bits, extension);
+    if (key_len_of(key_len, extension) != key->len ||
+        in_page + key_offset + key->len > page_bytes ||
+        memcmp((const uint8_t *)item + key_offset, key->bytes, key->len) != 0 ||
+        item->check !=
+            item_check_value_extended(key->hash, item->value_len, key_len, bits, extension)) {
+        return false;
+    }
+    view->bits = bits;
+    view->expire_word = 0;
+    *epoch = epoch_now(store);
+    return true;
+}
+
 /* Whether the chunk at `ref` holds the key; fills the view if so. Everything read may be torn. */
 static RACY_READ bool
 view_item(const struct store *store, const struct key *key, struct ref ref, struct view *view,
@@ -112,10 +162,12 @@ view_item(const struct store *store, const struct key *key, struct ref ref, stru
     uint32_t state = atomic_load_explicit(&item->state, memory_order_relaxed);
     uint8_t key_len = item->key_len;
     uint8_t bits = item->bits;
-    uint32_t key_offset = item_key_offset(bits);
+    uint32_t key_offset = item_plain_key_offset(bits);
+    /* Of an item with an extension neither the key nor the check value below is where it seems. */
     if (key_len != key->len || in_page + key_offset + key_len > page_bytes ||
         memcmp((uint8_t *)item + key_offset, key->bytes, key_len) != 0) {
-        return false;
+        return UNLIKELY(bits & ITEM_EXTENDED) &&
+               view_extended(store, key, item, bits, in_page, view, epoch);
     }
     view->value = (uint8_t *)item + key_offset + key_len;
     uint32_t value_len = item->value_len;
@@ -124,7 +176,8 @@ view_item(const struct store *store, const struct key *key, struct ref ref, stru
     if (item->check != item_check_value(key->hash, value_len, key_len, bits) ||
         (!(bits & ITEM_CHAINED) &&
          (uint64_t)in_page + key_offset + key_len + value_len > page_bytes)) {
-        return false;
+        return UNLIKELY(bits & ITEM_EXTENDED) &&
+               view_extended(store, key, item, bits, in_page, view, epoch);
     }
     view->client_flags = item_client_flags(item, bits);
     view->bits = bits;
@@ -228,7 +281,7 @@ view_once(struct store *store, const struct key *key, struct view *view, enum vi
         *result = VIEW_MISS;
         return true;
     }
-    view->bucket = table_bucket_of(store, shard_index_of_hash(store, key->hash),
+    view->bucket = table_bucket_of(store, shard_index_of_key(store, key),
                                    table_bucket_index(view->table_word, key->hash));
     if (UNLIKELY(view->bucket == NULL)) {
         return view->locked ? look_again(store, view) : false;
@@ -246,11 +299,13 @@ view_once(struct store *store, const struct key *key, struct view *view, enum vi
     bool found = what == FOUND;
     bool expired = found && word_is_expired(store, view->expire_word);
     bool flushed = found && epoch_is_flushed(store, epoch);
-    if (LIKELY(found && !expired && !flushed && !(view->bits & (ITEM_CHAINED | ITEM_COPIED)))) {
+    if (LIKELY(found && !expired && !flushed && !(view->bits & ITEM_UNUSUAL))) {
         *result = VIEW_HIT;
         return true;
     }
-    bool hidden = found && view->bits & ITEM_COPIED && !copy_is_shown(store, key->bytes, key->len);
+    bool hidden =
+        found && (view->bits & ITEM_EXTENDED ||
+                  (view->bits & ITEM_COPIED && !copy_is_shown(store, key->bytes, key->len)));
     if (!view->locked && !view_is_current(view)) {
         return false;
     }
@@ -265,7 +320,7 @@ view_once(struct store *store, const struct key *key, struct view *view, enum vi
 enum view_result
 store_view(struct store *store, const struct key *key, struct view *view)
 {
-    uint32_t index = shard_index_of_hash(store, key->hash);
+    uint32_t index = shard_index_of_key(store, key);
     view->shard = &store->shards[index];
     view->table_word_at = &store->table_words[index];
     enum view_result result = VIEW_BUSY;
@@ -362,5 +417,5 @@ view_class_id(const struct store *store, const struct view *view)
 uint64_t
 view_item_bytes(const struct view *view, const struct key *key)
 {
-    return (uint64_t)item_key_offset(view->bits) + key->len + view->value_len;
+    return (uint64_t)item_plain_key_offset(view->bits) + key->len + view->value_len;
 }

@@ -108,6 +108,23 @@ mark_chain(const struct store *store, struct item *head)
     }
 }
 
+/* A part of a collection is kept if its item is. */
+static bool
+part_is_kept(const struct rebuild *rebuild, const struct collection_part *part)
+{
+    const struct store *store = rebuild->store;
+    if (!part_is_sound(store, part)) {
+        return false;
+    }
+    struct ref head = {part->head};
+    struct item *item = ref_at(store, head);
+    if (is_held(rebuild, head)) {
+        return true;
+    }
+    return !rebuild->empties && state_kind(chunk_state(item)) == CHUNK_LIVE &&
+           (!(item->bits & ITEM_CHAINED) || chain_is_sound(store, item));
+}
+
 /* A page of the shard that no kind of page is: its word is damaged, or there is no room for it. As
  * pool_give_back(); the process may have another page in hand. */
 static void
@@ -166,6 +183,8 @@ mark_page(void *context, uint32_t number, uint32_t kind)
             }
         } else if (state_of == CHUNK_UPLOAD || state_of == CHUNK_DETACHED) {
             keep = is_held(rebuild, ref);
+        } else if (state_of >= CHUNK_LEAF && part_is_kept(rebuild, (void *)item)) {
+            mark(item);
         }
         if (keep) {
             mark_chain(store, item);
@@ -242,7 +261,7 @@ relink(struct rebuild *rebuild, struct item *item)
     struct shard *shard = rebuild->shard;
     uint64_t hash = item_hash(store, item);
     struct table_place place;
-    table_find(store, shard, item_key(item, item->bits), item->key_len, hash, &place);
+    table_find(store, shard, item_key(item), item_key_len(item), hash, &place);
     if (place.bucket != NULL || chain_is_full(store, &place)) {
         return false;
     }
@@ -352,8 +371,8 @@ rebuild_shard(struct store *store, struct shard *shard, bool empties)
     /* Pairs with the acquire fence in store_view_confirm(): who sees a change sees the mark. */
     atomic_thread_fence(memory_order_release);
     atomic_store(&shard->journal.count, 0);
-    atomic_store(&shard->open_bucket, 0);
-    shard->reclaiming = 0;
+    atomic_store(&shard->open_version, 0);
+    shard->reclaiming = shard->reclaiming_last = 0;
     shard->grow_until = 0;
     shard->leaving = 0;
     uint32_t populated = pool_populated(store->segment);

@@ -152,7 +152,7 @@ explain_absent(const struct store *store, const struct shard *shard, uint64_t ha
 enum explain_result
 store_explain(struct store *store, const struct key *key, struct explanation *explanation)
 {
-    struct shard *shard = shard_of_hash(store, key->hash);
+    struct shard *shard = shard_of_key(store, key);
     *explanation = (struct explanation){.shard = shard_index(store, shard)};
     for (unsigned i = 0; !shard_try_lock(store, shard); i++) {
         if (i == LOCK_TRIES_MAX) {

@@ -8,20 +8,26 @@
 #include "store/pin.h"
 #include "store/shard.h"
 #include "store/store.h"
+#include "store/unknown.h"
 
-static void
-reopen_shards(struct store *store, struct reopened *reopened)
+/* False: a shard that had to be repaired has what this build does not know; the sentence names it. */
+static bool
+reopen_shards(struct store *store, struct reopened *reopened, char *sentence)
 {
-    for (uint32_t i = 0; i <= store->shard_mask; i++) {
+    bool all_known = true;
+    for (uint32_t i = 0; i <= store->shard_mask && all_known; i++) {
         struct shard *shard = &store->shards[i];
         uint64_t repairs = shard->sums.repairs;
         uint64_t rebuilds = shard->sums.rebuilds;
         CHECK(shard_try_lock(store, shard)); /* It is a new lock that no other process knows. */
-        shard_reopen(store, shard);
+        if (shard_reopen(store, shard)) {
+            all_known = !shard_find_unknown(store, shard, sentence);
+        }
         shard_unlock(store, shard);
         reopened->shards_repaired += shard->sums.repairs - repairs;
         reopened->shards_rebuilt += shard->sums.rebuilds - rebuilds;
     }
+    return all_known;
 }
 
 /* After the shards: undoing a journal may bring an entry back. */
@@ -60,7 +66,12 @@ store_reopen(int fd, const struct segment_settings *settings, struct segment **s
     }
     segment_claim_slot(*segment, SLOT_SUPERVISOR);
     struct store *store = store_open(*segment, SLOT_SUPERVISOR);
-    reopen_shards(store, reopened);
+    if (!reopen_shards(store, reopened, sentence)) {
+        store_close(store);
+        segment_close(*segment);
+        *segment = NULL;
+        return SEGMENT_FAILED;
+    }
     for (uint32_t i = 0; i < (*segment)->held_left; i++) {
         CHECK(release_table(store, &(*segment)->held[i], reopened));
     }

@@ -3,6 +3,7 @@
 #include "store/room.h"
 
 #include "store/policy.h"
+#include "store/walk.h"
 
 /* Growth may be used up by other writers, and the table may need a page too; then it is tried
  * again, but not for ever. */
@@ -106,6 +107,9 @@ struct victim {
 static void
 consider(const struct store *store, struct item *item, struct victim *victim)
 {
+    if (item_is_unknown(store, item)) {
+        return;
+    }
     if (item_is_dead(store, item)) {
         *victim = (struct victim){.item = item, .dead = true};
         return;

@@ -30,7 +30,7 @@ word_is_loggable(const struct store *store, const struct shard *shard, uint64_t 
     uint64_t word_at = (uint64_t)((const uint8_t *)table_word_at(store, shard) - store->base);
     return offset % bytes == 0 &&
            (word_in(offset, superblock->held_at, superblock->shards_at) ||
-            word_in(offset, shard_at + offsetof(struct shard, open_bucket),
+            word_in(offset, shard_at + offsetof(struct shard, open_version),
                     shard_at + offsetof(struct shard, journal)) ||
             offset == word_at || word_in(offset, superblock->tables_at, superblock->freemap_at) ||
             word_in(offset, superblock->pages_at, store->data_end));
@@ -66,7 +66,7 @@ journal_undo(struct store *store, struct shard *shard)
 }
 
 /* What was undone may have set a table word that is set anew soon: a reader may have begun with it.
- * Before the bucket is reopened. */
+ * Before the version is closed. */
 static void
 renew_table_word(struct store *store, struct shard *shard)
 {
@@ -79,24 +79,51 @@ renew_table_word(struct store *store, struct shard *shard)
     CRASH_POINT(table_word_renewed);
 }
 
-/* Lets readers back to the bucket the dead process was in. */
+/* Whether a version of the shard may lie there: a bucket's in a page of its table, or one that is
+ * part of the value of an item with an extension. */
 static bool
-reopen_bucket(struct store *store, struct shard *shard)
+version_may_be_at(const struct store *store, const struct shard *shard, uint64_t offset)
 {
-    uint64_t offset = atomic_load_explicit(&shard->open_bucket, memory_order_relaxed);
+    if (offset % sizeof(uint32_t) != 0 || !word_in(offset, store->data_at, store->data_end)) {
+        return false;
+    }
+    uint32_t number = (uint32_t)((offset - store->data_at) >> store->page_shift);
+    uint32_t owner =
+        atomic_load_explicit(&page_entry(store->segment, number)->owner, memory_order_relaxed);
+    if (owner == page_owner(shard_index(store, shard), PAGE_KIND_TABLE)) {
+        return offset % sizeof(struct table_bucket) == 0;
+    }
+    uint32_t class_id = page_owner_kind(owner);
+    if (!page_has_chunks(store->superblock, owner) ||
+        page_owner_shard(owner) != shard_index(store, shard)) {
+        return false;
+    }
+    uint64_t in_page = offset - page_offset(store->superblock, number);
+    uint32_t slot = (uint32_t)(in_page / slab_chunk_bytes(store, class_id));
+    if (slot >= slab_chunks_per_page(store, class_id)) {
+        return false;
+    }
+    struct item *item = chunk_at(store, number, class_id, slot);
+    return state_kind(chunk_state(item)) == CHUNK_LIVE && item->bits & ITEM_EXTENDED &&
+           in_page % slab_chunk_bytes(store, class_id) >= item_value_offset(item);
+}
+
+/* Lets readers back to what the dead process had open. */
+static bool
+close_version(struct store *store, struct shard *shard)
+{
+    uint64_t offset = atomic_load_explicit(&shard->open_version, memory_order_relaxed);
     if (offset == 0) {
         return true;
     }
-    if (offset < store->data_at || offset > store->data_end - sizeof(struct table_bucket) ||
-        offset % sizeof(struct table_bucket) != 0) {
+    if (!version_may_be_at(store, shard, offset)) {
         return false;
     }
-    struct table_bucket *bucket = (struct table_bucket *)(void *)(store->base + offset);
-    uint32_t version = atomic_load_explicit(&bucket->version, memory_order_relaxed);
-    if (version & 1) {
-        bucket_close(shard, bucket);
+    _Atomic uint32_t *version = (_Atomic uint32_t *)(void *)(store->base + offset);
+    if (atomic_load_explicit(version, memory_order_relaxed) & 1) {
+        version_close(shard, version);
     }
-    atomic_store_explicit(&shard->open_bucket, 0, memory_order_relaxed);
+    atomic_store_explicit(&shard->open_version, 0, memory_order_relaxed);
     return true;
 }
 
@@ -125,7 +152,7 @@ repair_by_journal(struct store *store, struct shard *shard)
         return false;
     }
     renew_table_word(store, shard);
-    return reopen_bucket(store, shard) && shard_is_plausible(store, shard);
+    return close_version(store, shard) && shard_is_plausible(store, shard);
 }
 
 static void
@@ -150,18 +177,22 @@ shard_repair(struct store *store, struct shard *shard)
     shard->repair_attempts = 0;
 }
 
-void
+bool
 shard_reopen(struct store *store, struct shard *shard)
 {
     bool is_cut_off = atomic_load(&shard->journal.count) != 0 ||
-                      atomic_load(&shard->open_bucket) != 0 || shard->reclaiming != 0 ||
+                      atomic_load(&shard->open_version) != 0 || shard->reclaiming != 0 ||
                       shard->repair_attempts != 0 ||
                       (atomic_load(table_word_at(store, shard)) & TABLE_WORD_REBUILDING) != 0;
     if (is_cut_off) {
         shard_repair(store, shard);
-    } else if (!shard_is_plausible(store, shard)) {
-        shard_mend(store, shard);
+        return true;
     }
+    if (!shard_is_plausible(store, shard)) {
+        shard_mend(store, shard);
+        return true;
+    }
+    return false;
 }
 
 /* The holder has moved on, or is about to let go. Beside the lock, so the look costs nothing. */
@@ -260,8 +291,8 @@ void
 shard_unlock(struct store *store, struct shard *shard)
 {
     DCHECK(atomic_load(&shard->journal.count) == 0);
-    DCHECK(atomic_load(&shard->open_bucket) == 0);
-    DCHECK(shard->reclaiming == 0);
+    DCHECK(atomic_load(&shard->open_version) == 0);
+    DCHECK(shard->reclaiming == 0 && shard->reclaiming_last == 0);
     DCHECK(store->lock == &store->locks[shard_index(store, shard)]);
     (void)shard;
     clear_stuck(store->lock);

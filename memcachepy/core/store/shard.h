@@ -32,8 +32,8 @@
 /* A shard that so many repairs in turn did not survive is emptied. */
 #define REPAIR_ATTEMPTS_MAX 3
 
-/* The largest transactions log about 50. */
-#define JOURNAL_WORDS_MAX 120
+/* The largest transactions log about 50 today. A tree whose path is copied logs up to 151. */
+#define JOURNAL_WORDS_MAX 248
 
 /* The ghost of a shard remembers at most so many pages of fingerprints. */
 #define GHOST_PAGES_MAX 64
@@ -90,9 +90,9 @@ struct shard_sums {
 /* [shard] unless marked. */
 struct shard {
     alignas(CACHE_LINE_BYTES) _Atomic uint64_t
-        open_bucket;     /* offset of the bucket whose version is odd */
+        open_version;    /* offset of the 32-bit version that is odd: a bucket's */
     uint32_t index;      /* [const] */
-    uint32_t reclaiming; /* ref of an unlinked item whose chunks are being freed */
+    uint32_t reclaiming; /* ref of the first unlinked item whose chunks are to be freed */
     uint32_t page_count; /* of classes and table */
     uint32_t table_page_count;
     uint32_t empty_pages;     /* of all classes together */
@@ -113,6 +113,14 @@ struct shard {
     struct class_list classes[SLAB_CLASS_COUNT_MAX];
     uint64_t class_bytes[SLAB_CLASS_COUNT_MAX]; /* header, key and value of every item */
     uint32_t ghost_pages[GHOST_PAGES_MAX];      /* page numbers plus one */
+    uint32_t reclaiming_last; /* ref of the last of them; each names the next: see item.h */
+    /* What follows is 0 and reserved: for commits over several shards, databases, collections. */
+    uint32_t commit;  /* slot + 1 of the process whose commit the shard is joined to */
+    uint32_t waiters; /* entries of blocked clients */
+    uint32_t unused;
+    uint64_t database_items[DATABASE_COUNT], database_volatile[DATABASE_COUNT];
+    uint64_t collection_bytes; /* in chunks of leaves and branches */
+    uint64_t spare[32];
     alignas(CACHE_LINE_BYTES) struct journal journal;
     uint64_t recent[RECENT_WORDS]; /* see recent.h */
 };
@@ -224,17 +232,35 @@ struct store {
 #define CLASS_COUNT(store, class_id, name)                                                         \
     class_counter_add(&(store)->slot->classes[class_id], CLASS_##name, 1)
 
+/* What of a key's hash chooses its shard. */
 static inline uint32_t
-shard_index_of_hash(const struct store *store, uint64_t hash)
+shard_hash_of(uint64_t hash)
 {
-    return (uint32_t)(hash >> 40) & store->shard_mask;
+    return (uint32_t)(hash >> 40);
 }
 
+/* Of the hash of a key that is at hand only as an item's: today the shard's hash is a part of it.
+ */
 static inline struct shard *
 shard_of_hash(const struct store *store, uint64_t hash)
 {
-    return &store->shards[shard_index_of_hash(store, hash)];
+    return &store->shards[shard_hash_of(hash) & store->shard_mask];
 }
+
+static inline uint32_t
+shard_index_of_key(const struct store *store, const struct key *key)
+{
+    return key->shard_hash & store->shard_mask;
+}
+
+static inline struct shard *
+shard_of_key(const struct store *store, const struct key *key)
+{
+    return &store->shards[shard_index_of_key(store, key)];
+}
+
+/* The hash of a key in its database. */
+uint64_t hash_of_key(const struct store *store, uint32_t database, const void *bytes, uint32_t len);
 
 /* Changed by store_set_memory_limit(), at any moment. */
 static inline uint64_t
@@ -336,9 +362,9 @@ bool shard_try_lock(struct store *store, struct shard *shard) MUST_CHECK;
 
 void shard_unlock(struct store *store, struct shard *shard);
 
-/* Under the lock, of a shard that the processes of an earlier run have left: repairs it, if one of
- * them was in the middle of something. */
-void shard_reopen(struct store *store, struct shard *shard);
+/* Under the lock, of a shard that the processes of an earlier run have left: repairs it, and returns
+ * true, if one of them was in the middle of something. */
+bool shard_reopen(struct store *store, struct shard *shard);
 
 /* Under the lock: rebuilds a shard whose words have proved to be damaged, and counts it. */
 void shard_mend(struct store *store, struct shard *shard);

@@ -159,7 +159,11 @@ void sums_remove(struct store *store, struct shard *shard, struct item *item,
  * reclaim_run() if it is a chain, or to whoever pinned it. */
 void item_discard(struct store *store, struct shard *shard, struct ref ref);
 
-/* Frees the chain that shard->reclaiming names, a chunk a transaction. */
+/* Inside a transaction: puts a detached chain that no process holds into the queue of those whose
+ * chunks are to be freed. */
+void reclaim_later(struct store *store, struct shard *shard, struct ref ref);
+
+/* Frees the chains of the queue, a chunk a transaction. */
 void reclaim_run(struct store *store, struct shard *shard);
 
 /* Whether a process slot other than `except` pins the item. */

@@ -145,7 +145,8 @@ uint32_t
 store_class_id(const struct store *store, uint32_t key_len, uint32_t client_flags,
                uint64_t value_len)
 {
-    uint64_t bytes = item_key_offset(client_flags != 0 ? ITEM_HAS_FLAGS : 0) + key_len + value_len;
+    uint64_t bytes =
+        item_plain_key_offset(client_flags != 0 ? ITEM_HAS_FLAGS : 0) + key_len + value_len;
     return slab_class_of(store,
                          bytes < store->chunk_bytes_max ? (uint32_t)bytes : store->chunk_bytes_max);
 }

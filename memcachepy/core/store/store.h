@@ -22,18 +22,24 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
-#define KEY_LEN_MAX 250
+/* The longest key of the store. Those of the protocol are shorter (MEMCACHED_KEY_LEN_MAX); one of
+ * more than 255 bytes, or of a database but 0, needs an item with an extension (store/item.h),
+ * which nothing writes yet: a put of a longer key is PUT_TOO_LARGE. */
+#define KEY_LEN_MAX 4096
 
 struct shard;
 struct store;
 struct table_bucket;
 
-/* A key with its hash; the bytes stay the caller's. */
+/* A key with its hashes; the bytes stay the caller's. */
 struct key {
     const uint8_t *bytes;
-    uint32_t len;
+    uint32_t len : 16; /* at most KEY_LEN_MAX */
+    uint32_t database : 16;
+    uint32_t shard_hash; /* chooses the shard; today of the same bytes as `hash` */
     uint64_t hash;
 };
+static_assert(KEY_LEN_MAX <= UINT16_MAX, "a key's length fits");
 
 /* segment_create() and the shards in it. */
 enum segment_status store_create(const struct segment_settings *settings, struct segment **segment,
@@ -98,7 +104,13 @@ uint32_t store_uptime_s(const struct store *store);
 /* System time in seconds as of the last tick. */
 uint64_t store_wall_s(const struct store *store);
 
+/* A key of database 0. */
 void key_init(struct store *store, struct key *key, const void *bytes, uint32_t len);
+
+/* A key of any database, below DATABASE_COUNT. The number is hashed with the key; 0 is as
+ * key_init(). */
+void key_init_in(struct store *store, struct key *key, uint32_t database, const void *bytes,
+                 uint32_t len);
 
 /* ---- expiry ---------------------------------------------------------------------------------
  * The wire's exptime becomes a word once: 0 never, up to 30 days relative (no clock step changes

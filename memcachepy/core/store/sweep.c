@@ -12,6 +12,7 @@
 #include "store/flush.h"
 #include "store/hashtable.h"
 #include "store/tell.h"
+#include "store/walk.h"
 
 #include <string.h>
 
@@ -116,7 +117,8 @@ look_at(struct store *store, struct shard *shard, const struct batch *batch)
     }
     for (unsigned i = 0; i < batch->count; i++) {
         struct item *item = item_at_slot(store, batch, i);
-        dead[i] = state_kind(chunk_state(item)) == CHUNK_LIVE && item_is_dead(store, item);
+        dead[i] = state_kind(chunk_state(item)) == CHUNK_LIVE && item_is_dead(store, item) &&
+                  !item_is_unknown(store, item);
         if (dead[i]) {
             hashes[i] = item_hash(store, item);
             table_prefetch_bucket(store, shard, (uint32_t)hashes[i]);

@@ -9,13 +9,20 @@ write_entry(struct store *store, struct log_entry *entry)
     logring_write(store->segment, store->slot, entry);
 }
 
+/* Of a longer key the beginning. */
+static void
+write_key(struct log_entry *entry, const uint8_t *key, uint32_t key_len)
+{
+    entry->head.text_len = (uint8_t)(key_len < LOG_TEXT_MAX ? key_len : LOG_TEXT_MAX);
+    memcpy(entry->text, key, entry->head.text_len);
+}
+
 static void
 describe(const struct store *store, const struct item *item, struct log_entry *entry)
 {
     entry->head.class_id = (uint8_t)class_of_ref(store, ref_of(store, item));
     entry->head.value_len = item->value_len;
-    entry->head.text_len = item->key_len;
-    memcpy(entry->text, item_key(item, item->bits), item->key_len);
+    write_key(entry, item_key(item), item_key_len(item));
 }
 
 void
@@ -104,7 +111,6 @@ store_tell_put(struct store *store, const struct put *put, enum put_result resul
         entry.head.class_id =
             (uint8_t)store_class_id(store, put->key.len, put->client_flags, value_len);
     }
-    entry.head.text_len = (uint8_t)put->key.len;
-    memcpy(entry.text, put->key.bytes, put->key.len);
+    write_key(&entry, put->key.bytes, put->key.len);
     write_entry(store, &entry);
 }

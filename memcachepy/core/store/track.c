@@ -18,7 +18,7 @@ track_set(const struct store *store, const uint8_t *key, uint32_t key_len)
 void
 track_set_item(const struct store *store, const struct item *item)
 {
-    track_set(store, item_key(item, item->bits), item->key_len);
+    track_set(store, item_key(item), item_key_len(item));
 }
 
 bool
@@ -72,7 +72,7 @@ copy_is_shown(const struct store *store, const uint8_t *key, uint32_t key_len)
 struct item *
 copy_if_shown(const struct store *store, struct item *item)
 {
-    return copy_is_shown(store, item_key(item, item->bits), item->key_len) ? item : NULL;
+    return copy_is_shown(store, item_key(item), item_key_len(item)) ? item : NULL;
 }
 
 bool

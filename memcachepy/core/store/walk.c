@@ -3,6 +3,7 @@
 
 #include "store/chain.h"
 #include "store/hashtable.h"
+#include "store/held.h"
 #include "store/slab.h"
 
 void
@@ -45,8 +46,12 @@ slot_refers(const struct store *store, struct ref head)
 bool
 head_is_sound(const struct store *store, struct item *item, uint32_t class_id)
 {
+    /* A length of up to KEY_LEN_MAX would lead far behind a damaged item. */
+    if (item->bits & ITEM_EXTENDED && item_value_offset(item) > slab_chunk_bytes(store, class_id)) {
+        return false;
+    }
     uint64_t hash = item_hash(store, item);
-    if (item->check != item_check_value(hash, item->value_len, item->key_len, item->bits)) {
+    if (!item_header_agrees(item, hash) || item_extension(item, item->bits) & EXTENSION_UNUSED) {
         return false;
     }
     if (shard_index(store, shard_of_hash(store, hash)) !=
@@ -57,6 +62,48 @@ head_is_sound(const struct store *store, struct item *item, uint32_t class_id)
     }
     return item->bits & ITEM_CHAINED ? class_id == store->superblock->class_count
                                      : item_bytes(item) <= slab_chunk_bytes(store, class_id);
+}
+
+bool
+item_is_sound_and_unknown(const struct store *store, const struct item *item)
+{
+    return item->bits & ITEM_EXTENDED &&
+           head_is_sound(store, (struct item *)item, class_of_ref(store, ref_of(store, item)));
+}
+
+/* Whether a chunk of a page with chunks begins there. */
+static bool
+ref_is_of_chunk(const struct store *store, struct ref ref, uint32_t *class_id)
+{
+    if (!ref_is_in_pages(store, ref)) {
+        return false;
+    }
+    uint32_t number = page_of_ref(store, ref);
+    uint32_t owner =
+        atomic_load_explicit(&page_entry(store->segment, number)->owner, memory_order_relaxed);
+    if (number >= pool_populated(store->segment) || !page_has_chunks(store->superblock, owner)) {
+        return false;
+    }
+    *class_id = page_owner_kind(owner);
+    uint64_t in_page = ref_offset(store->superblock, ref) - page_offset(store->superblock, number);
+    uint32_t chunk_bytes = slab_chunk_bytes(store, *class_id);
+    return in_page % chunk_bytes == 0 &&
+           in_page / chunk_bytes < slab_chunks_per_page(store, *class_id);
+}
+
+bool
+part_is_sound(const struct store *store, const void *chunk)
+{
+    struct ref head = {((const struct collection_part *)chunk)->head};
+    uint32_t class_id;
+    if (!ref_is_of_chunk(store, head, &class_id) ||
+        shard_of_ref(store, head) != shard_of_ref(store, ref_of(store, chunk))) {
+        return false;
+    }
+    struct item *item = ref_at(store, head);
+    uint32_t kind = state_kind(chunk_state(item));
+    return (kind == CHUNK_LIVE || kind == CHUNK_UPLOAD || kind == CHUNK_DETACHED) &&
+           item->bits & ITEM_EXTENDED && head_is_sound(store, item, class_id);
 }
 
 bool

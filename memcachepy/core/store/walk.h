@@ -16,6 +16,21 @@ bool slot_refers(const struct store *store, struct ref head);
 /* Whether a live item's header agrees with its check value and its chunk. */
 bool head_is_sound(const struct store *store, struct item *item, uint32_t class_id);
 
+/* Whether a live item is sound and has an extension: of a type, form or database that this build
+ * does not know. No walk frees or moves it, dead or alive; a damaged one is treated as any other.
+ */
+bool item_is_sound_and_unknown(const struct store *store, const struct item *item);
+
+static inline bool
+item_is_unknown(const struct store *store, const struct item *item)
+{
+    return UNLIKELY(item->bits & ITEM_EXTENDED) && item_is_sound_and_unknown(store, item);
+}
+
+/* Whether a chunk of the kinds LEAF, BRANCH and STAGED names an item of its shard that may have
+ * parts. */
+bool part_is_sound(const struct store *store, const void *chunk);
+
 /* Whether a slot's ref, which may be damaged, leads to the head of a chain. Under the lock of the
  * shard that owns its page. */
 bool held_head_is_sound(const struct store *store, struct ref head);

@@ -23,11 +23,17 @@
 /* Splits an insertion pays for: one keeps up with growth, two catch up after a refusal. */
 #define GROW_STEPS 2
 
-bool
-store_fits(const struct store *store, uint32_t key_len, uint32_t client_flags, uint64_t value_len)
+static bool
+size_fits(const struct store *store, uint32_t key_len, uint32_t client_flags, uint64_t value_len)
 {
     uint64_t bytes = value_len + key_len + MEMCACHED_OVERHEAD_BYTES + (client_flags != 0 ? 4 : 0);
     return bytes <= store_item_size_max(store);
+}
+
+bool
+store_fits(const struct store *store, uint32_t key_len, uint32_t client_flags, uint64_t value_len)
+{
+    return key_len <= PLAIN_KEY_LEN_MAX && size_fits(store, key_len, client_flags, value_len);
 }
 
 uint32_t
@@ -54,10 +60,12 @@ chosen_cas(struct store *store, const struct cas_option *given)
     return store->cas_enabled ? given->unique : 0;
 }
 
-void
+uint8_t *
 item_write_header(const struct store *store, struct item *item, const struct item_form *form,
                   uint8_t bits, struct ref next)
 {
+    /* There is no place for more without an extension. */
+    CHECK(form->key.len <= PLAIN_KEY_LEN_MAX && form->key.database == 0);
     atomic_store_explicit(&item->expire_word, form->expire.word, memory_order_relaxed);
     item->cas = form->cas;
     item->value_len = form->value_len;
@@ -65,14 +73,17 @@ item_write_header(const struct store *store, struct item *item, const struct ite
     item->bits = bits;
     item->epoch = epoch_now(store);
     item->check = item_check_value(form->key.hash, form->value_len, item->key_len, bits);
+    uint8_t *at = item->tail;
     if (bits & ITEM_CHAINED) {
         *item_next(item) = next.units;
+        at += sizeof(next.units);
     }
     if (bits & ITEM_HAS_FLAGS) {
-        memcpy(item->tail + (bits & ITEM_CHAINED ? 4 : 0), &form->client_flags,
-               sizeof(form->client_flags));
+        memcpy(at, &form->client_flags, sizeof(form->client_flags));
+        at += sizeof(form->client_flags);
     }
-    memcpy(item_key(item, bits), form->key.bytes, form->key.len);
+    memcpy(at, form->key.bytes, form->key.len);
+    return at + form->key.len;
 }
 
 /* A live state for a chunk; an overwritten item passes on its hits and its place in probation. Of a
@@ -217,8 +228,7 @@ write_small(struct store *store, struct shard *shard, const struct table_place *
     struct ref ref = chunk_pop(store, shard, class_id);
     struct item *item = ref_at(store, ref);
     uint8_t bits = form->marks | (form->client_flags != 0 ? ITEM_HAS_FLAGS : 0);
-    item_write_header(store, item, form, bits, REF_NONE);
-    uint8_t *value = item_key(item, bits) + form->key.len;
+    uint8_t *value = item_write_header(store, item, form, bits, REF_NONE);
     for (unsigned i = 0; i < ITEM_PIECES; i++) {
         if (form->piece_len[i] != 0) {
             memcpy(value, form->piece[i], form->piece_len[i]);
@@ -248,6 +258,9 @@ verdict_of_mode(const struct put *put, struct item *old, struct store *store)
     case PUT_PREPEND:
         if (old == NULL) {
             return put->vivifies ? PUT_STORED : PUT_NOT_STORED;
+        }
+        if (UNLIKELY(old->bits & ITEM_EXTENDED)) {
+            return PUT_NOT_STORED;
         }
         return put->cas_unique == 0 || put->cas_unique == old->cas ? PUT_STORED : PUT_EXISTS;
     }
@@ -322,7 +335,7 @@ form_of_put(const struct store *store, const struct put *put, struct item *old,
         form->value_len += old->value_len;
         form->piece[1 - old_at] = put->value;
         form->piece_len[1 - old_at] = put->value_len;
-        form->piece[old_at] = item_key(old, old->bits) + old->key_len;
+        form->piece[old_at] = item_value(old);
         form->piece_len[old_at] = old->value_len;
     }
     return form_bytes(form) <= store->chunk_bytes_max;
@@ -337,7 +350,7 @@ put_fits(const struct store *store, const struct put *put, const struct item *ol
         value_len += old->value_len;
         client_flags = item_client_flags(old, old->bits);
     }
-    return store_fits(store, put->key.len, client_flags, value_len);
+    return size_fits(store, put->key.len, client_flags, value_len);
 }
 
 enum put_result
@@ -346,7 +359,7 @@ store_put(struct store *store, struct put *put)
     if (!store_fits(store, put->key.len, put->client_flags, put->value_len)) {
         return put_failed(store, put, PUT_TOO_LARGE);
     }
-    struct shard *shard = shard_of_hash(store, put->key.hash);
+    struct shard *shard = shard_of_key(store, &put->key);
     if (!shard_lock(store, shard)) {
         return PUT_BUSY;
     }

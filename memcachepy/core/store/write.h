@@ -51,9 +51,9 @@ put_cas_given(const struct put *put)
     return (struct cas_option){.given = put->cas_given != 0, .unique = put->cas_given};
 }
 
-/* Everything but the state word and the value. */
-void item_write_header(const struct store *store, struct item *item, const struct item_form *form,
-                       uint8_t bits, struct ref next);
+/* Everything but the state word and the value; returns where that begins. */
+uint8_t *item_write_header(const struct store *store, struct item *item,
+                           const struct item_form *form, uint8_t bits, struct ref next);
 
 /* The item at a place, NULL if there is none or it is dead or hidden. */
 struct item *place_live(const struct store *store, const struct table_place *place);
