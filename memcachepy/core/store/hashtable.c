@@ -10,7 +10,7 @@
 uint64_t
 item_hash(const struct store *store, const struct item *item)
 {
-    return siphash13(item_key(item, item->bits), item->key_len, &store->hash_key);
+    return siphash13_from(store->hash_begin, item_key(item, item->bits), item->key_len);
 }
 
 uint32_t
@@ -23,7 +23,7 @@ table_bucket_count(uint64_t word)
 static bool
 key_is(const struct item *item, const uint8_t *key, uint32_t key_len)
 {
-    return item->key_len == key_len && memcmp(item_key(item, item->bits), key, key_len) == 0;
+    return item->key_len == key_len && key_bytes_equal(item_key(item, item->bits), key, key_len);
 }
 
 static struct table_bucket *

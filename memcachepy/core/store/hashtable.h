@@ -183,6 +183,30 @@ bucket_match(const struct table_bucket *bucket, uint8_t tag)
 #endif
 }
 
+static ALWAYS_INLINE uint64_t
+word_differs(const uint8_t *a, const uint8_t *b)
+{
+    uint64_t word_a, word_b;
+    memcpy(&word_a, a, sizeof(word_a));
+    memcpy(&word_b, b, sizeof(word_b));
+    return word_a ^ word_b;
+}
+
+/* Whether two keys of the same length are the same. Most are short, and a call costs more than they
+ * do: two words that overlap compare up to 16 bytes, and four up to 32. */
+static inline bool
+key_bytes_equal(const uint8_t *a, const uint8_t *b, uint32_t len)
+{
+    if (UNLIKELY(len < 8 || len > 32)) {
+        return memcmp(a, b, len) == 0;
+    }
+    uint64_t differ = word_differs(a, b) | word_differs(a + len - 8, b + len - 8);
+    if (len > 16) {
+        differ |= word_differs(a + 8, b + 8) | word_differs(a + len - 16, b + len - 16);
+    }
+    return differ == 0;
+}
+
 /* The table's shape, as the holder of the shard's lock sees it. */
 static inline uint64_t
 table_word_locked(const struct store *store, const struct shard *shard)

@@ -176,7 +176,7 @@ struct store {
     _Atomic uint64_t *table_words;       /* of each shard */
     _Atomic uint32_t *table_directories; /* see hashtable.h */
     struct process_slot *slot;
-    struct siphash_key hash_key;
+    struct siphash_state hash_begin; /* under the segment's key */
     uint64_t data_at, data_end;
     uint32_t shard_mask;
     uint32_t unit_shift;
