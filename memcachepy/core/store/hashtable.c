@@ -13,20 +13,13 @@ item_hash(const struct store *store, const struct item *item)
     return siphash13_from(store->hash_begin, item_key(item, item->bits), item->key_len);
 }
 
-uint32_t
-table_bucket_count(uint64_t word)
-{
-    uint32_t level = table_word_level(word);
-    return level == TABLE_LEVEL_NONE ? 0 : (1u << level) + table_word_split(word);
-}
-
 static bool
 key_is(const struct item *item, const uint8_t *key, uint32_t key_len)
 {
     return item->key_len == key_len && key_bytes_equal(item_key(item, item->bits), key, key_len);
 }
 
-static struct table_bucket *
+static ALWAYS_INLINE struct table_bucket *
 primary_of(const struct store *store, struct shard *shard, uint64_t hash)
 {
     uint64_t word = table_word_locked(store, shard);
@@ -36,7 +29,7 @@ primary_of(const struct store *store, struct shard *shard, uint64_t hash)
 }
 
 /* False: there is no bucket in the place of one, or the chain is longer than any can be. */
-static bool
+static ALWAYS_INLINE bool
 find_key(const struct store *store, struct shard *shard, const uint8_t *key, uint32_t key_len,
          uint64_t hash, struct table_place *place)
 {
@@ -52,8 +45,7 @@ find_key(const struct store *store, struct shard *shard, const uint8_t *key, uin
             unsigned slot = (unsigned)__builtin_ctz(matches);
             struct ref ref = {atomic_load_explicit(&bucket->ref[slot], memory_order_relaxed)};
             struct item *item = ref_at(store, ref);
-            if (atomic_load_explicit(&bucket->tag[slot], memory_order_relaxed) == tag &&
-                LIKELY(ref_is_in_pages(store, ref)) && key_is(item, key, key_len) &&
+            if (LIKELY(ref_is_in_pages(store, ref)) && key_is(item, key, key_len) &&
                 LIKELY(item_header_agrees(item, hash))) {
                 place->bucket = bucket;
                 place->slot = slot;
@@ -67,13 +59,20 @@ find_key(const struct store *store, struct shard *shard, const uint8_t *key, uin
     return depth != 0 || table_word_level(table_word_locked(store, shard)) == TABLE_LEVEL_NONE;
 }
 
+static COLD void
+find_after_mending(struct store *store, struct shard *shard, const uint8_t *key, uint32_t key_len,
+                   uint64_t hash, struct table_place *place)
+{
+    shard_mend(store, shard);
+    CHECK(find_key(store, shard, key, key_len, hash, place));
+}
+
 void
 table_find(struct store *store, struct shard *shard, const uint8_t *key, uint32_t key_len,
            uint64_t hash, struct table_place *place)
 {
     if (UNLIKELY(!find_key(store, shard, key, key_len, hash, place))) {
-        shard_mend(store, shard);
-        CHECK(find_key(store, shard, key, key_len, hash, place));
+        find_after_mending(store, shard, key, key_len, hash, place);
     }
 }
 
@@ -100,27 +99,33 @@ table_find_ref(const struct store *store, struct shard *shard, struct ref ref, u
     }
 }
 
-struct item *
-table_find_probationer(const struct store *store, struct shard *shard, uint32_t hash)
+void
+table_find_probationer(const struct store *store, struct shard *shard, uint32_t hash,
+                       struct table_place *place)
 {
     uint8_t tag = hash_tag(hash);
     struct table_bucket *bucket = primary_of(store, shard, hash);
+    *place = (struct table_place){.primary = bucket};
     for (unsigned i = 0; bucket != NULL && i < CHAIN_BUCKETS_MAX; i++) {
         for (uint32_t matches = bucket_match(bucket, tag); matches != 0; matches &= matches - 1) {
             unsigned slot = (unsigned)__builtin_ctz(matches);
-            if (atomic_load_explicit(&bucket->tag[slot], memory_order_relaxed) != tag) {
-                continue;
-            }
             struct ref ref = {atomic_load_explicit(&bucket->ref[slot], memory_order_relaxed)};
             struct item *item = ref_at(store, ref);
-            if (LIKELY(ref_is_in_pages(store, ref)) && chunk_state(item) & STATE_PROBATION &&
-                (uint32_t)item_hash(store, item) == hash) {
-                return item;
+            if (UNLIKELY(!ref_is_in_pages(store, ref)) || !(chunk_state(item) & STATE_PROBATION)) {
+                continue;
+            }
+            uint64_t full_hash = item_hash(store, item);
+            if ((uint32_t)full_hash == hash) {
+                place->bucket = bucket;
+                place->slot = slot;
+                place->item = item;
+                place->ref = ref;
+                place->hash = full_hash;
+                return;
             }
         }
         bucket = bucket_next(store, bucket);
     }
-    return NULL;
 }
 
 bool
@@ -213,8 +218,7 @@ bucket_close(struct shard *shard, struct table_bucket *primary)
 static void
 log_slot(struct store *store, struct shard *shard, struct table_bucket *bucket, unsigned slot)
 {
-    LOG(store, shard, bucket->tag_word[slot / 4]);
-    LOG(store, shard, bucket->ref[slot]);
+    LOG_2(store, shard, bucket->tag_word[slot / 4], bucket->ref[slot]);
 }
 
 /* A bucket behind another one, with free slots only. */
