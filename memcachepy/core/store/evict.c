@@ -55,9 +55,7 @@ sums_remove(struct store *store, struct shard *shard, struct item *item, enum un
     struct shard_sums *sums = &shard->sums;
     uint32_t class_id = class_of_ref(store, ref_of(store, item));
     struct class_list *list = &shard->classes[class_id];
-    LOG(store, shard, sums->curr_items);
-    LOG(store, shard, list->item_count);
-    LOG(store, shard, shard->class_bytes[class_id]);
+    LOG_3(store, shard, sums->curr_items, list->item_count, shard->class_bytes[class_id]);
     sums->curr_items--;
     list->item_count--;
     if (atomic_load_explicit(&item->expire_word, memory_order_relaxed) != 0) {
@@ -73,8 +71,7 @@ sums_remove(struct store *store, struct shard *shard, struct item *item, enum un
         LOG(store, shard, sums->reclaimed);
         sums->reclaimed++;
     } else {
-        LOG(store, shard, sums->evictions);
-        LOG(store, shard, sums->evicted_by[reason - UNLINK_EVICT]);
+        LOG_2(store, shard, sums->evictions, sums->evicted_by[reason - UNLINK_EVICT]);
         sums->evictions++;
         sums->evicted_by[reason - UNLINK_EVICT]++;
     }
@@ -163,7 +160,7 @@ reclaim_forget(struct store *store, struct shard *shard)
 }
 
 void
-reclaim_run(struct store *store, struct shard *shard)
+reclaim_chains(struct store *store, struct shard *shard)
 {
     while (shard->reclaiming != 0) {
         struct ref head = {shard->reclaiming};
@@ -212,6 +209,18 @@ item_unlink_place(struct store *store, struct shard *shard, const struct table_p
     }
 }
 
+/* item_unlink() of an item whose place was found by its hash. */
+static void
+unlink_found(struct store *store, struct shard *shard, const struct table_place *place,
+             enum unlink_reason reason)
+{
+    /* What has had its chance in the main part and lost it comes back as a new key does. */
+    if (reason >= UNLINK_EVICT && reason != UNLINK_EVICT + EVICTED_MAIN && has_probation(store)) {
+        ghost_remember(store, shard, place->hash);
+    }
+    item_unlink_place(store, shard, place, reason);
+}
+
 void
 item_unlink_hashed(struct store *store, struct shard *shard, struct ref ref, uint64_t hash,
                    enum unlink_reason reason)
@@ -222,11 +231,7 @@ item_unlink_hashed(struct store *store, struct shard *shard, struct ref ref, uin
         table_condemn(store, shard);
     }
     CHECK(place.bucket != NULL);
-    /* What has had its chance in the main part and lost it comes back as a new key does. */
-    if (reason >= UNLINK_EVICT && reason != UNLINK_EVICT + EVICTED_MAIN && has_probation(store)) {
-        ghost_remember(store, shard, hash);
-    }
-    item_unlink_place(store, shard, &place, reason);
+    unlink_found(store, shard, &place, reason);
 }
 
 void
@@ -404,20 +409,22 @@ static void
 evict_probationer(struct store *store, struct shard *shard, uint32_t class_id,
                   enum eviction_reason reason)
 {
-    struct item *item = probation_pop(store, shard, class_id);
+    struct table_place place;
+    struct item *item = probation_pop(store, shard, class_id, &place);
     if (item == NULL) {
         return;
     }
     if (item_is_unknown(store, item)) {
         probation_end(item, STATE_COUNT_MASK);
     } else if (item_is_dead(store, item)) {
-        item_unlink(store, shard, ref_of(store, item), UNLINK_RECLAIM);
+        item_unlink_place(store, shard, &place, UNLINK_RECLAIM);
     } else if (state_count(chunk_state(item)) > (balance_main_is_fleeting(shard) ? 1 : 0)) {
         probation_end(item, 0);
         CLASS_COUNT(store, class_id, moves_to_cold);
     } else {
-        evict_item(store, shard, class_id, item,
-                   reason == EVICTED_MAIN ? EVICTED_PROBATION : reason);
+        reason = reason == EVICTED_MAIN ? EVICTED_PROBATION : reason;
+        unlink_found(store, shard, &place, UNLINK_EVICT + reason);
+        balance_evicted(store, shard, class_id, reason);
     }
 }
 

@@ -80,14 +80,21 @@ ghost_adopt_page(struct store *store, struct shard *shard, uint32_t number)
     page_keep(store->held);
 }
 
-uint32_t
-ghost_release_page(struct store *store, struct shard *shard)
+bool
+ghost_has_spare_page(const struct store *store, const struct shard *shard)
 {
     uint32_t count = shard->ghost_page_count;
     uint64_t per_page = (uint64_t)sets_per_page(store) * SET_WAYS;
-    if (count == 0 || shard->sums.curr_items * 2 > (count - 1) * per_page) {
+    return count != 0 && shard->sums.curr_items * 2 <= (count - 1) * per_page;
+}
+
+uint32_t
+ghost_release_page(struct store *store, struct shard *shard)
+{
+    if (!ghost_has_spare_page(store, shard)) {
         return PAGE_NONE;
     }
+    uint32_t count = shard->ghost_page_count;
     pool_give_back_any(store->segment, store->held);
     uint32_t number = shard->ghost_pages[count - 1] - 1;
     struct page *page = page_entry(store->segment, number);

@@ -16,6 +16,9 @@ bool ghost_is_short(const struct store *store, const struct shard *shard);
 /* Gives the page in hand to the ghost. Own transaction. */
 void ghost_adopt_page(struct store *store, struct shard *shard, uint32_t number);
 
+/* Whether the ghost has a page more than its shard has items for. */
+bool ghost_has_spare_page(const struct store *store, const struct shard *shard);
+
 /* Takes the newest page back, in hand, if the items have become so few that nobody will miss it.
  * Own transaction. */
 uint32_t ghost_release_page(struct store *store, struct shard *shard);

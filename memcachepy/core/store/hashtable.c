@@ -21,15 +21,8 @@ item_hash(const struct store *store, const struct item *item)
     if (UNLIKELY(item->bits & ITEM_EXTENDED)) {
         return extended_item_hash(store, item);
     }
-    return siphash13((const uint8_t *)item + item_plain_key_offset(item->bits), item->key_len,
-                     &store->hash_key);
-}
-
-uint32_t
-table_bucket_count(uint64_t word)
-{
-    uint32_t level = table_word_level(word);
-    return level == TABLE_LEVEL_NONE ? 0 : (1u << level) + table_word_split(word);
+    return siphash13_from(store->hash_begin,
+                          (const uint8_t *)item + item_plain_key_offset(item->bits), item->key_len);
 }
 
 static COLD bool
@@ -45,7 +38,7 @@ static inline bool
 is_item_of_key(const struct item *item, const uint8_t *key, uint32_t key_len, uint64_t hash)
 {
     if (item->key_len == key_len &&
-        memcmp((const uint8_t *)item + item_plain_key_offset(item->bits), key, key_len) == 0 &&
+        key_bytes_equal((const uint8_t *)item + item_plain_key_offset(item->bits), key, key_len) &&
         LIKELY(item->check == item_check_value(hash, item->value_len, item->key_len, item->bits))) {
         return true;
     }
@@ -53,7 +46,7 @@ is_item_of_key(const struct item *item, const uint8_t *key, uint32_t key_len, ui
            is_extended_item_of_key(item, key, key_len, hash);
 }
 
-static struct table_bucket *
+static ALWAYS_INLINE struct table_bucket *
 primary_of(const struct store *store, struct shard *shard, uint64_t hash)
 {
     uint64_t word = table_word_locked(store, shard);
@@ -63,7 +56,7 @@ primary_of(const struct store *store, struct shard *shard, uint64_t hash)
 }
 
 /* False: there is no bucket in the place of one, or the chain is longer than any can be. */
-static bool
+static ALWAYS_INLINE bool
 find_key(const struct store *store, struct shard *shard, const uint8_t *key, uint32_t key_len,
          uint64_t hash, struct table_place *place)
 {
@@ -79,8 +72,7 @@ find_key(const struct store *store, struct shard *shard, const uint8_t *key, uin
             unsigned slot = (unsigned)__builtin_ctz(matches);
             struct ref ref = {atomic_load_explicit(&bucket->ref[slot], memory_order_relaxed)};
             struct item *item = ref_at(store, ref);
-            if (atomic_load_explicit(&bucket->tag[slot], memory_order_relaxed) == tag &&
-                LIKELY(ref_is_in_pages(store, ref)) &&
+            if (LIKELY(ref_is_in_pages(store, ref)) &&
                 LIKELY(is_item_of_key(item, key, key_len, hash))) {
                 place->bucket = bucket;
                 place->slot = slot;
@@ -94,13 +86,20 @@ find_key(const struct store *store, struct shard *shard, const uint8_t *key, uin
     return depth != 0 || table_word_level(table_word_locked(store, shard)) == TABLE_LEVEL_NONE;
 }
 
+static COLD void
+find_after_mending(struct store *store, struct shard *shard, const uint8_t *key, uint32_t key_len,
+                   uint64_t hash, struct table_place *place)
+{
+    shard_mend(store, shard);
+    CHECK(find_key(store, shard, key, key_len, hash, place));
+}
+
 void
 table_find(struct store *store, struct shard *shard, const uint8_t *key, uint32_t key_len,
            uint64_t hash, struct table_place *place)
 {
     if (UNLIKELY(!find_key(store, shard, key, key_len, hash, place))) {
-        shard_mend(store, shard);
-        CHECK(find_key(store, shard, key, key_len, hash, place));
+        find_after_mending(store, shard, key, key_len, hash, place);
     }
 }
 
@@ -127,27 +126,33 @@ table_find_ref(const struct store *store, struct shard *shard, struct ref ref, u
     }
 }
 
-struct item *
-table_find_probationer(const struct store *store, struct shard *shard, uint32_t hash)
+void
+table_find_probationer(const struct store *store, struct shard *shard, uint32_t hash,
+                       struct table_place *place)
 {
     uint8_t tag = hash_tag(hash);
     struct table_bucket *bucket = primary_of(store, shard, hash);
+    *place = (struct table_place){.primary = bucket};
     for (unsigned i = 0; bucket != NULL && i < CHAIN_BUCKETS_MAX; i++) {
         for (uint32_t matches = bucket_match(bucket, tag); matches != 0; matches &= matches - 1) {
             unsigned slot = (unsigned)__builtin_ctz(matches);
-            if (atomic_load_explicit(&bucket->tag[slot], memory_order_relaxed) != tag) {
-                continue;
-            }
             struct ref ref = {atomic_load_explicit(&bucket->ref[slot], memory_order_relaxed)};
             struct item *item = ref_at(store, ref);
-            if (LIKELY(ref_is_in_pages(store, ref)) && chunk_state(item) & STATE_PROBATION &&
-                (uint32_t)item_hash(store, item) == hash) {
-                return item;
+            if (UNLIKELY(!ref_is_in_pages(store, ref)) || !(chunk_state(item) & STATE_PROBATION)) {
+                continue;
+            }
+            uint64_t full_hash = item_hash(store, item);
+            if ((uint32_t)full_hash == hash) {
+                place->bucket = bucket;
+                place->slot = slot;
+                place->item = item;
+                place->ref = ref;
+                place->hash = full_hash;
+                return;
             }
         }
         bucket = bucket_next(store, bucket);
     }
-    return NULL;
 }
 
 bool
@@ -233,8 +238,7 @@ version_close(struct shard *shard, _Atomic uint32_t *version)
 static void
 log_slot(struct store *store, struct shard *shard, struct table_bucket *bucket, unsigned slot)
 {
-    LOG(store, shard, bucket->tag_word[slot / 4]);
-    LOG(store, shard, bucket->ref[slot]);
+    LOG_2(store, shard, bucket->tag_word[slot / 4], bucket->ref[slot]);
 }
 
 /* A bucket behind another one, with free slots only. */

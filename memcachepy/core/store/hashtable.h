@@ -41,6 +41,7 @@
 #ifndef STORE_HASHTABLE_H
 #define STORE_HASHTABLE_H
 
+#include "store/cell.h"
 #include "store/item.h"
 
 #if defined(__SSE2__)
@@ -102,6 +103,14 @@ static inline uint64_t
 table_word_generation(uint64_t word)
 {
     return word >> TABLE_GENERATION_SHIFT;
+}
+
+/* Number of primary buckets. */
+static inline uint32_t
+table_bucket_count(uint64_t word)
+{
+    uint32_t level = table_word_level(word);
+    return LIKELY(level != TABLE_LEVEL_NONE) ? (1u << level) + table_word_split(word) : 0;
 }
 
 static inline uint8_t
@@ -183,6 +192,30 @@ bucket_match(const struct table_bucket *bucket, uint8_t tag)
 #endif
 }
 
+static ALWAYS_INLINE uint64_t
+word_differs(const uint8_t *a, const uint8_t *b)
+{
+    uint64_t word_a, word_b;
+    memcpy(&word_a, a, sizeof(word_a));
+    memcpy(&word_b, b, sizeof(word_b));
+    return word_a ^ word_b;
+}
+
+/* Whether two keys of the same length are the same. Most are short, and a call costs more than they
+ * do: two words that overlap compare up to 16 bytes, and four up to 32. */
+static inline bool
+key_bytes_equal(const uint8_t *a, const uint8_t *b, uint32_t len)
+{
+    if (UNLIKELY(len < 8 || len > 32)) {
+        return memcmp(a, b, len) == 0;
+    }
+    uint64_t differ = word_differs(a, b) | word_differs(a + len - 8, b + len - 8);
+    if (len > 16) {
+        differ |= word_differs(a + 8, b + 8) | word_differs(a + len - 16, b + len - 16);
+    }
+    return differ == 0;
+}
+
 /* The table's shape, as the holder of the shard's lock sees it. */
 static inline uint64_t
 table_word_locked(const struct store *store, const struct shard *shard)
@@ -244,7 +277,12 @@ void table_find_ref(const struct store *store, struct shard *shard, struct ref r
 bool chain_is_full(const struct store *store, const struct table_place *place);
 
 /* Whether table_prepare() has to find a page. */
-bool table_is_short(const struct store *store, const struct shard *shard);
+static inline bool
+table_is_short(const struct store *store, const struct shard *shard)
+{
+    return UNLIKELY(table_word_level(table_word_locked(store, shard)) == TABLE_LEVEL_NONE ||
+                    !cells_are_free(store, shard, CELLS_SPARE));
+}
 
 /* Makes the table able to take one more link: a first page, an overflow bucket at hand. False: no
  * page is free for it. */
@@ -291,11 +329,10 @@ bool table_may_shrink(const struct store *store, const struct shard *shard);
  * pool. Own transactions. False: nothing is left to do, or nothing can be done now. */
 bool table_shrink(struct store *store, struct shard *shard, unsigned steps);
 
-/* Number of primary buckets. */
-uint32_t table_bucket_count(uint64_t word);
-
-/* The item in probation whose key's hash has these low 32 bits; NULL if it is gone or promoted. */
-struct item *table_find_probationer(const struct store *store, struct shard *shard, uint32_t hash);
+/* Finds the item in probation whose key's hash has these low 32 bits; place->bucket is NULL if it
+ * is gone or promoted. */
+void table_find_probationer(const struct store *store, struct shard *shard, uint32_t hash,
+                            struct table_place *place);
 
 /* Fetches its bucket, then the item: for a look at it soon. */
 void table_prefetch_bucket(const struct store *store, struct shard *shard, uint32_t hash);

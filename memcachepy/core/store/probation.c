@@ -43,8 +43,8 @@ probation_target(const struct store *store, const struct shard *shard, uint32_t 
 static void
 log_ring(struct store *store, struct shard *shard, struct class_list *list)
 {
-    LOG(store, shard, list->ring_count);
-    journal_log(store, shard, &list->ring_popped, 4);
+    /* ring_popped and ring_pushed are one word. */
+    journal_log_2(store, shard, LOGGED(list->ring_count), (struct logged){&list->ring_popped, 4});
 }
 
 bool
@@ -106,14 +106,15 @@ look_ahead(struct store *store, struct shard *shard, const struct class_list *li
 }
 
 struct item *
-probation_pop(struct store *store, struct shard *shard, uint32_t class_id)
+probation_pop(struct store *store, struct shard *shard, uint32_t class_id,
+              struct table_place *place)
 {
     struct class_list *list = &shard->classes[class_id];
     DCHECK(list->ring_count > 0);
     look_ahead(store, shard, list);
     uint32_t hash = atomic_load_explicit(entry_at(store, list->ring_head, list->ring_popped),
                                          memory_order_relaxed);
-    struct item *item = table_find_probationer(store, shard, hash);
+    table_find_probationer(store, shard, hash, place);
     log_ring(store, shard, list);
     list->ring_popped++;
     list->ring_count--;
@@ -132,7 +133,8 @@ probation_pop(struct store *store, struct shard *shard, uint32_t class_id)
     CRASH_POINT(probation_popped);
     journal_commit(shard);
     /* An item that was stored anew with another size has its entry there. */
-    return item != NULL && class_of_ref(store, ref_of(store, item)) == class_id ? item : NULL;
+    return place->bucket != NULL && class_of_ref(store, place->ref) == class_id ? place->item
+                                                                                : NULL;
 }
 
 void
@@ -149,7 +151,10 @@ void
 probation_settle(struct store *store, struct shard *shard, uint32_t class_id)
 {
     const struct class_list *list = &shard->classes[class_id];
-    if (LIKELY(list->ring_count <= SETTLE_SLACK)) {
+    uint64_t chunks = (uint64_t)list->page_count * slab_chunks_per_page(store, class_id);
+    /* No target is below this part. */
+    uint64_t least = (chunks + SETTLE_SLACK * PROBATION_PART) * (list->free_chunks > 0 ? 1 : 2);
+    if (LIKELY((uint64_t)list->ring_count * PROBATION_PART <= least)) {
         return;
     }
     uint32_t most = probation_target(store, shard, class_id) + SETTLE_SLACK;
@@ -157,7 +162,8 @@ probation_settle(struct store *store, struct shard *shard, uint32_t class_id)
      */
     most = list->free_chunks > 0 ? most : 2 * most;
     for (unsigned i = 0; i < SETTLE_STEPS && list->ring_count > most; i++) {
-        struct item *item = probation_pop(store, shard, class_id);
+        struct table_place place;
+        struct item *item = probation_pop(store, shard, class_id, &place);
         if (item != NULL) {
             probation_end(item, STATE_COUNT_MASK);
             CLASS_COUNT(store, class_id, moves_to_cold);

@@ -10,6 +10,8 @@
 
 #include "store/item.h"
 
+struct table_place;
+
 /* The part of a class's chunks whose items are in probation. A class that has more of the shard's
  * evictions than of its memory gets its share of a ring over the whole shard, up to a half of its
  * own chunks: what is stored once and soon asked for stays as long as in one cache. */
@@ -24,9 +26,10 @@ uint32_t probation_target(const struct store *store, const struct shard *shard, 
 bool probation_push(struct store *store, struct shard *shard, uint32_t class_id,
                     uint64_t hash) MUST_CHECK;
 
-/* Takes the oldest entry; own transaction. The item, which is still in probation, or NULL if it is
- * gone. The ring is not empty. */
-struct item *probation_pop(struct store *store, struct shard *shard, uint32_t class_id);
+/* Takes the oldest entry; own transaction. The item, which is still in probation, and its place, or
+ * NULL if it is gone. The ring is not empty. */
+struct item *probation_pop(struct store *store, struct shard *shard, uint32_t class_id,
+                           struct table_place *place);
 
 /* Makes it one of the class's other items; `kept` is STATE_COUNT_MASK if it may keep its count,
  * else 0. */

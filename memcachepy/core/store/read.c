@@ -23,14 +23,14 @@ key_init(struct store *store, struct key *key, const void *bytes, uint32_t len)
     key->bytes = bytes;
     key->len = len;
     key->database = 0;
-    key->hash = siphash13(bytes, len, &store->hash_key);
+    key->hash = siphash13_from(store->hash_begin, bytes, len);
     key->shard_hash = shard_hash_of(key->hash);
 }
 
 uint64_t
 hash_of_key(const struct store *store, uint32_t database, const void *bytes, uint32_t len)
 {
-    struct siphash_key hash_key = store->hash_key;
+    struct siphash_key hash_key = store->superblock->hash_key;
     hash_key.word[1] ^= database;
     return siphash13(bytes, len, &hash_key);
 }
@@ -124,9 +124,11 @@ view_is_current(const struct view *view)
  * there, in its bits. */
 static COLD RACY_READ bool
 view_extended(const struct store *store, const struct key *key, const struct item *item,
-              uint8_t bits, uint32_t in_page, struct view *view, uint16_t *epoch)
+              uint8_t bits, struct view *view, uint16_t *epoch)
 {
     uint32_t page_bytes = 1u << store->page_shift;
+    uint64_t offset = (uint64_t)ref_of(store, item).units << store->unit_shift;
+    uint32_t in_page = (uint32_t)((offset - store->data_at) & (page_bytes - 1));
     if (in_page + ITEM_HEADER_BYTES + 4 * sizeof(uint32_t) > page_bytes) {
         return false;
     }
@@ -152,32 +154,29 @@ view_item(const struct store *store, const struct key *key, struct ref ref, stru
           uint16_t *epoch)
 {
     struct item *item = ref_at(store, ref);
-    uint32_t page_bytes = 1u << store->page_shift;
-    uint64_t offset = (uint64_t)ref.units << store->unit_shift;
-    uint32_t in_page = (uint32_t)(offset - store->data_at) & (page_bytes - 1);
-    if (UNLIKELY(offset < store->data_at || offset >= store->data_end ||
-                 in_page + ITEM_HEADER_BYTES > page_bytes)) {
+    if (UNLIKELY(!ref_is_in_pages(store, ref))) {
         return false;
     }
     uint32_t state = atomic_load_explicit(&item->state, memory_order_relaxed);
     uint8_t key_len = item->key_len;
     uint8_t bits = item->bits;
     uint32_t key_offset = item_plain_key_offset(bits);
+    uint64_t page_bytes = UINT64_C(1) << store->page_shift;
+    uint64_t offset = (uint64_t)ref.units << store->unit_shift;
+    uint64_t key_end = ((offset - store->data_at) & (page_bytes - 1)) + key_offset + key_len;
     /* Of an item with an extension neither the key nor the check value below is where it seems. */
-    if (key_len != key->len || in_page + key_offset + key_len > page_bytes ||
-        memcmp((uint8_t *)item + key_offset, key->bytes, key_len) != 0) {
+    if (key_len != key->len || UNLIKELY(key_end > page_bytes) ||
+        !key_bytes_equal((uint8_t *)item + key_offset, key->bytes, key_len)) {
         return UNLIKELY(bits & ITEM_EXTENDED) &&
-               view_extended(store, key, item, bits, in_page, view, epoch);
+               view_extended(store, key, item, bits, view, epoch);
     }
     view->value = (uint8_t *)item + key_offset + key_len;
     uint32_t value_len = item->value_len;
     view->value_len = value_len;
     /* The check value tells damaged lengths, which would lead into another item, and torn ones. */
-    if (item->check != item_check_value(key->hash, value_len, key_len, bits) ||
-        (!(bits & ITEM_CHAINED) &&
-         (uint64_t)in_page + key_offset + key_len + value_len > page_bytes)) {
-        return UNLIKELY(bits & ITEM_EXTENDED) &&
-               view_extended(store, key, item, bits, in_page, view, epoch);
+    if (UNLIKELY(item->check != item_check_value(key->hash, value_len, key_len, bits) ||
+                 (!(bits & ITEM_CHAINED) && key_end + value_len > page_bytes))) {
+        return bits & ITEM_EXTENDED && view_extended(store, key, item, bits, view, epoch);
     }
     view->client_flags = item_client_flags(item, bits);
     view->bits = bits;
@@ -203,7 +202,8 @@ static enum found
 view_find(const struct store *store, const struct key *key, struct view *view, uint16_t *epoch)
 {
     uint8_t tag = hash_tag(key->hash);
-    const struct table_bucket *bucket = view->bucket;
+    const struct table_bucket *primary = view->bucket;
+    const struct table_bucket *bucket = primary;
     for (unsigned i = 0; bucket != NULL; i++) {
         if (UNLIKELY(i == CHAIN_BUCKETS_MAX)) {
             return FOUND_DAMAGE;
@@ -211,8 +211,7 @@ view_find(const struct store *store, const struct key *key, struct view *view, u
         for (uint32_t matches = bucket_match(bucket, tag); matches != 0; matches &= matches - 1) {
             unsigned slot = (unsigned)__builtin_ctz(matches);
             struct ref ref = {atomic_load_explicit(&bucket->ref[slot], memory_order_relaxed)};
-            if (UNLIKELY(bucket == view->bucket ? !word_is_current(view)
-                                                : !view_is_current(view))) {
+            if (UNLIKELY(bucket == primary ? !word_is_current(view) : !view_is_current(view))) {
                 return FOUND_CHANGED;
             }
             if (view_item(store, key, ref, view, epoch)) {
@@ -272,22 +271,25 @@ reclaim_dead(struct store *store, const struct key *key, struct view *view)
 static bool
 view_once(struct store *store, const struct key *key, struct view *view, enum view_result *result)
 {
-    view->table_word = atomic_load_explicit(view->table_word_at, memory_order_acquire);
-    if (!view->locked && UNLIKELY(view->table_word & TABLE_WORD_REBUILDING)) {
+    uint64_t word = atomic_load_explicit(view->table_word_at, memory_order_acquire);
+    view->table_word = word;
+    if (UNLIKELY(word & TABLE_WORD_REBUILDING) && !view->locked) {
         view->tries = VIEW_TRIES_MAX;
         return false;
     }
-    if (table_word_level(view->table_word) == TABLE_LEVEL_NONE) {
+    if (UNLIKELY(table_word_level(word) == TABLE_LEVEL_NONE)) {
         *result = VIEW_MISS;
         return true;
     }
-    view->bucket = table_bucket_of(store, shard_index_of_key(store, key),
-                                   table_bucket_index(view->table_word, key->hash));
-    if (UNLIKELY(view->bucket == NULL)) {
+    struct table_bucket *bucket = table_bucket_of(store, shard_index_of_key(store, key),
+                                                  table_bucket_index(word, key->hash));
+    view->bucket = bucket;
+    if (UNLIKELY(bucket == NULL)) {
         return view->locked ? look_again(store, view) : false;
     }
-    view->version = atomic_load_explicit(&view->bucket->version, memory_order_acquire);
-    if (UNLIKELY(view->version & 1) && !view->locked) {
+    uint32_t version = atomic_load_explicit(&bucket->version, memory_order_acquire);
+    view->version = version;
+    if (UNLIKELY(version & 1) && !view->locked) {
         cpu_relax();
         return false;
     }

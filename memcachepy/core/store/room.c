@@ -91,6 +91,10 @@ room_find(struct store *store, struct shard *shard, uint32_t class_id)
 enum room_result
 room_make(struct store *store, struct shard *shard, uint32_t class_id)
 {
+    if (LIKELY(shard->classes[class_id].free_chunks > 0 && !table_is_short(store, shard) &&
+               atomic_load_explicit(&store->held->page_in_flight, memory_order_relaxed) == 0)) {
+        return ROOM_READY;
+    }
     enum room_result result = room_find(store, shard, class_id);
     /* Meanwhile others may have freed what the page was for. */
     pool_give_back_any(store->segment, store->held);

@@ -188,7 +188,7 @@ struct store {
     _Atomic uint32_t *table_directories; /* see hashtable.h */
     struct process_slot *slot;
     struct held_table *held; /* of the own slot */
-    struct siphash_key hash_key;
+    struct siphash_state hash_begin; /* under the segment's key */
     uint64_t data_at, data_end;
     uint32_t shard_mask;
     uint32_t unit_shift;
@@ -301,14 +301,11 @@ page_of_ref(const struct store *store, struct ref ref)
 /* Orders stores as the machine executes them: all that a crash of this process can disturb. */
 #define STORES_IN_ORDER() atomic_signal_fence(memory_order_seq_cst)
 
-/* Logs a word before it is changed. `at` lies in the segment, aligned to its size. */
+/* Writes the word into the journal, where it does not count yet. `at` lies in the segment, aligned
+ * to its size. */
 static inline void
-journal_log(const struct store *store, struct shard *shard, void *at, unsigned bytes)
+journal_write(const struct store *store, struct journal_word *word, void *at, unsigned bytes)
 {
-    struct journal *journal = &shard->journal;
-    uint32_t count = atomic_load_explicit(&journal->count, memory_order_relaxed);
-    DCHECK(count < JOURNAL_WORDS_MAX);
-    struct journal_word *word = &journal->words[count];
     uint64_t offset = (uint64_t)((uint8_t *)at - store->base);
     /* Atomic, for a reader may be counting a hit in a state word just now. */
     if (bytes == 8) {
@@ -318,9 +315,31 @@ journal_log(const struct store *store, struct shard *shard, void *at, unsigned b
         word->at = offset;
         word->old = atomic_load_explicit((_Atomic uint32_t *)at, memory_order_relaxed);
     }
+}
+
+static inline uint32_t
+journal_count(const struct shard *shard)
+{
+    return atomic_load_explicit(&shard->journal.count, memory_order_relaxed);
+}
+
+/* The words that were written count; from here on they may be changed. */
+static inline void
+journal_set_count(struct shard *shard, uint32_t count)
+{
+    DCHECK(count <= JOURNAL_WORDS_MAX);
     STORES_IN_ORDER();
-    atomic_store_explicit(&journal->count, count + 1, memory_order_relaxed);
+    atomic_store_explicit(&shard->journal.count, count, memory_order_relaxed);
     STORES_IN_ORDER();
+}
+
+/* Logs a word before it is changed. */
+static inline void
+journal_log(const struct store *store, struct shard *shard, void *at, unsigned bytes)
+{
+    uint32_t count = journal_count(shard);
+    journal_write(store, &shard->journal.words[count], at, bytes);
+    journal_set_count(shard, count + 1);
 }
 
 /* A struct is logged as the 32- or 64-bit words that it is made of. */
@@ -338,10 +357,44 @@ journal_log_words(const struct store *store, struct shard *shard, void *at, size
 
 #define LOG(store, shard, lvalue) journal_log_words((store), (shard), &(lvalue), sizeof(lvalue))
 
+/* A word that is logged together with others. */
+struct logged {
+    void *at;
+    unsigned bytes;
+};
+#define LOGGED(lvalue) ((struct logged){&(lvalue), sizeof(lvalue)})
+
+/* Logs two words, or three: they count together, for less than one after the other. */
+static ALWAYS_INLINE void
+journal_log_2(const struct store *store, struct shard *shard, struct logged a, struct logged b)
+{
+    uint32_t count = journal_count(shard);
+    struct journal_word *word = &shard->journal.words[count];
+    journal_write(store, word, a.at, a.bytes);
+    journal_write(store, word + 1, b.at, b.bytes);
+    journal_set_count(shard, count + 2);
+}
+
+static ALWAYS_INLINE void
+journal_log_3(const struct store *store, struct shard *shard, struct logged a, struct logged b,
+              struct logged c)
+{
+    uint32_t count = journal_count(shard);
+    struct journal_word *word = &shard->journal.words[count];
+    journal_write(store, word, a.at, a.bytes);
+    journal_write(store, word + 1, b.at, b.bytes);
+    journal_write(store, word + 2, c.at, c.bytes);
+    journal_set_count(shard, count + 3);
+}
+
+#define LOG_2(store, shard, a, b) journal_log_2((store), (shard), LOGGED(a), LOGGED(b))
+#define LOG_3(store, shard, a, b, c)                                                               \
+    journal_log_3((store), (shard), LOGGED(a), LOGGED(b), LOGGED(c))
+
 static inline uint32_t
 journal_room(const struct shard *shard)
 {
-    return JOURNAL_WORDS_MAX - atomic_load_explicit(&shard->journal.count, memory_order_relaxed);
+    return JOURNAL_WORDS_MAX - journal_count(shard);
 }
 
 static inline void

@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/crash.h"
+#include "mem/freemap.h"
 #include "store/balance.h"
 #include "store/drain.h"
 #include "store/expiry.h"
@@ -15,10 +16,17 @@
 /* Chunks that are looked at in one step of a page's move. */
 #define MOVE_STEP_CHUNKS 64
 
-static void
-log_free_list(struct store *store, struct shard *shard, struct page *page)
+/* The list's head and length are one word of the journal, and so are a free chunk's two words. */
+static inline struct logged
+free_list_of(struct page *page)
 {
-    journal_log(store, shard, &page->free_head, 4);
+    return (struct logged){&page->free_head, 4};
+}
+
+static inline struct logged
+whole_free_chunk(struct free_chunk *chunk)
+{
+    return (struct logged){chunk, 8};
 }
 
 /* ---- the list of pages with free chunks ----------------------------------------------------- */
@@ -27,9 +35,7 @@ static void
 partial_add(struct store *store, struct shard *shard, struct class_list *list, uint32_t number)
 {
     struct page *page = page_entry(store->segment, number);
-    LOG(store, shard, page->partial_next);
-    LOG(store, shard, page->partial_prev);
-    LOG(store, shard, list->partial);
+    LOG_3(store, shard, page->partial_next, page->partial_prev, list->partial);
     page->partial_next = list->partial;
     page->partial_prev = 0;
     if (list->partial != 0) {
@@ -77,9 +83,8 @@ chunk_pop(struct store *store, struct shard *shard, uint32_t class_id)
               page_owner(shard_index(store, shard), class_id) &&
           slot < slab_chunks_per_page(store, class_id) &&
           state_kind(chunk_state(chunk)) == CHUNK_FREE);
-    log_free_list(store, shard, page);
-    journal_log(store, shard, chunk, 8);
-    LOG(store, shard, list->free_chunks);
+    journal_log_3(store, shard, free_list_of(page), whole_free_chunk(chunk),
+                  LOGGED(list->free_chunks));
     if (page->free_count == slab_chunks_per_page(store, class_id)) {
         LOG(store, shard, list->empty_count);
         LOG(store, shard, shard->empty_pages);
@@ -111,8 +116,8 @@ chunk_push(struct store *store, struct shard *shard, struct ref ref)
           state_kind(chunk_state(chunk)) != CHUNK_FREE);
     uint32_t offset = (uint32_t)((uint8_t *)chunk - page_memory(store, number));
     bool leaving = page_is_leaving(shard, number);
-    log_free_list(store, shard, page);
-    journal_log(store, shard, chunk, 8);
+    journal_log_3(store, shard, free_list_of(page), whole_free_chunk(chunk),
+                  LOGGED(list->free_chunks));
     if (!leaving && page->free_count == 0) {
         partial_add(store, shard, list, number);
     }
@@ -127,7 +132,6 @@ chunk_push(struct store *store, struct shard *shard, struct ref ref)
         CRASH_POINT(leaving_chunk_pushed);
         return;
     }
-    LOG(store, shard, list->free_chunks);
     list->free_chunks++;
     if (page->free_count == slab_chunks_per_page(store, class_id)) {
         LOG(store, shard, list->empty_count);
@@ -316,7 +320,7 @@ release_leaving(struct store *store, struct shard *shard)
 }
 
 void
-slab_release_empty(struct store *store, struct shard *shard, uint32_t page_number)
+slab_release_page(struct store *store, struct shard *shard, uint32_t page_number)
 {
     bool leaving = page_is_leaving(shard, page_number);
     if (UNLIKELY(shard->leaving != 0) && !store->draining) {
@@ -512,6 +516,16 @@ move_page_step(struct store *store, struct shard *shard, uint32_t class_id)
     }
 }
 
+/* Whether a page may be had that no item is in. To be asked first: what the class deserves is a
+ * look at every class. */
+static bool
+page_may_be_free(const struct store *store, const struct shard *shard)
+{
+    return !freemap_is_empty(store->segment) || shard->empty_pages > 0 ||
+           atomic_load_explicit(&store->held->page_in_flight, memory_order_relaxed) != 0 ||
+           ghost_has_spare_page(store, shard);
+}
+
 enum slab_result
 slab_ensure(struct store *store, struct shard *shard, uint32_t class_id, bool *evicted)
 {
@@ -521,7 +535,8 @@ slab_ensure(struct store *store, struct shard *shard, uint32_t class_id, bool *e
     }
     uint32_t number = PAGE_NONE;
     bool can_grow = pool_can_grow(store->segment);
-    if (can_grow || !may_evict_any(store, shard) || balance_deserves_page(store, shard, class_id)) {
+    if (can_grow || !may_evict_any(store, shard) ||
+        (page_may_be_free(store, shard) && balance_deserves_page(store, shard, class_id))) {
         number = pool_take(store->segment, store->held);
         if (number == PAGE_NONE && can_grow) {
             return SLAB_GROW;

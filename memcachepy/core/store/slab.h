@@ -118,7 +118,17 @@ bool slab_adopt_page(struct store *store, struct shard *shard, uint32_t class_id
 
 /* Gives a wholly free page back to the pool, but keeps one per class that is not leaving. Own
  * transaction. */
-void slab_release_empty(struct store *store, struct shard *shard, uint32_t page_number);
+void slab_release_page(struct store *store, struct shard *shard, uint32_t page_number);
+
+/* The same for a page that may be wholly free. One empty page in all classes is one that its class
+ * keeps. */
+static inline void
+slab_release_empty(struct store *store, struct shard *shard, uint32_t page_number)
+{
+    if (UNLIKELY(shard->empty_pages > 1 || shard->leaving != 0)) {
+        slab_release_page(store, shard, page_number);
+    }
+}
 
 /* Begins to empty a page of the class: nothing is stored in it any more. There is one such page of
  * a shard at a time. The other way round: its free chunks are the class's again. Own transactions.
@@ -164,7 +174,16 @@ void item_discard(struct store *store, struct shard *shard, struct ref ref);
 void reclaim_later(struct store *store, struct shard *shard, struct ref ref);
 
 /* Frees the chains of the queue, a chunk a transaction. */
-void reclaim_run(struct store *store, struct shard *shard);
+void reclaim_chains(struct store *store, struct shard *shard);
+
+/* The same, if there is one. */
+static inline void
+reclaim_run(struct store *store, struct shard *shard)
+{
+    if (UNLIKELY(shard->reclaiming != 0)) {
+        reclaim_chains(store, shard);
+    }
+}
 
 /* Whether a process slot other than `except` pins the item. */
 bool item_is_pinned(const struct store *store, struct ref ref, const struct held_ref *except);

@@ -98,7 +98,7 @@ store_open(struct segment *segment, unsigned slot_index)
     store->page_count_max = superblock->page_count_max;
     store->slot = &segment->slots[slot_index];
     store->held = &segment->held[slot_index];
-    store->hash_key = superblock->hash_key;
+    store->hash_begin = siphash_begin(&superblock->hash_key);
     store->data_at = superblock->data_at;
     store->data_end =
         superblock->data_at + ((uint64_t)superblock->page_count_max << superblock->page_shift);
@@ -109,7 +109,7 @@ store_open(struct segment *segment, unsigned slot_index)
     store->counts_by_chance = is_lfu_policy(store);
     store->count_max = store->counts_by_chance ? COUNT_MAX_LFU : COUNT_MAX;
     store->cas_enabled = segment->run->boot_settings.cas_enabled;
-    store->random = (uint32_t)store->hash_key.word[0] ^ slot_index << 16 ^ 1u << 31;
+    store->random = (uint32_t)superblock->hash_key.word[0] ^ slot_index << 16 ^ 1u << 31;
     store->random |= 1;
     map_sizes_to_classes(store);
     store_tick(store);

@@ -102,13 +102,6 @@ create_table(struct store *store, struct shard *shard)
 }
 
 bool
-table_is_short(const struct store *store, const struct shard *shard)
-{
-    return UNLIKELY(table_word_level(table_word_locked(store, shard)) == TABLE_LEVEL_NONE ||
-                    !cells_are_free(store, shard, CELLS_SPARE));
-}
-
-bool
 table_prepare(struct store *store, struct shard *shard)
 {
     if (UNLIKELY(table_word_level(table_word_locked(store, shard)) == TABLE_LEVEL_NONE) &&

@@ -122,7 +122,7 @@ place_live(const struct store *store, const struct table_place *place)
  * Inside the transaction. */
 static uint32_t
 admit(struct store *store, struct shard *shard, const struct table_place *place, uint64_t hash,
-      uint32_t class_id, const struct item *item, enum publish publish)
+      uint32_t class_id, uint32_t old_class, const struct item *item, enum publish publish)
 {
     const struct item *old = place_alive(store, place);
     uint32_t state = state_of_new(store, item, old, publish);
@@ -132,7 +132,7 @@ admit(struct store *store, struct shard *shard, const struct table_place *place,
     bool enters;
     if (old == NULL) {
         enters = !ghost_recall(store, shard, hash);
-    } else if (class_of_ref(store, place->ref) == class_id) {
+    } else if (old_class == class_id) {
         return state;
     } else {
         enters = state & STATE_PROBATION;
@@ -163,9 +163,8 @@ count_volatile(struct store *store, struct shard *shard, const struct table_plac
  * Inside the transaction. */
 static void
 leave_class(struct store *store, struct shard *shard, const struct table_place *place,
-            uint32_t class_id)
+            uint32_t class_id, uint32_t old_id)
 {
-    uint32_t old_id = class_of_ref(store, place->ref);
     if (old_id != class_id) {
         LOG(store, shard, shard->class_bytes[old_id]);
         LOG(store, shard, shard->classes[old_id].item_count);
@@ -176,34 +175,32 @@ leave_class(struct store *store, struct shard *shard, const struct table_place *
     shard->class_bytes[old_id] -= item_bytes(place->item);
 }
 
-void
-item_publish(struct store *store, struct shard *shard, const struct table_place *place,
-             uint64_t hash, struct ref ref, enum publish publish)
+/* item_publish() of an item of which the class is known. */
+static void
+publish_in_class(struct store *store, struct shard *shard, const struct table_place *place,
+                 uint64_t hash, struct ref ref, uint32_t class_id, enum publish publish)
 {
     struct item *item = ref_at(store, ref);
     struct shard_sums *sums = &shard->sums;
-    uint32_t class_id = class_of_ref(store, ref);
+    uint32_t old_class = place->bucket != NULL ? class_of_ref(store, place->ref) : 0;
     bool frees_chunk = place->bucket != NULL && !(place->item->bits & ITEM_CHAINED);
     if (is_tracking(store) && publish != PUBLISH_COPIED) {
         track_set_item(store, item);
     }
     bucket_open(store, shard, place->primary);
-    LOG(store, shard, shard->class_bytes[class_id]);
-    if (publish == PUBLISH_STORED) {
-        LOG(store, shard, sums->total_items);
-        sums->total_items++;
-    }
+    LOG_2(store, shard, shard->class_bytes[class_id], sums->total_items);
+    sums->total_items += publish == PUBLISH_STORED;
     shard->class_bytes[class_id] += item_bytes(item);
     count_volatile(store, shard, place, item);
-    atomic_store_explicit(&item->state, admit(store, shard, place, hash, class_id, item, publish),
+    atomic_store_explicit(&item->state,
+                          admit(store, shard, place, hash, class_id, old_class, item, publish),
                           memory_order_relaxed);
     if (place->bucket != NULL) {
-        leave_class(store, shard, place, class_id);
+        leave_class(store, shard, place, class_id, old_class);
         table_replace(store, shard, place, ref);
         item_discard(store, shard, place->ref);
     } else {
-        LOG(store, shard, sums->curr_items);
-        LOG(store, shard, shard->classes[class_id].item_count);
+        LOG_2(store, shard, sums->curr_items, shard->classes[class_id].item_count);
         sums->curr_items++;
         shard->classes[class_id].item_count++;
         table_link(store, shard, place->primary, hash, ref);
@@ -218,6 +215,13 @@ item_publish(struct store *store, struct shard *shard, const struct table_place 
     }
     probation_settle(store, shard, class_id);
     table_grow(store, shard, GROW_STEPS);
+}
+
+void
+item_publish(struct store *store, struct shard *shard, const struct table_place *place,
+             uint64_t hash, struct ref ref, enum publish publish)
+{
+    publish_in_class(store, shard, place, hash, ref, class_of_ref(store, ref), publish);
 }
 
 void
@@ -236,7 +240,7 @@ write_small(struct store *store, struct shard *shard, const struct table_place *
         }
     }
     CRASH_POINT(item_filled);
-    item_publish(store, shard, place, form->key.hash, ref, publish);
+    publish_in_class(store, shard, place, form->key.hash, ref, class_id, publish);
 }
 
 static enum put_result
