@@ -197,8 +197,8 @@ a_long_chain_makes_the_splits_hurry(void)
     uint64_t number = 0;
     struct shard *shard = &store->shards[0];
     uint32_t first = 1u << (store->page_shift - 6); /* buckets of the first page */
-    /* Twelve items a bucket. */
-    while (shard->sums.curr_items < 12 * first) {
+    /* As many as a table holds without a split. */
+    while (shard->sums.curr_items * 2 < first * TABLE_LOAD_HALVES) {
         EXPECT(put(store, key, number_key(key, "k", number++), 8) == PUT_STORED);
     }
     EXPECT(table_bucket_count(atomic_load(table_word_at(store, shard))) == first);

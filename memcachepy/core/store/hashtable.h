@@ -23,9 +23,9 @@
  * the first directory entries of all shards, then the second: what every read needs stays in the
  * nearest cache.
  *
- * The width of 12 slots makes 5.3 bytes a slot. With 12.5 items a bucket, overflow buckets
- * and what linear hashing leaves unsplit make it 7.4 to 7.9 bytes an item; one look-up in six needs
- * a second line.
+ * The width of 12 slots makes 5.3 bytes a slot. With ten items a bucket, overflow buckets and what
+ * linear hashing leaves unsplit make it 8.4 to 8.6 bytes an item; one look-up in eight needs a
+ * second line. With 12.5 items it was one in five, for 0.6 bytes less.
  *
  * A chain has at most five buckets, 56 items. A bucket that waits to be split holds up to twice the
  * average, 28 items in a full cache; where one comes to a fifth bucket the splits hurry until its
@@ -57,15 +57,15 @@
 #define CHAIN_ITEMS_MAX (CHAIN_BUCKETS_MAX * (BUCKET_SLOTS - 1) + 1)
 
 /* Items per bucket above which a bucket is split, times two. */
-#define TABLE_LOAD_HALVES 25
+#define TABLE_LOAD_HALVES 20
 
 /* The same, above which the table's next page is taken from items: a full cache settles below 14.
  * Fewer overflow buckets pay for it, so memory is the same from 13 to 19 (bench/items.py). */
 #define TABLE_STEAL_HALVES 27
 
 /* The same, below which the last bucket is merged into the one that it came from. A table that has
- * just grown to hold 12.5 items a bucket shrinks when three of five have gone. */
-#define TABLE_SHRINK_HALVES 10
+ * just grown to hold ten items a bucket shrinks when three of five have gone. */
+#define TABLE_SHRINK_HALVES 8
 
 struct table_bucket {
     _Atomic uint32_t version;

@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/crash.h"
 #include "base/span.h"
+#include "mem/freemap.h"
 #include "mem/populate.h"
 #include "store/cell.h"
 #include "store/slab.h"
@@ -51,6 +52,11 @@ add_primary_page(struct store *store, struct shard *shard, bool steal)
 {
     uint32_t index = shard->bucket_capacity >> (store->page_shift - 6);
     if (index >= store->table_pages_max) {
+        return false;
+    }
+    /* A full cache asks at every store until its table may take a page from items. */
+    if (!steal && freemap_is_empty(store->segment) &&
+        atomic_load_explicit(&store->slot->page_in_flight, memory_order_relaxed) == 0) {
         return false;
     }
     _Atomic uint32_t *entry = table_directory_entry(store, shard_index(store, shard), index);
