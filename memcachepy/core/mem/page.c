@@ -202,8 +202,8 @@ pool_repair(struct segment *segment)
     set_effective(pool, is_short ? effective : limit);
 }
 
-/* Under the grow lock: what it guards disagrees with the page directory. Returns whether the count of
- * present pages was wrong. */
+/* Under the grow lock: what it guards disagrees with the page directory. Returns whether the count
+ * of present pages was wrong. */
 static bool
 recount_present(struct segment *segment)
 {

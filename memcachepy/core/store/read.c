@@ -167,8 +167,7 @@ view_item(const struct store *store, const struct key *key, struct ref ref, stru
     /* Of an item with an extension neither the key nor the check value below is where it seems. */
     if (key_len != key->len || UNLIKELY(key_end > page_bytes) ||
         !key_bytes_equal((uint8_t *)item + key_offset, key->bytes, key_len)) {
-        return UNLIKELY(bits & ITEM_EXTENDED) &&
-               view_extended(store, key, item, bits, view, epoch);
+        return UNLIKELY(bits & ITEM_EXTENDED) && view_extended(store, key, item, bits, view, epoch);
     }
     view->value = (uint8_t *)item + key_offset + key_len;
     uint32_t value_len = item->value_len;
@@ -281,8 +280,8 @@ view_once(struct store *store, const struct key *key, struct view *view, enum vi
         *result = VIEW_MISS;
         return true;
     }
-    struct table_bucket *bucket = table_bucket_of(store, shard_index_of_key(store, key),
-                                                  table_bucket_index(word, key->hash));
+    struct table_bucket *bucket =
+        table_bucket_of(store, shard_index_of_key(store, key), table_bucket_index(word, key->hash));
     view->bucket = bucket;
     if (UNLIKELY(bucket == NULL)) {
         return view->locked ? look_again(store, view) : false;

@@ -10,7 +10,8 @@
 #include "store/store.h"
 #include "store/unknown.h"
 
-/* False: a shard that had to be repaired has what this build does not know; the sentence names it. */
+/* False: a shard that had to be repaired has what this build does not know; the sentence names it.
+ */
 static bool
 reopen_shards(struct store *store, struct reopened *reopened, char *sentence)
 {

@@ -187,7 +187,7 @@ struct store {
     _Atomic uint64_t *table_words;       /* of each shard */
     _Atomic uint32_t *table_directories; /* see hashtable.h */
     struct process_slot *slot;
-    struct held_table *held; /* of the own slot */
+    struct held_table *held;         /* of the own slot */
     struct siphash_state hash_begin; /* under the segment's key */
     uint64_t data_at, data_end;
     uint32_t shard_mask;
@@ -415,8 +415,8 @@ bool shard_try_lock(struct store *store, struct shard *shard) MUST_CHECK;
 
 void shard_unlock(struct store *store, struct shard *shard);
 
-/* Under the lock, of a shard that the processes of an earlier run have left: repairs it, and returns
- * true, if one of them was in the middle of something. */
+/* Under the lock, of a shard that the processes of an earlier run have left: repairs it, and
+ * returns true, if one of them was in the middle of something. */
 bool shard_reopen(struct store *store, struct shard *shard);
 
 /* Under the lock: rebuilds a shard whose words have proved to be damaged, and counts it. */

@@ -56,7 +56,7 @@ add_primary_page(struct store *store, struct shard *shard, bool steal)
     }
     /* A full cache asks at every store until its table may take a page from items. */
     if (!steal && freemap_is_empty(store->segment) &&
-        atomic_load_explicit(&store->slot->page_in_flight, memory_order_relaxed) == 0) {
+        atomic_load_explicit(&store->held->page_in_flight, memory_order_relaxed) == 0) {
         return false;
     }
     _Atomic uint32_t *entry = table_directory_entry(store, shard_index(store, shard), index);
