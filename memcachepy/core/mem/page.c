@@ -214,6 +214,10 @@ pool_lock(struct segment *segment)
             atomic_store(&pool->grow_stuck, 1);
         }
     }
+    if (locked == LOCK_TIMEOUT && lock_names_caller(&pool->grow_lock)) {
+        lock_orphan(&pool->grow_lock); /* It does not have it: the word is damaged. */
+        locked = lock_try(&pool->grow_lock);
+    }
     if (locked == LOCK_TIMEOUT) {
         return false;
     }
@@ -530,6 +534,7 @@ populate_next(struct segment *segment, uint32_t count)
 static bool
 populate_absent(struct segment *segment, uint32_t count)
 {
+    const uint32_t wanted = count;
     struct superblock *superblock = segment->superblock;
     struct page_pool *pool = &superblock->pool;
     uint32_t end = pool_populated(segment);
@@ -544,6 +549,9 @@ populate_absent(struct segment *segment, uint32_t count)
             count--;
         }
         pool->absent_from = number + 1;
+    }
+    if (UNLIKELY(count == wanted)) {
+        pool->absent_from = 0; /* There are some: the word was damaged. */
     }
     return true;
 }

@@ -210,6 +210,31 @@ shard_try_lock(struct store *store, struct shard *shard)
     return lock_result_held(store, shard, lock_try(&shard->lock));
 }
 
+/* Whether some process says that it has the lock. */
+static bool
+is_claimed(const struct store *store, const struct shard *shard)
+{
+    unsigned slot_count = segment_slot_count(store->segment);
+    for (unsigned i = 0; i < slot_count; i++) {
+        if (atomic_load(&store->segment->slots[i].locked_shard) == shard_index(store, shard) + 1) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The lock names this thread, which does not have it: damage that no other process can tell from a
+ * holder. The shard may be damaged as well. */
+static COLD enum lock_result
+retake_own(struct store *store, struct shard *shard)
+{
+    if (!lock_names_caller(&shard->lock) || is_claimed(store, shard)) {
+        return LOCK_TIMEOUT;
+    }
+    lock_orphan(&shard->lock);
+    return lock_try(&shard->lock);
+}
+
 /* A mark that comes late, when the holder has just moved on, costs those who meet the next holder
  * an error; whoever gets the lock takes it away. */
 static enum lock_result
@@ -235,6 +260,9 @@ shard_lock(struct store *store, struct shard *shard)
     if (UNLIKELY(result == LOCK_TIMEOUT) &&
         atomic_load_explicit(&shard->stuck, memory_order_relaxed) == 0) {
         result = wait_for_holder(store, shard);
+    }
+    if (UNLIKELY(result == LOCK_TIMEOUT)) {
+        result = retake_own(store, shard);
     }
     return lock_result_held(store, shard, result);
 }
