@@ -59,6 +59,10 @@ def test_damaged_words_of_a_dead_process_end_no_other_and_lose_no_store(build: B
     assert run(build("damage", *SANITIZERS)) == "ok\n"
 
 
+def test_damaged_words_of_what_is_under_way_show_and_change_no_other_value(build: Build) -> None:
+    assert run(build("underway", *SANITIZERS)) == "ok\n"
+
+
 def test_the_pool_takes_ahead_and_keeps_a_moving_limit(build: Build) -> None:
     assert run(build("pool", *SANITIZERS)) == "ok\n"
 

@@ -20,8 +20,8 @@ struct clocks {
     int64_t wall_ns; /* since 1970 */
 };
 
-/* By how much a simulation or a test has moved a clock. The words of a segment whose clocks are fixed
- * are not looked at: anything may stand in them. */
+/* By how much a simulation or a test has moved a clock. The words of a segment whose clocks are
+ * fixed are not looked at: anything may stand in them. */
 static inline int64_t
 clocks_moved_s(const struct superblock *superblock, const _Atomic int64_t *seconds)
 {

@@ -15,6 +15,7 @@
 #include "store/recent.h"
 #include "store/slab.h"
 #include "store/tell.h"
+#include "store/walk.h"
 
 #define EVICT_STEPS_MAX 64
 #define SAMPLES 16

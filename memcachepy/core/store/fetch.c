@@ -36,7 +36,7 @@ fetch_pin(struct store *store, struct fetch *fetch, const struct table_place *pl
         !hold_if_room(store, &store->slot->pins[index], fetch->key.hash, place->item->value_len)) {
         return false;
     }
-    pin_take(store, place->item, place->ref, (unsigned)index, &fetch->pin);
+    pin_take(store, place->item, place->ref, fetch->key.hash, (unsigned)index, &fetch->pin);
     return true;
 }
 

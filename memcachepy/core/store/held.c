@@ -5,6 +5,7 @@
 #include "store/chain.h"
 #include "store/item.h"
 #include "store/pin.h"
+#include "store/walk.h"
 
 /* Uploads and pins together hold at most this part of the memory limit. */
 #define HELD_PART 8
@@ -276,6 +277,17 @@ bool
 store_holds_entries(const struct store *store)
 {
     return store->left.count != 0;
+}
+
+void
+name_again(struct store *store, struct held_ref *entry, struct ref head, uint64_t key_hash,
+           uint32_t value_len, uint32_t kinds)
+{
+    uint32_t room;
+    if (UNLIKELY(atomic_load_explicit(&entry->head_ref, memory_order_relaxed) != head.units) &&
+        chain_head_data(store, head, key_hash, value_len, kinds, &room) != NULL) {
+        atomic_store_explicit(&entry->head_ref, head.units, memory_order_relaxed);
+    }
 }
 
 int

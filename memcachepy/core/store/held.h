@@ -29,6 +29,12 @@ void held_release_later(struct store *store, struct held_ref *entry);
 /* Tries some of those; called while there are any. */
 void held_release(struct store *store);
 
+/* Before an entry of the own slot is released: has it name the chain again that it was made for, if
+ * another process has written over the word and the chain is there yet; kinds as chain_head_data().
+ * Otherwise its chunks would stay. */
+void name_again(struct store *store, struct held_ref *entry, struct ref head, uint64_t key_hash,
+                uint32_t value_len, uint32_t kinds);
+
 /* A free entry of a table of the slot; -1 if all are taken. */
 int free_entry(struct held_ref *entries, _Atomic uint32_t *high, unsigned count);
 
