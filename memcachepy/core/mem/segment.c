@@ -543,6 +543,37 @@ copy_own_settings(struct segment_settings *to, const struct segment_settings *fr
 }
 
 void
+segment_settings_now(const struct segment *segment, struct segment_settings *settings)
+{
+    const struct segment_settings *shared = &segment->superblock->settings;
+    *settings = segment->superblock->boot_settings;
+#define COPY(field) atomic_store(&settings->field, atomic_load(&shared->field))
+    COPY(memory_limit_bytes);
+    COPY(requests_per_event);
+    COPY(verbosity);
+    COPY(flush_enabled);
+    COPY(shutdown_enabled);
+    COPY(dump_enabled);
+    COPY(watch_enabled);
+    COPY(detail_enabled);
+    COPY(lru_crawler);
+    COPY(lru_segmented);
+    COPY(temp_lru);
+    COPY(slab_automove);
+    COPY(slab_automove_window);
+    COPY(slab_automove_ratio);
+    COPY(slab_automove_freeratio);
+    COPY(lru_crawler_sleep_us);
+    COPY(lru_crawler_tocrawl);
+    COPY(hot_lru_pct);
+    COPY(warm_lru_pct);
+    COPY(temporary_ttl_s);
+    COPY(hot_max_factor);
+    COPY(warm_max_factor);
+#undef COPY
+}
+
+void
 segment_note_settings(struct segment *segment)
 {
     if (segment->own_settings == NULL) {

@@ -90,7 +90,7 @@ struct segment_settings {
     bool slab_reassign; /* pages may be moved by command and by the automover */
     bool drop_privileges;
     bool lru_maintainer;
-    bool clock_is_fixed; /* nobody may move the clocks: nodes */
+    bool clock_is_fixed;            /* nobody may move the clocks: nodes */
     char prefix_delimiter;          /* ends the prefix of a key that `stats detail` counts by */
     _Atomic bool detail_enabled;    /* [atomic] prefixes are counted */
     _Atomic bool lru_crawler;       /* [atomic] expired items are looked for */
@@ -341,6 +341,10 @@ void segment_close_attached(struct segment *segment, unsigned slot_index);
 
 /* Remembers the settings that only the supervisor changes, as they are now. */
 void segment_note_settings(struct segment *segment);
+
+/* Copies the settings: those that are [atomic] as they are now, all others as of the segment's
+ * creation, for the shared copy of them may be damaged. */
+void segment_settings_now(const struct segment *segment, struct segment_settings *settings);
 
 /* Writes again what only the supervisor says in the shared part, should another process have
  * written over it. */

@@ -213,9 +213,11 @@ void
 stats_general(struct stat_sink *sink, struct store *store)
 {
     const struct superblock *superblock = store_superblock(store);
+    struct segment_settings settings;
+    segment_settings_now(store_segment(store), &settings);
     struct general general = {
         .superblock = superblock,
-        .settings = &superblock->settings,
+        .settings = &settings,
         .cpu = node_cpu(store),
         .connection_count = segment_connection_count(store_segment(store)),
         .dumps_running = store_dumps_running(store),
@@ -307,8 +309,9 @@ stats_general(struct stat_sink *sink, struct store *store)
 void
 stats_settings(struct stat_sink *sink, struct store *store)
 {
-    const struct superblock *superblock = store_superblock(store);
-    const struct segment_settings *s = &superblock->settings;
+    struct segment_settings settings;
+    const struct segment_settings *s = &settings;
+    segment_settings_now(store_segment(store), &settings);
 #define X(name, ...) stat_add(sink, #name, __VA_ARGS__);
     SETTINGS_LIST(X)
 #undef X
