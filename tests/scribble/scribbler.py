@@ -1,36 +1,33 @@
-"""Writes random words into a node's segment, and knows whose answer is wrong all the same.
-
-A value is a row of blocks of 16 bytes, each of which says whose it is in two ways: one word that
-the scribbler changes cannot make it another key's.
-"""
+"""Writes random words into a node's segment."""
 
 import mmap
 import os
 import random
-import re
-import socket
 import struct
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 CONSTANTS_BYTES = 4096
 SLOT_BYTES = 27136
+SHARD_HEAD_BYTES = 5184
+"""Up to the journal; what follows is written by each transaction anew."""
+LOCK_BYTES = 40
+CONFIG_COPIES = 32
+CLASSES_MAX = 64
 CONSTANTS = struct.Struct("8sII13Q8I")
 """The head of struct superblock in mem/segment.h, up to page_count_max."""
-
-BLOCK = re.compile(rb"\[([0-9a-f]{6})~([0-9a-f]{6})\]")
-INVERSE = 0xFFFFFF
-ANSWER_S = 30.0
-"""How long a request may take: waits for a lock end after a second, a worker that goes round in
-circles is killed after three, and the machine may be slow."""
+BOOT_SETTINGS_AT = CONSTANTS.size + 2 * 4 * CLASSES_MAX + 16 + 16
+"""Behind the sizes of chunks, the hash key and the bases of the clocks."""
+SETTINGS_BYTES = 1744
 
 
 class Area(NamedTuple):
+    """Words that are drawn alike: of `count` parts, each `stride` bytes from the one before it."""
+
     begin: int
     bytes: int
+    stride: int = 0
+    count: int = 1
 
 
 class Scribbler:
@@ -52,27 +49,33 @@ class Scribbler:
         head = CONSTANTS.unpack_from(self._memory)
         slots, logs, shards, words, tables, prefixes, conns, configs = head[4:12]
         tracks, freemap, pages, data = head[12:16]
-        page_bytes, _, _, _, shard_count, table_pages_max, _, _ = head[16:]
+        page_bytes, _, _, ring_bytes, shard_count, table_pages_max, _, _ = head[16:]
         shard_bytes = (words - shards) // shard_count
-        self.data = Area(data, page_bytes * 16)
+        conns_bytes = (configs - conns) // (1 + worker_count)
+        config_bytes = (tracks - configs) // CONFIG_COPIES
+        slot_count = 4 + worker_count + 2
         self._page_bytes = page_bytes
         self.areas = {
             "superblock": Area(CONSTANTS_BYTES, slots - CONSTANTS_BYTES),
-            "slots": Area(slots, SLOT_BYTES * (4 + worker_count + 2)),
+            "settings": Area(self._settings_at(slots), SETTINGS_BYTES),
+            "slots": Area(slots, SLOT_BYTES * slot_count),
+            "slot heads": Area(slots, 512, SLOT_BYTES, slot_count),
+            "log rings": Area(logs, ring_bytes * slot_count),
+            "log ring heads": Area(logs, 192, ring_bytes, slot_count),
             "shards": Area(shards, shard_bytes * shard_count),
-            "shard heads": Area(shards, 0),
+            "shard heads": Area(shards, SHARD_HEAD_BYTES, shard_bytes, shard_count),
+            "locks": Area(shards, LOCK_BYTES, shard_bytes, shard_count),
             "table words": Area(words, 8 * shard_count),
             "tables": Area(tables, 4 * shard_count * min(table_pages_max, 16)),
-            "prefixes": Area(prefixes, 4096),
-            "connections": Area(conns, 4096 * (1 + worker_count)),
-            "configurations": Area(configs, 4096),
-            "tracks": Area(tracks, 4096),
+            "prefixes": Area(prefixes, 1 << 20),
+            "prefix entries": Area(prefixes + (1 << 20), 64 * 1024),
+            "connections": Area(conns, 64 * 64, conns_bytes, 1 + worker_count),
+            "configurations": Area(configs, 512, config_bytes, CONFIG_COPIES),
+            "tracks": Area(tracks, 16384),
             "free map": Area(freemap, 4096),
             "pages": Area(pages, 24 * 1024),
-            "data": self.data,
+            "data": Area(data, page_bytes * 16),
         }
-        self._logs = logs
-        self._shard_starts = [shards + shard_bytes * i for i in range(shard_count)]
         self.written = 0
 
     def close(self) -> None:
@@ -84,15 +87,21 @@ class Scribbler:
         for _ in range(count):
             self._write(self._place(self._random.choice(names)))
 
+    def _settings_at(self, end: int) -> int:
+        """Of the settings that can change; they begin as those of the constants, that cannot."""
+        begin = self._memory[BOOT_SETTINGS_AT : BOOT_SETTINGS_AT + 64]
+        at = self._memory.find(begin, CONSTANTS_BYTES, end)
+        assert at > 0, "the superblock has no copy of the settings"
+        return at
+
     def _place(self, name: str) -> int:
         draw = self._random
         area = self.areas[name]
-        if name == "shard heads":
-            return draw.choice(self._shard_starts) + draw.randrange(0, 4800, 4)
         if name == "data":
             populated = 16  # pages at least; what was never used is worth nothing
             area = Area(area.begin, self._page_bytes * max(populated, self.pages_used()))
-        return area.begin + draw.randrange(0, area.bytes, 4)
+        part = area.begin + area.stride * draw.randrange(area.count)
+        return part + draw.randrange(0, area.bytes, 4)
 
     def pages_used(self) -> int:
         """Pages that have an owner, by the directory, up to the last; at most a few hundred."""
@@ -127,140 +136,3 @@ def _memfd(pid: int) -> str:
         if "memfd:memcachepy" in str(entry.readlink()):
             return str(entry)
     raise AssertionError(f"process {pid} has no segment open")
-
-
-def value_of(number: int, length: int) -> bytes:
-    block = b"[%06x~%06x]." % (number, number ^ INVERSE)
-    return (block * (length // 16 + 1))[:length]
-
-
-def strangers_in(value: bytes, number: int) -> set[int]:
-    """Other keys whose blocks stand in the value."""
-    found = {(int(a, 16), int(b, 16)) for a, b in BLOCK.findall(value)}
-    return {a for a, b in found if b == a ^ INVERSE and a != number}
-
-
-class Wrong(AssertionError):
-    """An answer that no scribbling excuses."""
-
-
-class Client:
-    """Sets, gets and deletes keys of its own range, one request at a time.
-
-    Whatever it is answered is fine, as is a connection that is closed: but not silence, and not
-    another key's value.
-    """
-
-    LENGTHS = (10, 60, 300, 1500, 7000, 40_000, 200_000)
-
-    def __init__(self, port: int, seed: int, first: int, count: int) -> None:
-        self._random = random.Random(seed)
-        self._port = port
-        self._keys = range(first, first + count)
-        self._socket: socket.socket | None = None
-        self._received = b""
-        self._request = b""
-        self.answers = 0
-        self.hits = 0
-        self.closed = 0
-
-    def run(self, is_over: threading.Event) -> None:
-        try:
-            while not is_over.is_set():
-                self.step()
-        finally:
-            self.hang_up()
-
-    def step(self) -> None:
-        number = self._random.choice(self._keys)
-        try:
-            match self._random.randrange(8):
-                case 0 | 1 | 2:
-                    self.set(number, self._random.choice(self.LENGTHS))
-                case 3:
-                    self.ask(b"delete key%d\r\n" % number)
-                case _:
-                    self.get(number)
-        except (ConnectionError, EOFError):
-            self.closed += 1
-            self.hang_up()
-            time.sleep(0.002)
-
-    def set(self, number: int, length: int) -> bytes:
-        return self.ask(b"set key%d 0 0 %d\r\n%s\r\n" % (number, length, value_of(number, length)))
-
-    def get(self, number: int) -> bytes | None:
-        """The value; None is a miss or an error.
-
-        Raises:
-            Wrong: it is another's, or took too long.
-            ConnectionError, EOFError: the connection is closed.
-        """
-        line = self.ask(b"get key%d\r\n" % number)
-        if not line.startswith(b"VALUE "):
-            return None
-        words = line.split()
-        if words[1] != b"key%d" % number:
-            raise Wrong(f"asked for key{number} and got {line!r}")
-        length = int(words[3])
-        value = self._take(length + 2)[:length]
-        self.hits += 1
-        if strangers := strangers_in(value, number):
-            raise Wrong(f"key{number} has {length} bytes, some of keys {sorted(strangers)[:5]}")
-        if (end := self._line()) != b"END":
-            raise Wrong(f"behind the value of key{number} stands {end[:80]!r}")
-        return value
-
-    def ask(self, request: bytes) -> bytes:
-        """The first line of the answer."""
-        if self._socket is None:
-            self._socket = socket.create_connection(("127.0.0.1", self._port), ANSWER_S)
-            self._socket.settimeout(ANSWER_S)
-            self._received = b""
-        self._request = request[:40]
-        self._socket.sendall(request)
-        line = self._line()
-        self.answers += 1
-        return line
-
-    def _line(self) -> bytes:
-        while (end := self._received.find(b"\r\n")) < 0:
-            self._receive()
-        line, self._received = self._received[:end], self._received[end + 2 :]
-        return line
-
-    def _take(self, length: int) -> bytes:
-        while len(self._received) < length:
-            self._receive()
-        taken, self._received = self._received[:length], self._received[length:]
-        return taken
-
-    def _receive(self) -> None:
-        assert self._socket is not None
-        try:
-            data = self._socket.recv(1 << 18)
-        except TimeoutError:
-            raise Wrong(f"no answer to {self._request!r} within {ANSWER_S} s") from None
-        if not data:
-            raise EOFError
-        self._received += data
-
-    def hang_up(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
-
-def keys_that_fail(client: Client, numbers: range) -> Iterator[tuple[int, bytes]]:
-    """Those that cannot be set and read at this moment, and what was answered."""
-    for number in numbers:
-        length = Client.LENGTHS[number % 5]
-        try:
-            answer = client.set(number, length)
-            value = client.get(number)
-        except (ConnectionError, EOFError) as error:
-            client.hang_up()
-            yield number, repr(error).encode()
-            return  # The others are tried when there is a connection again.
-        if answer != b"STORED" or value != value_of(number, length):
-            yield number, answer + b", then " + (b"a miss" if value is None else value[:40])
