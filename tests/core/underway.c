@@ -6,8 +6,13 @@
 #include "ledger.h"
 
 #include "mem/lock.h"
+#include "mem/logring.h"
 #include "mem/page.h"
+#include "mem/prefix_table.h"
+#include "mem/track.h"
+#include "store/hashtable.h"
 #include "store/mend.h"
+#include "store/own.h"
 #include "store/rebuild.h"
 #include "store/shard.h"
 #include "store/slab.h"
@@ -31,6 +36,12 @@ put_of(const char *key, char fill)
     struct put put = {.mode = PUT_SET, .value = value, .value_len = sizeof(value)};
     key_init(store, &put.key, key, (uint32_t)strlen(key));
     return put;
+}
+
+static void
+ignore_problem(void *context, const char *sentence)
+{
+    (void)context, (void)sentence;
 }
 
 /* Other keys take every chunk that is free, and more. */
@@ -327,6 +338,131 @@ absent_pages_are_found_whatever_is_said_of_where_they_begin(void)
     expect_sound_and_empty();
 }
 
+/* As a second later. */
+static void
+look_at_own(void)
+{
+    store->own.looked_at_s = 0;
+    store_look_at_own(store, true);
+}
+
+static void
+entries_that_the_process_does_not_use_are_cleared(void)
+{
+    struct put put = put_of("long", 'l');
+    struct pin pin = {0};
+    EXPECT(store_put(store, &put) == PUT_STORED);
+    for (unsigned i = 0; i < PIN_COUNT_MAX; i++) {
+        slot->pins[i].head_ref = 0xFFFFFFF0u - i;
+        slot->uploads[i].head_ref = i + 1;
+    }
+    EXPECT(store_pin(store, &put.key, &pin) == PIN_WAIT);
+    look_at_own();
+    EXPECT(store_pin(store, &put.key, &pin) == PIN_OK);
+    /* And what it uses stays. */
+    look_at_own();
+    EXPECT(slot->pins[pin.index].head_ref == pin.head_ref && pin.head_ref != 0);
+    /* One that keeps an unlinked chain: that is freed. */
+    slot->pins[700].head_ref = pin.head_ref;
+    slot->pin_high = 701;
+    EXPECT(store_delete(store, &put.key) == DELETE_DONE);
+    store_unpin(store, &pin);
+    EXPECT(state_kind(chunk_state(ref_at(store, (struct ref){pin.head_ref}))) == CHUNK_DETACHED);
+    look_at_own();
+    EXPECT(state_kind(chunk_state(ref_at(store, (struct ref){pin.head_ref}))) == CHUNK_FREE);
+    EXPECT(slot->pin_high < 701);
+    expect_sound_and_empty();
+}
+
+static void
+words_of_the_own_slot_are_written_again(void)
+{
+    int32_t pid = slot->pid;
+    slot->pid = 1;
+    slot->serving = 0;
+    slot->dumps = slot->watchers = slot->watch_classes = 77;
+    segment->superblock->watched = 77;
+    look_at_own();
+    logring_settle(segment);
+    EXPECT(slot->pid == pid && slot->serving == 1);
+    EXPECT(slot->dumps == 0 && slot->watchers == 0 && slot->watch_classes == 0);
+    EXPECT(segment->superblock->watched == 0);
+}
+
+/* The first word of a ring counts its cells. */
+static void
+a_reader_goes_on_where_a_ring_went_back(void)
+{
+    struct log_position position;
+    struct log_entry entry = {.head = {.kind = LOG_DELETED, .text_len = 1}, .text = "k"};
+    uint64_t lost = 0;
+    EXPECT(logring_populate(segment));
+    unsigned index = (unsigned)(slot - segment->slots);
+    uint64_t *written = (uint64_t *)(void *)(segment->base + segment->superblock->logs_at +
+                                             (uint64_t)index * segment->superblock->log_ring_bytes);
+    for (unsigned i = 0; i < 10; i++) {
+        logring_write(segment, slot, &entry);
+    }
+    logring_begin(segment, index, &position);
+    EXPECT(*written == 10 && position.cell == 10);
+    *written = 3;
+    logring_write(segment, slot, &entry);
+    EXPECT(logring_read(segment, index, &position, &entry, &lost) == LOG_READ_END);
+    logring_write(segment, slot, &entry);
+    EXPECT(logring_read(segment, index, &position, &entry, &lost) == LOG_READ_ENTRY);
+}
+
+static void
+prefixes_are_asked_memory_for_whatever_the_moment_says(void)
+{
+    segment->superblock->prefix_retry_at_s = UINT32_MAX;
+    EXPECT(prefix_table_find(segment, (const uint8_t *)"p", 1) != NULL);
+}
+
+static void
+a_session_without_an_owner_ends(void)
+{
+    struct track_head *head = track_head_of(segment);
+    uint64_t now_ns = UINT64_C(1) << 40;
+    head->owner = 0xFFFFFFF0u;
+    segment->superblock->tracking = 0xFFFFFFF0u;
+    for (unsigned i = 0; i < 5; i++) {
+        now_ns += UINT64_C(2000000000);
+        (void)track_audit(segment, &store->track_audit, now_ns);
+    }
+    EXPECT(head->owner == 0 && segment->superblock->tracking == 0);
+    EXPECT(track_begin(segment, SLOT_WORKER_FIRST, 1, TRACK_SHIFT_MIN) == TRACK_OK);
+    for (unsigned i = 0; i < 5; i++) {
+        now_ns += UINT64_C(2000000000);
+        EXPECT(!track_audit(segment, &store->track_audit, now_ns));
+    }
+    track_end(segment, COPIES_OWN);
+}
+
+/* A chunk of no kind is in no list, and no item is: it would never be used again. */
+static void
+a_flush_leaves_no_damaged_chunk(void)
+{
+    struct put put = put_of("long", 'l');
+    put.value_len = 100;
+    EXPECT(store_put(store, &put) == PUT_STORED);
+    struct table_place place;
+    struct shard *shard = shard_of_hash(store, put.key.hash);
+    table_find(store, shard, put.key.bytes, put.key.len, put.key.hash, &place);
+    EXPECT(place.bucket != NULL);
+    struct ref beside = {place.ref.units + slab_chunk_bytes(store, class_of_ref(store, place.ref)) /
+                                               (1u << segment->superblock->unit_shift)};
+    atomic_fetch_or((_Atomic uint32_t *)ref_at(store, beside), 7);
+    EXPECT(store_check(store, ignore_problem, NULL) != 0);
+    store->audit_flush_at_ns = 0; /* It may have been done a moment ago. */
+    EXPECT(store_flush_all(store, 0));
+    for (unsigned i = 0; i < 100000 && store_check(store, ignore_problem, NULL) != 0; i++) {
+        (void)!store_maintain(store);
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    expect_sound_and_empty();
+}
+
 int
 main(void)
 {
@@ -344,6 +480,12 @@ main(void)
     a_lock_that_names_a_process_without_it_is_mended();
     a_sleeping_process_does_not_have_the_lock_of_the_pool();
     absent_pages_are_found_whatever_is_said_of_where_they_begin();
+    entries_that_the_process_does_not_use_are_cleared();
+    words_of_the_own_slot_are_written_again();
+    a_reader_goes_on_where_a_ring_went_back();
+    prefixes_are_asked_memory_for_whatever_the_moment_says();
+    a_session_without_an_owner_ends();
+    a_flush_leaves_no_damaged_chunk();
     store_close(store);
     segment_close(segment);
     puts("ok");

@@ -87,6 +87,12 @@ class Scribbler:
         for _ in range(count):
             self._write(self._place(self._random.choice(names)))
 
+    def fill(self, area: Area, byte: bytes) -> None:
+        self._memory[area.begin : area.begin + area.bytes] = byte * area.bytes
+
+    def read(self, area: Area) -> bytes:
+        return self._memory[area.begin : area.begin + area.bytes]
+
     def _settings_at(self, end: int) -> int:
         """Of the settings that can change; they begin as those of the constants, that cannot."""
         begin = self._memory[BOOT_SETTINGS_AT : BOOT_SETTINGS_AT + 64]

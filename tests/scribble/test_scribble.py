@@ -183,6 +183,22 @@ def assert_sound_after_flush(node: Node) -> None:
         client.hang_up()
 
 
+def assert_nothing_damaged(node: Node) -> None:
+    """Some time after a flush every page, list and sum is as it should be."""
+    segment = node.segment()
+    problems: list[str] = []
+
+    def sound() -> bool:
+        problems[:] = segment.check()
+        return not problems
+
+    try:
+        wait_until(sound, "the whole segment to be sound", RECOVERY_S)
+    finally:
+        print(f"problems: {len(problems)}, as {problems[:5]}")
+        segment.close()
+
+
 @pytest.fixture
 def node(start: Start, path: Path) -> Iterator[Node]:
     node = start("-m", "32", "-t", "2", "--control-socket", str(path))
@@ -199,6 +215,7 @@ def test_scribbled_words_end_no_node_and_show_no_stranger(
         answers = run(node, scribbler, 3000, seed, None if area == "all" else [area])
         workers.check()
         assert_sound_after_flush(node)
+    assert_nothing_damaged(node)
     assert answers > 0
 
 
@@ -210,3 +227,4 @@ def test_a_million_scribbled_words(node: Node, path: Path, seed: int) -> None:
             run(node, scribbler, turn * 10_000, seed + turn, None)
             workers.check()
             assert_sound_after_flush(node)
+    assert_nothing_damaged(node)

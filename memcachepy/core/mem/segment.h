@@ -328,6 +328,13 @@ segment_slot_count(const struct segment *segment)
            (high <= ATTACHED_MAX ? high : ATTACHED_MAX);
 }
 
+/* Behind the last worker's slot: from SLOT_WORKER_FIRST up to here have connections. */
+static inline unsigned
+segment_worker_end(const struct segment *segment)
+{
+    return SLOT_WORKER_FIRST + segment->superblock->boot_settings.worker_count;
+}
+
 /* Claims a slot for this process: pid, no lock, no pins, not serving. Counters stay. */
 void segment_claim_slot(struct segment *segment, unsigned slot_index);
 

@@ -12,6 +12,7 @@
 #include "net/lists.h"
 #include "net/turn.h"
 #include "proto/watch_log.h"
+#include "store/own.h"
 
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
@@ -261,6 +262,7 @@ reactor_loop(struct reactor *reactor)
         int count =
             epoll_wait(reactor->epoll_fd, events, EVENT_COUNT_MAX, lists_timeout_ms(reactor));
         store_tick(reactor->store);
+        store_look_at_own(reactor->store, true);
         reactor->now_s = store_uptime_s(reactor->store);
         handle_events(reactor, events, count);
         if (reactor->orphaned) {

@@ -1,6 +1,8 @@
 /* See attachment.h. */
 #include "py/attachment.h"
 
+#include "store/own.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -123,6 +125,7 @@ attachment_look(struct attachment *attachment, uint64_t now_ns)
     const struct superblock *superblock = attachment->segment->superblock;
     char byte;
     store_tick(attachment->store);
+    store_look_at_own(attachment->store, false);
     attachment->look_at_ns = now_ns + LOOK_EVERY_NS;
     if (atomic_load_explicit(&superblock->node_state, memory_order_acquire) == NODE_STOPPING) {
         return false;

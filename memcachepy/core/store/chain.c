@@ -101,13 +101,13 @@ static enum put_result
 upload_open(struct store *store, const struct put *put, uint32_t value_len, bool may_wait,
             struct upload *upload)
 {
-    int index = free_entry(store->slot->uploads, &store->slot->upload_high, UPLOAD_COUNT_MAX);
+    int index = free_upload(store);
     if (index < 0) {
         return PUT_WAIT;
     }
     struct held_ref *entry = &store->slot->uploads[index];
     if (!may_wait) {
-        hold(store->slot, entry, value_len);
+        hold(store, entry, value_len);
     } else if (!hold_if_room(store, entry, put->key.hash, value_len)) {
         return PUT_WAIT;
     }
@@ -115,7 +115,7 @@ upload_open(struct store *store, const struct put *put, uint32_t value_len, bool
     uint32_t class_id = store->superblock->class_count;
     enum put_result result = lock_with_room(store, shard, class_id, upload);
     if (result != PUT_STORED) {
-        hold_no_more(store->slot, entry);
+        hold_no_more(store, store->slot, entry);
         return result;
     }
     struct item_form form = {.key = put->key,
@@ -340,7 +340,7 @@ upload_drop(struct store *store, struct process_slot *slot, struct held_ref *ent
         }
         shard_unlock(store, shard);
     }
-    hold_no_more(slot, entry);
+    hold_no_more(store, slot, entry);
     return true;
 }
 
@@ -454,7 +454,7 @@ static void
 upload_close(struct store *store, struct shard *shard, struct upload *upload)
 {
     shard_unlock(store, shard);
-    hold_no_more(store->slot, upload_entry(store, upload));
+    hold_no_more(store, store->slot, upload_entry(store, upload));
     upload->open = false;
 }
 
@@ -588,7 +588,7 @@ static enum put_result
 old_hold(struct store *store, const struct put *put, struct old_value *old, bool *keeps_lock)
 {
     struct shard *shard = shard_of_hash(store, put->key.hash);
-    int index = free_entry(store->slot->pins, &store->slot->pin_high, PIN_COUNT_MAX);
+    int index = free_pin(store);
     old->copy = malloc(store->chunk_bytes_max);
     if (index < 0 || old->copy == NULL) {
         free(old->copy);
@@ -621,7 +621,7 @@ old_hold(struct store *store, const struct put *put, struct old_value *old, bool
     old->pin.held = false;
     old->source = (struct source){.bytes = old->copy, .len = item->value_len};
     if (item->bits & ITEM_CHAINED) {
-        hold(store->slot, &store->slot->pins[index], item->value_len);
+        hold(store, &store->slot->pins[index], item->value_len);
         pin_take(store, item, place.ref, put->key.hash, (unsigned)index, &old->pin);
         old->source.chain = &old->pin;
     } else {
@@ -767,8 +767,8 @@ uint32_t
 store_waiters(struct store *store)
 {
     uint32_t sum = 0;
-    unsigned slot_count = segment_slot_count(store->segment);
-    for (unsigned i = 0; i < slot_count; i++) {
+    unsigned end = segment_worker_end(store->segment);
+    for (unsigned i = SLOT_WORKER_FIRST; i < end; i++) {
         sum += atomic_load_explicit(&store->segment->slots[i].waiters, memory_order_relaxed);
     }
     return sum;

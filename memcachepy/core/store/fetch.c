@@ -31,7 +31,7 @@ view_fill(struct shard *shard, struct item *item, struct view *view)
 static bool
 fetch_pin(struct store *store, struct fetch *fetch, const struct table_place *place)
 {
-    int index = free_entry(store->slot->pins, &store->slot->pin_high, PIN_COUNT_MAX);
+    int index = free_pin(store);
     if (index < 0 ||
         !hold_if_room(store, &store->slot->pins[index], fetch->key.hash, place->item->value_len)) {
         return false;

@@ -2,7 +2,10 @@
 #include "store/mend.h"
 
 #include "mem/lock.h"
+#include "mem/logring.h"
+#include "mem/track.h"
 #include "store/check.h"
+#include "store/flush.h"
 #include "store/hashtable.h"
 #include "store/item.h"
 #include "store/shard.h"
@@ -22,6 +25,7 @@
 #define AUDIT_SHARDS 8
 #define AUDIT_EVERY_NS UINT64_C(100000000)
 #define HELD_AUDIT_EVERY_NS UINT64_C(1000000000)
+#define FLUSH_AUDIT_EVERY_NS UINT64_C(10000000000)
 
 /* ---- locks ---------------------------------------------------------------------------------- */
 
@@ -202,15 +206,30 @@ ignore(void *context, const char *sentence)
     (void)sentence;
 }
 
-/* Where one word was damaged others may be that show in no header: once a shard was mended all are
- * checked in full, one at a time, and again while that finds something. True: more is left. */
+/* Whether what a flush killed is gone by now, and the shards were not checked since. */
 static bool
-check_one_in_full(struct store *store)
+was_flushed(struct store *store, uint64_t now_ns)
+{
+    uint16_t epoch = epoch_now(store);
+    if (LIKELY(epoch == store->audit_epoch) || flush_left_items(store) ||
+        now_ns - store->audit_flush_at_ns < FLUSH_AUDIT_EVERY_NS) {
+        return false;
+    }
+    store->audit_epoch = epoch;
+    store->audit_flush_at_ns = now_ns;
+    return true;
+}
+
+/* Where one word was damaged others may be that show in no header: once a shard was mended all are
+ * checked in full, one at a time, and again while that finds something. So they are after a flush,
+ * when there is least to be looked at: it leaves no damage. True: more is left. */
+static bool
+check_one_in_full(struct store *store, uint64_t now_ns)
 {
     const struct superblock *superblock = store->superblock;
     uint32_t mends =
         atomic_load(&superblock->mended_count) + atomic_load(&superblock->emptied_count);
-    if (mends != store->audit_mends) {
+    if (mends != store->audit_mends || was_flushed(store, now_ns)) {
         store->audit_mends = mends;
         store->audit_next = superblock->shard_count;
     }
@@ -278,10 +297,14 @@ bool
 store_audit(struct store *store, uint64_t now_ns)
 {
     if (now_ns - store->audited_at_ns < AUDIT_EVERY_NS) {
-        return check_one_in_full(store);
+        return check_one_in_full(store, now_ns);
     }
     store->audited_at_ns = now_ns;
     audit_held(store, now_ns);
+    logring_settle(store->segment);
+    if (track_audit(store->segment, &store->track_audit, now_ns)) {
+        atomic_fetch_add(&store->superblock->mended_count, 1);
+    }
     if (pool_audit(store->segment, store->slot, &store->pool_audit, now_ns)) {
         atomic_fetch_add(&store->superblock->mended_count, 1);
     }
@@ -294,5 +317,5 @@ store_audit(struct store *store, uint64_t now_ns)
             shard_unlock(store, shard);
         }
     }
-    return check_one_in_full(store);
+    return check_one_in_full(store, now_ns);
 }

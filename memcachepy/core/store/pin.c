@@ -40,7 +40,7 @@ enum pin_result
 store_pin(struct store *store, const struct key *key, struct pin *pin)
 {
     struct shard *shard = shard_of_hash(store, key->hash);
-    int index = free_entry(store->slot->pins, &store->slot->pin_high, PIN_COUNT_MAX);
+    int index = free_pin(store);
     if (index < 0) {
         return PIN_WAIT;
     }
@@ -177,7 +177,7 @@ pin_drop(struct store *store, struct process_slot *slot, struct held_ref *entry,
         reclaim_run(store, shard);
         shard_unlock(store, shard);
     }
-    hold_no_more(slot, entry);
+    hold_no_more(store, slot, entry);
     return true;
 }
 

@@ -85,6 +85,7 @@ store_open(struct segment *segment, unsigned slot_index)
     store->count_max = store->counts_by_chance ? COUNT_MAX_LFU : COUNT_MAX;
     store->random = (uint32_t)store->hash_key.word[0] ^ slot_index << 16 ^ 1u << 31;
     store->random |= 1;
+    store->own.pid = atomic_load(&store->slot->pid);
     map_sizes_to_classes(store);
     store_tick(store);
     return store;
