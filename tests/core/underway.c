@@ -463,6 +463,55 @@ a_flush_leaves_no_damaged_chunk(void)
     expect_sound_and_empty();
 }
 
+/* A store finds them before it begins, and has the shard rebuilt: it does not die. */
+static void
+words_that_a_store_follows_are_looked_at_before(void)
+{
+    struct put put = put_of("short", 's');
+    put.value_len = 100;
+    EXPECT(store_put(store, &put) == PUT_STORED);
+    uint32_t class_id = store_class_id(store, put.key.len, 0, put.value_len);
+    struct shard *shard = shard_of_hash(store, put.key.hash);
+    struct class_list *list = &shard->classes[class_id];
+    for (unsigned i = 0; i < 8; i++) {
+        uint64_t rebuilds = shard->sums.rebuilds;
+        struct page *page = page_entry(segment, list->partial - 1);
+        switch (i) {
+        case 0:
+            list->partial = 0x7FFFFFFF;
+            break;
+        case 1:
+            page->free_head = 60000;
+            break;
+        case 2:
+            page->owner = page_owner(0, class_id + 1);
+            break;
+        case 3:
+            list->ring_head = 0xFFFFFFF0u;
+            break;
+        case 4:
+            list->ring_tail = 0xFFFFFFF0u;
+            break;
+        case 5:
+            list->ring_pushed = 60000;
+            break;
+        case 6:
+            list->ring_count = 5;
+            list->ring_head = 0;
+            break;
+        case 7:
+            list->partial = 0;
+            break;
+        }
+        EXPECT(store_put(store, &put) == PUT_STORED);
+        EXPECT(shard->sums.rebuilds == rebuilds + 1);
+    }
+    shard->cell_free = 0xFFFFFFF0u;
+    EXPECT(store_put(store, &put) == PUT_STORED);
+    store_rebuild(store);
+    expect_sound_and_empty();
+}
+
 int
 main(void)
 {
@@ -486,6 +535,7 @@ main(void)
     prefixes_are_asked_memory_for_whatever_the_moment_says();
     a_session_without_an_owner_ends();
     a_flush_leaves_no_damaged_chunk();
+    words_that_a_store_follows_are_looked_at_before();
     store_close(store);
     segment_close(segment);
     puts("ok");

@@ -162,9 +162,13 @@ def run(node: Node, scribbler: Scribbler, writes: int, seed: int, names: list[st
 def assert_sound_after_flush(node: Node) -> None:
     client = Client(int(node.address[1]), 0, 0, KEYS)
 
+    answers = set()
+
     def flushed() -> bool:
         try:
-            return client.ask(b"flush_all\r\n") == b"OK"
+            answer = client.ask(b"flush_all\r\n")
+            answers.add(answer)
+            return answer == b"OK"
         except (ConnectionError, EOFError):
             client.hang_up()
             return False
@@ -179,7 +183,7 @@ def assert_sound_after_flush(node: Node) -> None:
         wait_until(flushed, "flush_all", RECOVERY_S)
         wait_until(all_work, "all keys to be set and read", RECOVERY_S)
     finally:
-        print(f"keys that fail: {len(failing)}, as {failing[:5]}")
+        print(f"keys that fail: {len(failing)}, as {failing[:5]}; flush_all: {answers}")
         client.hang_up()
 
 

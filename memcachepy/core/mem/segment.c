@@ -583,9 +583,28 @@ segment_note_settings(struct segment *segment)
     copy_own_settings(segment->own_settings, &segment->superblock->settings);
 }
 
+/* What says that it has a shard's lock, and has no process that takes one. */
+static void
+say_no_lock(struct process_slot *slot)
+{
+    if (atomic_load(&slot->locked_shard) != 0 || atomic_load(&slot->wanted_shard) != 0) {
+        atomic_store(&slot->locked_shard, 0);
+        atomic_store(&slot->wanted_shard, 0);
+    }
+}
+
 void
 segment_reassert(struct segment *segment)
 {
+    unsigned first = segment_worker_end(segment);
+    say_no_lock(&segment->slots[SLOT_SUPERVISOR]);
+    say_no_lock(&segment->slots[SLOT_ACCEPTOR]);
+    say_no_lock(&segment->slots[SLOT_DISCOVERY]);
+    for (unsigned i = 0; i < segment->attached_high; i++) {
+        if (!segment->attached_open[i]) {
+            say_no_lock(&segment->slots[first + i]);
+        }
+    }
     _Atomic uint32_t *high = &segment->superblock->attached_high;
     if (atomic_load(high) != segment->attached_high) {
         atomic_store(high, segment->attached_high);

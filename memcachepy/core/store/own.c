@@ -55,6 +55,10 @@ store_look_at_own(struct store *store, bool serves)
     if (serves) {
         keep(&slot->serving, 1);
     }
+#ifndef MEMCACHEPY_DEBUG /* whose commands keep a lock */
+    keep(&slot->wanted_shard, 0);
+    keep(&slot->locked_shard, 0);
+#endif
     keep(&slot->pin_high, store->own.pin_high);
     keep(&slot->upload_high, store->own.upload_high);
     keep(&slot->dumps, store->own.dumps);

@@ -210,13 +210,16 @@ shard_try_lock(struct store *store, struct shard *shard)
     return lock_result_held(store, shard, lock_try(&shard->lock));
 }
 
-/* Whether some process says that it has the lock. */
+/* Whether some process says that it has the lock, in both of its words: one may be damaged. */
 static bool
 is_claimed(const struct store *store, const struct shard *shard)
 {
+    uint32_t number = shard_index(store, shard) + 1;
     unsigned slot_count = segment_slot_count(store->segment);
     for (unsigned i = 0; i < slot_count; i++) {
-        if (atomic_load(&store->segment->slots[i].locked_shard) == shard_index(store, shard) + 1) {
+        const struct process_slot *slot = &store->segment->slots[i];
+        if (slot != store->slot && atomic_load(&slot->locked_shard) == number &&
+            atomic_load(&slot->wanted_shard) == number) {
             return true;
         }
     }
