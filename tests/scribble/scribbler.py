@@ -90,6 +90,9 @@ class Scribbler:
     def fill(self, area: Area, byte: bytes) -> None:
         self._memory[area.begin : area.begin + area.bytes] = byte * area.bytes
 
+    def write(self, area: Area, word: int) -> None:
+        self._memory[area.begin : area.begin + 4] = word.to_bytes(4, "little")
+
     def read(self, area: Area) -> bytes:
         return self._memory[area.begin : area.begin + area.bytes]
 

@@ -10,6 +10,7 @@ from support.waiting import wait_until
 
 WORKER_SLOT = 4
 SERVING_AT = 4
+CLOSED_AT = 72
 WATCHERS_AT = 84
 CONSTANT = ("tcpport", "inter", "domain_socket", "umask", "binding_protocol", "hash_algorithm")
 """Settings that nothing changes while a node runs."""
@@ -67,3 +68,22 @@ def test_a_serving_worker_says_so_again(node: Node, scribbler: Scribbler) -> Non
         return scribbler.read(area) == (1).to_bytes(4, "little")
 
     wait_until(says_so, "the worker to say that it serves")
+
+
+def test_connections_that_are_none_keep_no_other_away(node: Node, scribbler: Scribbler) -> None:
+    """Of 1,024, so few that the count is possible."""
+    client = Client(int(node.address[1]), 1, 0, 1)
+    area = slot_word(scribbler, CLOSED_AT)
+    for _ in range(3):
+        client.ask(b"version\r\n")
+        client.hang_up()
+    wait_until(lambda: scribbler.read(area)[0] == 3, "the layout to be as it is here")
+    scribbler.write(area, (3 - 1100) & 0xFFFFFFFF)
+    scribbler.write(slot_word(scribbler, CLOSED_AT + 4), 0xFFFFFFFF)
+
+    def may_connect() -> bool:
+        client.hang_up()
+        return client.ask(b"version\r\n").startswith(b"VERSION")
+
+    wait_until(may_connect, "a connection to be accepted", 20)
+    client.hang_up()
