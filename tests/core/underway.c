@@ -289,6 +289,14 @@ a_lock_that_names_a_process_without_it_is_mended(void)
     name_in_lock(&shard->lock, 0x3FFFFFF0);
     EXPECT(mended_in_three_looks() == 1);
     end(pid);
+    /* A slot that is to be recovered says it in vain, though its process may live: it has left. */
+    pid = idle_process(1, 1);
+    name_in_lock(&shard->lock, 0x3FFFFFF0);
+    EXPECT(mended_in_three_looks() == 0);
+    segment->ended[SLOT_WORKER_FIRST + 1] = true;
+    EXPECT(mended_in_three_looks() == 1);
+    segment->ended[SLOT_WORKER_FIRST + 1] = false;
+    end(pid);
     /* What holds it says so, and is left alone. */
     pid = idle_process(1, 1);
     name_in_lock(&shard->lock, pid);

@@ -87,6 +87,19 @@ class Scribbler:
         for _ in range(count):
             self._write(self._place(self._random.choice(names)))
 
+    def locks(self) -> str:
+        """What the shards' locks and the slots say of each other, for a test that has failed."""
+        locks, slots = self.areas["locks"], self.areas["slot heads"]
+        shards = [
+            " ".join(f"{word:x}" for word in struct.unpack_from("10I", self._memory, at))
+            for at in range(locks.begin, locks.begin + locks.stride * locks.count, locks.stride)
+        ]
+        words = [
+            struct.unpack_from("i4I", self._memory, at)
+            for at in range(slots.begin, slots.begin + slots.stride * slots.count, slots.stride)
+        ]
+        return f"locks {shards}; pid, serving, locked, lock count, wanted {words}"
+
     def fill(self, area: Area, byte: bytes) -> None:
         self._memory[area.begin : area.begin + area.bytes] = byte * area.bytes
 

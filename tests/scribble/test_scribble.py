@@ -159,7 +159,7 @@ def run(node: Node, scribbler: Scribbler, writes: int, seed: int, names: list[st
     return sum(client.answers for client in clients)
 
 
-def assert_sound_after_flush(node: Node) -> None:
+def assert_sound_after_flush(node: Node, scribbler: Scribbler) -> None:
     client = Client(int(node.address[1]), 0, 0, KEYS)
 
     answers = set()
@@ -184,6 +184,8 @@ def assert_sound_after_flush(node: Node) -> None:
         wait_until(all_work, "all keys to be set and read", RECOVERY_S)
     finally:
         print(f"keys that fail: {len(failing)}, as {failing[:5]}; flush_all: {answers}")
+        if failing:
+            print(scribbler.locks())
         client.hang_up()
 
 
@@ -218,7 +220,7 @@ def test_scribbled_words_end_no_node_and_show_no_stranger(
     with attached(path, seed) as workers:
         answers = run(node, scribbler, 3000, seed, None if area == "all" else [area])
         workers.check()
-        assert_sound_after_flush(node)
+        assert_sound_after_flush(node, scribbler)
     assert_nothing_damaged(node)
     assert answers > 0
 
@@ -230,5 +232,5 @@ def test_a_million_scribbled_words(node: Node, path: Path, seed: int) -> None:
         for turn in range(1, 101):
             run(node, scribbler, turn * 10_000, seed + turn, None)
             workers.check()
-            assert_sound_after_flush(node)
+            assert_sound_after_flush(node, scribbler)
     assert_nothing_damaged(node)

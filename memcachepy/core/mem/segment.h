@@ -269,6 +269,9 @@ struct segment {
      */
     uint32_t attached_high;
     bool attached_open[ATTACHED_MAX];
+    /* Slots whose process has ended and which are not recovered yet: what they say of locks counts
+     * no more. In the supervisor only. */
+    bool ended[SLOT_COUNT];
     struct segment_settings *own_settings; /* those that only the supervisor changes */
 };
 

@@ -102,6 +102,9 @@ may_be_held(const struct store *store, uint32_t number, uint32_t word, bool dama
     for (unsigned i = 0; i < slot_count; i++) {
         const struct process_slot *slot = &store->segment->slots[i];
         int32_t pid = atomic_load(&slot->pid);
+        if (store->segment->ended[i]) {
+            continue;
+        }
         if ((atomic_load(&slot->locked_shard) == number + 1 &&
              atomic_load(&slot->wanted_shard) == number + 1 && is_alive(pid)) ||
             (!damaged && has_thread(pid, word & FUTEX_TID_MASK) &&
