@@ -145,6 +145,8 @@ class Segment:
         Raises:
             CoreError: all are taken, or there is no memory for one more.
         """
+    def end_slot(self, slot: int) -> None:
+        """Believe no more what the slot says of locks: its process has ended. Supervisor only."""
     def close_slot(self, slot: int) -> None:
         """Forget that an attached process has the slot: `recover` is done. Supervisor only."""
     def die_with_supervisor(self) -> bool:

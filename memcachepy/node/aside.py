@@ -99,6 +99,7 @@ def recover(
     Returns:
         None, too, if all of them did: to be tried again.
     """
+    segment.end_slot(slot)
     for _ in range(RECOVER_TRIES):
         try:
             repaired = run_aside(segment, lambda: segment.recover(slot, channel_fd, is_suspect))

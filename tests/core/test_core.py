@@ -63,6 +63,10 @@ def test_what_a_later_build_stored_is_named_and_no_walk_frees_or_misreads_it(bui
     assert run(build("extended", *SANITIZERS)) == "ok\n"
 
 
+def test_damaged_words_of_what_is_under_way_show_and_change_no_other_value(build: Build) -> None:
+    assert run(build("underway", *SANITIZERS)) == "ok\n"
+
+
 def test_the_pool_takes_ahead_and_keeps_a_moving_limit(build: Build) -> None:
     assert run(build("pool", *SANITIZERS)) == "ok\n"
 

@@ -1,40 +1,34 @@
-"""Writes random words into a node's segment, and knows whose answer is wrong all the same.
-
-A value is a row of blocks of 16 bytes, each of which says whose it is in two ways: one word that
-the scribbler changes cannot make it another key's.
-"""
+"""Writes random words into the two parts of a node's segment."""
 
 import mmap
 import os
 import random
-import re
-import socket
 import struct
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 CONSTANTS_BYTES = 4096
 SLOT_BYTES = 10752
 HELD_BYTES = 17344
+SHARD_HEAD_BYTES = 5184
+"""Up to the journal, or nearly; what follows is written by each transaction anew."""
+LOCK_BYTES = 64
+CONFIG_COPIES = 32
 DATA_HEAD = struct.Struct("8sII14Q8I")
 """Of struct superblock in mem/data_segment.h, up to eviction_policy."""
-RUN_HEAD = struct.Struct("8sII9Q")
-"""Of struct run_head in mem/run_segment.h, up to tracks_at."""
-
-BLOCK = re.compile(rb"\[([0-9a-f]{6})~([0-9a-f]{6})\]")
-INVERSE = 0xFFFFFF
-ANSWER_S = 30.0
-"""How long a request may take: waits for a lock end after a second, a worker that goes round in
-circles is killed after three, and the machine may be slow."""
+RUN_HEAD = struct.Struct("8sII10QI4x")
+"""Of struct run_head in mem/run_segment.h, up to boot_settings."""
+SETTINGS_BYTES = 1744
 
 
 class Area(NamedTuple):
+    """Words that are drawn alike: of `count` parts, each `stride` bytes from the one before it."""
+
     memory: mmap.mmap
     begin: int
     bytes: int
+    stride: int = 0
+    count: int = 1
 
 
 class Scribbler:
@@ -49,34 +43,51 @@ class Scribbler:
     def __init__(self, pid: int, seed: int, worker_count: int) -> None:
         self._random = random.Random(seed)
         self._data, self._run = _map(pid, "memcachepy"), _map(pid, "memcachepy-run")
-        head = DATA_HEAD.unpack_from(self._data)
-        held, shards, words, tables, freemap, pages, data = head[6:13]
-        page_bytes, _, _, shard_count, table_pages_max, _, _, _ = head[17:]
-        head = RUN_HEAD.unpack_from(self._run)
-        slots, locks, _, prefixes, conns, configs, tracks = head[5:]
-        shard_bytes = (words - shards) // shard_count
         slot_count = 4 + worker_count + 2
-        self._page_bytes = page_bytes
-        self.areas = {
-            "superblock": Area(self._data, CONSTANTS_BYTES, held - CONSTANTS_BYTES),
-            "held": Area(self._data, held, HELD_BYTES * slot_count),
-            "shards": Area(self._data, shards, shard_bytes * shard_count),
-            "shard heads": Area(self._data, shards, 0),
-            "table words": Area(self._data, words, 8 * shard_count),
-            "tables": Area(self._data, tables, 4 * shard_count * min(table_pages_max, 16)),
-            "free map": Area(self._data, freemap, 4096),
-            "pages": Area(self._data, pages, 24 * 1024),
-            "data": Area(self._data, data, page_bytes * 16),
-            "run head": Area(self._run, CONSTANTS_BYTES, slots - CONSTANTS_BYTES),
-            "slots": Area(self._run, slots, SLOT_BYTES * slot_count),
-            "locks": Area(self._run, locks, 64 * shard_count),
-            "prefixes": Area(self._run, prefixes, 4096),
-            "connections": Area(self._run, conns, 4096 * (1 + worker_count)),
-            "configurations": Area(self._run, configs, 4096),
-            "tracks": Area(self._run, tracks, 4096),
-        }
-        self._shard_starts = [shards + shard_bytes * i for i in range(shard_count)]
+        self._shard_count = DATA_HEAD.unpack_from(self._data)[20]
+        self.areas = self._data_areas(slot_count) | self._run_areas(slot_count, worker_count)
         self.written = 0
+
+    def _data_areas(self, slot_count: int) -> dict[str, Area]:
+        memory = self._data
+        head = DATA_HEAD.unpack_from(memory)
+        held, shards, words, tables, freemap, pages, data = head[6:13]
+        page_bytes, _, _, _, table_pages_max, _, _, _ = head[17:]
+        shard_count = self._shard_count
+        shard_bytes = (words - shards) // shard_count
+        self._page_bytes = page_bytes
+        return {
+            "superblock": Area(memory, CONSTANTS_BYTES, held - CONSTANTS_BYTES),
+            "held": Area(memory, held, HELD_BYTES * slot_count),
+            "shards": Area(memory, shards, shard_bytes * shard_count),
+            "shard heads": Area(memory, shards, SHARD_HEAD_BYTES, shard_bytes, shard_count),
+            "table words": Area(memory, words, 8 * shard_count),
+            "tables": Area(memory, tables, 4 * shard_count * min(table_pages_max, 16)),
+            "free map": Area(memory, freemap, 4096),
+            "pages": Area(memory, pages, 24 * 1024),
+            "data": Area(memory, data, page_bytes * 16),
+        }
+
+    def _run_areas(self, slot_count: int, worker_count: int) -> dict[str, Area]:
+        memory = self._run
+        head = RUN_HEAD.unpack_from(memory)
+        slots, locks, logs, prefixes, conns, configs, tracks, _, ring_bytes = head[5:]
+        conns_bytes = (configs - conns) // (1 + worker_count)
+        config_bytes = (tracks - configs) // CONFIG_COPIES
+        return {
+            "run head": Area(memory, CONSTANTS_BYTES, slots - CONSTANTS_BYTES),
+            "settings": Area(memory, self._settings_at(slots), SETTINGS_BYTES),
+            "slots": Area(memory, slots, SLOT_BYTES * slot_count),
+            "slot heads": Area(memory, slots, 512, SLOT_BYTES, slot_count),
+            "locks": Area(memory, locks, LOCK_BYTES, LOCK_BYTES, self._shard_count),
+            "log rings": Area(memory, logs, ring_bytes * slot_count),
+            "log ring heads": Area(memory, logs, 192, ring_bytes, slot_count),
+            "prefixes": Area(memory, prefixes, 1 << 20),
+            "prefix entries": Area(memory, prefixes + (1 << 20), 64 * 1024),
+            "connections": Area(memory, conns, 64 * 64, conns_bytes, 1 + worker_count),
+            "configurations": Area(memory, configs, 512, config_bytes, CONFIG_COPIES),
+            "tracks": Area(memory, tracks, 16384),
+        }
 
     def close(self) -> None:
         self._data.close()
@@ -88,15 +99,44 @@ class Scribbler:
         for _ in range(count):
             self._write(*self._place(self._random.choice(names)))
 
+    def locks(self) -> str:
+        """What the shards' locks and the slots say of each other, for a test that has failed."""
+        locks, slots = self.areas["locks"], self.areas["slot heads"]
+        shards = [
+            " ".join(f"{word:x}" for word in struct.unpack_from("10I", locks.memory, at))
+            for at in range(locks.begin, locks.begin + locks.stride * locks.count, locks.stride)
+        ]
+        words = [
+            struct.unpack_from("i4I", slots.memory, at)
+            for at in range(slots.begin, slots.begin + slots.stride * slots.count, slots.stride)
+        ]
+        return f"locks {shards}; pid, serving, locked, lock count, wanted {words}"
+
+    def fill(self, area: Area, byte: bytes) -> None:
+        area.memory[area.begin : area.begin + area.bytes] = byte * area.bytes
+
+    def write(self, area: Area, word: int) -> None:
+        area.memory[area.begin : area.begin + 4] = word.to_bytes(4, "little")
+
+    def read(self, area: Area) -> bytes:
+        return area.memory[area.begin : area.begin + area.bytes]
+
+    def _settings_at(self, end: int) -> int:
+        """Of the settings that can change; they begin as those of the constants, that cannot."""
+        begin = self._run[RUN_HEAD.size : RUN_HEAD.size + 64]
+        at = self._run.find(begin, CONSTANTS_BYTES, end)
+        assert at > 0, "the head of the run has no copy of the settings"
+        return at
+
     def _place(self, name: str) -> tuple[mmap.mmap, int]:
         draw = self._random
-        memory, begin, size = self.areas[name]
-        if name == "shard heads":
-            return memory, draw.choice(self._shard_starts) + draw.randrange(0, 4800, 4)
+        area = self.areas[name]
+        length = area.bytes
         if name == "data":
             populated = 16  # pages at least; what was never used is worth nothing
-            size = self._page_bytes * max(populated, self.pages_used())
-        return memory, begin + draw.randrange(0, size, 4)
+            length = self._page_bytes * max(populated, self.pages_used())
+        part = area.begin + area.stride * draw.randrange(area.count)
+        return area.memory, part + draw.randrange(0, length, 4)
 
     def pages_used(self) -> int:
         """Pages that have an owner, by the directory, up to the last; at most a few hundred."""
@@ -136,140 +176,3 @@ def _map(pid: int, name: str) -> mmap.mmap:
             finally:
                 os.close(fd)
     raise AssertionError(f"process {pid} has no {name} open")
-
-
-def value_of(number: int, length: int) -> bytes:
-    block = b"[%06x~%06x]." % (number, number ^ INVERSE)
-    return (block * (length // 16 + 1))[:length]
-
-
-def strangers_in(value: bytes, number: int) -> set[int]:
-    """Other keys whose blocks stand in the value."""
-    found = {(int(a, 16), int(b, 16)) for a, b in BLOCK.findall(value)}
-    return {a for a, b in found if b == a ^ INVERSE and a != number}
-
-
-class Wrong(AssertionError):
-    """An answer that no scribbling excuses."""
-
-
-class Client:
-    """Sets, gets and deletes keys of its own range, one request at a time.
-
-    Whatever it is answered is fine, as is a connection that is closed: but not silence, and not
-    another key's value.
-    """
-
-    LENGTHS = (10, 60, 300, 1500, 7000, 40_000, 200_000)
-
-    def __init__(self, port: int, seed: int, first: int, count: int) -> None:
-        self._random = random.Random(seed)
-        self._port = port
-        self._keys = range(first, first + count)
-        self._socket: socket.socket | None = None
-        self._received = b""
-        self._request = b""
-        self.answers = 0
-        self.hits = 0
-        self.closed = 0
-
-    def run(self, is_over: threading.Event) -> None:
-        try:
-            while not is_over.is_set():
-                self.step()
-        finally:
-            self.hang_up()
-
-    def step(self) -> None:
-        number = self._random.choice(self._keys)
-        try:
-            match self._random.randrange(8):
-                case 0 | 1 | 2:
-                    self.set(number, self._random.choice(self.LENGTHS))
-                case 3:
-                    self.ask(b"delete key%d\r\n" % number)
-                case _:
-                    self.get(number)
-        except (ConnectionError, EOFError):
-            self.closed += 1
-            self.hang_up()
-            time.sleep(0.002)
-
-    def set(self, number: int, length: int) -> bytes:
-        return self.ask(b"set key%d 0 0 %d\r\n%s\r\n" % (number, length, value_of(number, length)))
-
-    def get(self, number: int) -> bytes | None:
-        """The value; None is a miss or an error.
-
-        Raises:
-            Wrong: it is another's, or took too long.
-            ConnectionError, EOFError: the connection is closed.
-        """
-        line = self.ask(b"get key%d\r\n" % number)
-        if not line.startswith(b"VALUE "):
-            return None
-        words = line.split()
-        if words[1] != b"key%d" % number:
-            raise Wrong(f"asked for key{number} and got {line!r}")
-        length = int(words[3])
-        value = self._take(length + 2)[:length]
-        self.hits += 1
-        if strangers := strangers_in(value, number):
-            raise Wrong(f"key{number} has {length} bytes, some of keys {sorted(strangers)[:5]}")
-        if (end := self._line()) != b"END":
-            raise Wrong(f"behind the value of key{number} stands {end[:80]!r}")
-        return value
-
-    def ask(self, request: bytes) -> bytes:
-        """The first line of the answer."""
-        if self._socket is None:
-            self._socket = socket.create_connection(("127.0.0.1", self._port), ANSWER_S)
-            self._socket.settimeout(ANSWER_S)
-            self._received = b""
-        self._request = request[:40]
-        self._socket.sendall(request)
-        line = self._line()
-        self.answers += 1
-        return line
-
-    def _line(self) -> bytes:
-        while (end := self._received.find(b"\r\n")) < 0:
-            self._receive()
-        line, self._received = self._received[:end], self._received[end + 2 :]
-        return line
-
-    def _take(self, length: int) -> bytes:
-        while len(self._received) < length:
-            self._receive()
-        taken, self._received = self._received[:length], self._received[length:]
-        return taken
-
-    def _receive(self) -> None:
-        assert self._socket is not None
-        try:
-            data = self._socket.recv(1 << 18)
-        except TimeoutError:
-            raise Wrong(f"no answer to {self._request!r} within {ANSWER_S} s") from None
-        if not data:
-            raise EOFError
-        self._received += data
-
-    def hang_up(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
-
-def keys_that_fail(client: Client, numbers: range) -> Iterator[tuple[int, bytes]]:
-    """Those that cannot be set and read at this moment, and what was answered."""
-    for number in numbers:
-        length = Client.LENGTHS[number % 5]
-        try:
-            answer = client.set(number, length)
-            value = client.get(number)
-        except (ConnectionError, EOFError) as error:
-            client.hang_up()
-            yield number, repr(error).encode()
-            return  # The others are tried when there is a connection again.
-        if answer != b"STORED" or value != value_of(number, length):
-            yield number, answer + b", then " + (b"a miss" if value is None else value[:40])

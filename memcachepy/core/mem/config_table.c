@@ -170,6 +170,10 @@ lock_configs(struct segment *segment)
         atomic_load_explicit(&configs->stuck_count, memory_order_relaxed) != count + 1) {
         result = lock_acquire(&configs->lock, LOCK_WAIT_MS);
     }
+    if (result == LOCK_TIMEOUT && lock_names_caller(&configs->lock)) {
+        lock_orphan(&configs->lock); /* It does not have it: the word is damaged. */
+        result = lock_try(&configs->lock);
+    }
     switch (result) {
     case LOCK_OWNER_DIED:
         lock_repaired(&configs->lock); /* Whatever it was about, it left whole entries. */

@@ -163,6 +163,13 @@ lock_word(const struct shared_lock *lock)
 }
 
 bool
+lock_names_caller(const struct shared_lock *lock)
+{
+    uint32_t word = lock_word(lock);
+    return word != 0 && (word & FUTEX_TID_MASK) == (uint32_t)syscall(SYS_gettid);
+}
+
+bool
 lock_is_damaged(const struct shared_lock *lock)
 {
 #ifdef __GLIBC__

@@ -44,6 +44,10 @@ uint32_t lock_word(const struct shared_lock *lock);
 /* Whether no process can take the lock any more, whatever its word says. */
 bool lock_is_damaged(const struct shared_lock *lock);
 
+/* Whether the word names the calling thread. A thread that does not hold the lock knows by it that
+ * another process has written the word, or damaged the lock so that it could not be released. */
+bool lock_names_caller(const struct shared_lock *lock);
+
 /* Makes a lock that no live process holds one whose owner has died: the next process that takes it
  * repairs what it guards. */
 void lock_orphan(struct shared_lock *lock);

@@ -149,8 +149,8 @@ static uint32_t
 watched_by_all(const struct segment *segment)
 {
     uint32_t classes = 0;
-    unsigned slot_count = segment_slot_count(segment);
-    for (unsigned i = 0; i < slot_count; i++) {
+    unsigned end = segment_worker_end(segment);
+    for (unsigned i = SLOT_WORKER_FIRST; i < end; i++) {
         classes |= atomic_load(&segment->slots[i].watch_classes);
     }
     return classes;
@@ -160,8 +160,8 @@ uint32_t
 logring_watchers(const struct segment *segment)
 {
     uint32_t count = 0;
-    unsigned slot_count = segment_slot_count(segment);
-    for (unsigned i = 0; i < slot_count; i++) {
+    unsigned end = segment_worker_end(segment);
+    for (unsigned i = SLOT_WORKER_FIRST; i < end; i++) {
         count += atomic_load(&segment->slots[i].watchers);
     }
     return count;
@@ -190,8 +190,14 @@ logring_remove_watcher(struct process_slot *slot)
 void
 logring_watch(struct segment *segment, struct process_slot *slot, uint32_t classes)
 {
-    struct run_head *run = segment->run;
     atomic_store(&slot->watch_classes, classes);
+    logring_settle(segment);
+}
+
+void
+logring_settle(struct segment *segment)
+{
+    struct run_head *run = segment->run;
     uint32_t watched = atomic_load(&run->watched);
     uint32_t sum;
     while ((sum = watched_by_all(segment)) != watched) {
@@ -264,6 +270,9 @@ logring_read(const struct segment *segment, unsigned slot_index, struct log_posi
     uint32_t count = cells_of(segment);
     for (unsigned i = 0; i < READ_TRIES_MAX; i++) {
         uint64_t written = atomic_load_explicit(&ring->written, memory_order_acquire);
+        if (UNLIKELY(position->cell > written)) {
+            logring_begin(segment, slot_index, position); /* The word is damaged. */
+        }
         if (position->cell >= written) {
             return LOG_READ_END;
         }

@@ -103,6 +103,9 @@ void logring_remove_watcher(struct process_slot *slot);
  * the middle of it. */
 void logring_watch(struct segment *segment, struct process_slot *slot, uint32_t classes);
 
+/* Has the superblock say what the slots say; see logring_watch(). */
+void logring_settle(struct segment *segment);
+
 /* ---- reading -------------------------------------------------------------------------------- */
 
 struct log_position {

@@ -227,6 +227,10 @@ pool_lock(struct segment *segment)
             atomic_store(&growth->grow_stuck, 1);
         }
     }
+    if (locked == LOCK_TIMEOUT && lock_names_caller(&growth->grow_lock)) {
+        lock_orphan(&growth->grow_lock); /* It does not have it: the word is damaged. */
+        locked = lock_try(&growth->grow_lock);
+    }
     if (locked == LOCK_TIMEOUT) {
         return false;
     }

@@ -72,7 +72,8 @@ take_memory(const struct segment *segment, uint64_t at, uint64_t bytes)
 {
     _Atomic uint32_t *retry_at_s = &segment->run->prefix_retry_at_s;
     uint32_t now_s = (uint32_t)(clock_boot_ns() / 1000000000u);
-    if (now_s < atomic_load_explicit(retry_at_s, memory_order_relaxed)) {
+    uint32_t left_s = atomic_load_explicit(retry_at_s, memory_order_relaxed) - now_s;
+    if (left_s != 0 && left_s <= SHORTAGE_S) {
         return false;
     }
     if (populate(segment->run_fd, segment->run_base, at, bytes)) {

@@ -534,6 +534,37 @@ copy_own_settings(struct segment_settings *to, const struct segment_settings *fr
 }
 
 void
+segment_settings_now(const struct segment *segment, struct segment_settings *settings)
+{
+    const struct segment_settings *shared = &segment->run->settings;
+    *settings = segment->run->boot_settings;
+#define COPY(field) atomic_store(&settings->field, atomic_load(&shared->field))
+    COPY(memory_limit_bytes);
+    COPY(requests_per_event);
+    COPY(verbosity);
+    COPY(flush_enabled);
+    COPY(shutdown_enabled);
+    COPY(dump_enabled);
+    COPY(watch_enabled);
+    COPY(detail_enabled);
+    COPY(lru_crawler);
+    COPY(lru_segmented);
+    COPY(temp_lru);
+    COPY(slab_automove);
+    COPY(slab_automove_window);
+    COPY(slab_automove_ratio);
+    COPY(slab_automove_freeratio);
+    COPY(lru_crawler_sleep_us);
+    COPY(lru_crawler_tocrawl);
+    COPY(hot_lru_pct);
+    COPY(warm_lru_pct);
+    COPY(temporary_ttl_s);
+    COPY(hot_max_factor);
+    COPY(warm_max_factor);
+#undef COPY
+}
+
+void
 segment_note_settings(struct segment *segment)
 {
     if (segment->own_settings == NULL) {
@@ -543,9 +574,28 @@ segment_note_settings(struct segment *segment)
     copy_own_settings(segment->own_settings, &segment->run->settings);
 }
 
+/* What says that it has a shard's lock, and has no process that takes one. */
+static void
+say_no_lock(struct process_slot *slot)
+{
+    if (atomic_load(&slot->locked_shard) != 0 || atomic_load(&slot->wanted_shard) != 0) {
+        atomic_store(&slot->locked_shard, 0);
+        atomic_store(&slot->wanted_shard, 0);
+    }
+}
+
 void
 segment_reassert(struct segment *segment)
 {
+    unsigned first = segment_worker_end(segment);
+    say_no_lock(&segment->slots[SLOT_SUPERVISOR]);
+    say_no_lock(&segment->slots[SLOT_ACCEPTOR]);
+    say_no_lock(&segment->slots[SLOT_DISCOVERY]);
+    for (unsigned i = 0; i < segment->attached_high; i++) {
+        if (!segment->attached_open[i]) {
+            say_no_lock(&segment->slots[first + i]);
+        }
+    }
     _Atomic uint32_t *high = &segment->run->attached_high;
     if (atomic_load(high) != segment->attached_high) {
         atomic_store(high, segment->attached_high);

@@ -35,6 +35,9 @@ struct segment {
      */
     uint32_t attached_high;
     bool attached_open[ATTACHED_MAX];
+    /* Slots whose process has ended and which are not recovered yet: what they say of locks counts
+     * no more. In the supervisor only. */
+    bool ended[SLOT_COUNT];
     struct segment_settings *own_settings; /* those that only the supervisor changes */
 };
 
@@ -107,6 +110,13 @@ segment_held_count(const struct segment *segment)
     return LIKELY(segment->held_left <= count) ? count : segment->held_left;
 }
 
+/* Behind the last worker's slot: from SLOT_WORKER_FIRST up to here have connections. */
+static inline unsigned
+segment_worker_end(const struct segment *segment)
+{
+    return SLOT_WORKER_FIRST + segment->run->boot_settings.worker_count;
+}
+
 /* Claims a slot for this process: pid, no lock, no pins, not serving. Counters stay. */
 void segment_claim_slot(struct segment *segment, unsigned slot_index);
 
@@ -120,6 +130,10 @@ void segment_close_attached(struct segment *segment, unsigned slot_index);
 
 /* Remembers the settings that only the supervisor changes, as they are now. */
 void segment_note_settings(struct segment *segment);
+
+/* Copies the settings: those that are [atomic] as they are now, all others as of the segment's
+ * creation, for the shared copy of them may be damaged. */
+void segment_settings_now(const struct segment *segment, struct segment_settings *settings);
 
 /* Writes again what only the supervisor says in the shared part, should another process have
  * written over it. */

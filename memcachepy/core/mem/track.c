@@ -119,6 +119,43 @@ track_recover(const struct segment *segment, unsigned slot_index)
     }
 }
 
+#define AUDIT_EVERY_NS UINT64_C(1000000000)
+#define AUDIT_LOOKS_MIN 3
+
+/* Whether there is such an owner, or none and nothing that would need one. */
+static bool
+owner_is_possible(const struct segment *segment, uint32_t owner)
+{
+    if (owner == 0) {
+        return atomic_load(&segment->run->tracking) == 0 &&
+               atomic_load(&track_head_of(segment)->copies) != COPIES_CHECKED;
+    }
+    return owner - 1 < segment_slot_count(segment) &&
+           atomic_load(&segment->slots[owner - 1].pid) != 0;
+}
+
+bool
+track_audit(const struct segment *segment, struct track_audit *audit, uint64_t now_ns)
+{
+    if (now_ns - audit->looked_at_ns < AUDIT_EVERY_NS) {
+        return false;
+    }
+    audit->looked_at_ns = now_ns;
+    uint32_t owner = atomic_load(&track_head_of(segment)->owner);
+    if (LIKELY(owner_is_possible(segment, owner))) {
+        audit->looks = 0;
+        return false;
+    }
+    audit->looks = owner == audit->owner ? audit->looks + 1 : 1;
+    audit->owner = owner;
+    if (audit->looks < AUDIT_LOOKS_MIN) {
+        return false;
+    }
+    track_end(segment, COPIES_DEAD);
+    audit->looks = 0;
+    return true;
+}
+
 /* ---- the other nodes' ----------------------------------------------------------------------- */
 
 bool

@@ -119,6 +119,16 @@ void track_accept(const struct segment *segment, const struct track_source *sour
 /* Nobody need wait for the owner, if this comes in time again. */
 void track_renew(const struct segment *segment, uint64_t now_ns);
 
+/* What was seen at the last look for an owner that does not exist. */
+struct track_audit {
+    uint64_t looked_at_ns;
+    uint32_t owner, looks;
+};
+
+/* In the maintainer: ends a session whose owner is no process for some seconds, for the words of
+ * the head may be damaged; no other could begin one. True: it has. */
+bool track_audit(const struct segment *segment, struct track_audit *audit, uint64_t now_ns);
+
 /* The node's copies, if it has some, are from now on `copies`, and nothing is tracked. By the
  * owner.
  */

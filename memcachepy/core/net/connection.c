@@ -47,6 +47,7 @@ connection_open(struct reactor *reactor, int fd)
     connection->shown_at_s = reactor->now_s;
     connection->may_idle = reactor->idle_timeout_s == 0 || !is_tcp(fd);
     list_append(&reactor->all, &connection->all);
+    reactor->open_count++;
     list_init(&connection->ready);
     list_init(&connection->waiting);
     list_init(&connection->held);
@@ -82,6 +83,7 @@ connection_close(struct reactor *reactor, struct connection *connection)
     list_remove(&connection->held);
     list_remove(&connection->ready);
     list_remove(&connection->all);
+    reactor->open_count--;
     conn_free(reactor->protocol, &connection->conn);
     if (connection->entry != NULL) {
         conn_table_close(connection->entry);

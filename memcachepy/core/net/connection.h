@@ -60,6 +60,10 @@ struct reactor {
     uint64_t pace_at_ns;
     uint64_t paced_requests; /* protocol_requests() at the last pieces, */
     uint64_t others_at_ns;   /* and when it last moved. */
+    uint32_t open_count;     /* Connections in `all`. */
+    /* When the counts of the slot were looked at, and what they were if they did not agree. */
+    uint32_t counted_at_s;
+    uint64_t seen_assigned, seen_received;
     uint32_t waiting_count;
     uint64_t retry_at_ns;
     bool released; /* Held memory may have become free. */

@@ -17,16 +17,6 @@ list_init(struct list *list)
     list->next = list->previous = list;
 }
 
-static inline uint64_t
-list_length(const struct list *head)
-{
-    uint64_t length = 0;
-    for (const struct list *at = head->next; at != head; at = at->next) {
-        length++;
-    }
-    return length;
-}
-
 static inline bool
 list_is_empty(const struct list *list)
 {

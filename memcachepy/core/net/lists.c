@@ -23,8 +23,8 @@
 #define STALL_SHARED_NS UINT64_C(500000000)
 #define STALL_MIN_NS UINT64_C(10000000)
 
-/* With idle_timeout: the longest sleep. */
-#define IDLE_CHECK_MAX_S 60
+/* The longest sleep, for what a process looks at from time to time. */
+#define IDLE_CHECK_MAX_S 10
 
 /* With memory of other nodes mapped, which stays taken should they end. */
 #define MAPPED_CHECK_MS 1000
@@ -238,7 +238,7 @@ lists_serve(struct reactor *reactor)
     }
 }
 
-/* The longest sleep of who waits for requests only; -1: as long as none comes. */
+/* The longest sleep of who waits for requests only: it looks at its slot's words then. */
 static int
 idle_sleep_ms(const struct reactor *reactor)
 {
@@ -253,7 +253,7 @@ idle_sleep_ms(const struct reactor *reactor)
         uint32_t left_s = until_s > reactor->now_s ? until_s - reactor->now_s : 0;
         return left_s < IDLE_CHECK_MAX_S ? (int)left_s * 1000 : IDLE_CHECK_MAX_S * 1000;
     }
-    return -1;
+    return IDLE_CHECK_MAX_S * 1000;
 }
 
 int

@@ -3,6 +3,7 @@
  * stopped or dead, and evicts and reclaims as it did before there was one. */
 #include "net/maintainer.h"
 
+#include "store/own.h"
 #include "store/store.h"
 
 #include <poll.h>
@@ -41,6 +42,7 @@ maintainer_run(struct segment *segment, unsigned slot_index, int wake_fd, int li
     bool alive = true;
     while (alive && loop_node_state(segment) == NODE_RUNNING) {
         bool more = store_maintain(store);
+        store_look_at_own(store, true);
         alive = wait_for_wake(wake_fd, liveness_fd, more ? PAUSE_MS : IDLE_MS);
     }
     store_close(store);

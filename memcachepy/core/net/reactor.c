@@ -12,6 +12,7 @@
 #include "net/lists.h"
 #include "net/turn.h"
 #include "proto/watch_log.h"
+#include "store/own.h"
 
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
@@ -143,7 +144,7 @@ settle_counts(struct reactor *reactor)
     struct process_slot *slot = reactor->slot;
     uint64_t assigned = atomic_load(&slot->conns_assigned);
     uint64_t received = atomic_load(&slot->conns_received);
-    uint64_t open = list_length(&reactor->all);
+    uint64_t open = reactor->open_count;
     uint32_t capacity = conn_table_capacity(&reactor->segment->run->boot_settings);
     int queued = 0;
     if ((received - atomic_load(&slot->conns_closed) == open && assigned - received <= capacity) ||
@@ -152,6 +153,35 @@ settle_counts(struct reactor *reactor)
     }
     atomic_store(&slot->conns_received, assigned - (uint64_t)queued);
     atomic_store(&slot->conns_closed, assigned - (uint64_t)queued - open);
+}
+
+/* The same for counts that are possible and wrong: of many connections that are none, so that no
+ * other is accepted. What has been assigned may be under way to the channel, so a difference counts
+ * only if nothing has moved since the last look. */
+static void
+look_at_counts(struct reactor *reactor)
+{
+    struct process_slot *slot = reactor->slot;
+    if (LIKELY(reactor->counted_at_s == reactor->now_s)) {
+        return;
+    }
+    reactor->counted_at_s = reactor->now_s;
+    uint64_t assigned = atomic_load(&slot->conns_assigned);
+    uint64_t received = atomic_load(&slot->conns_received);
+    uint64_t open = reactor->open_count;
+    int queued = 0;
+    if (ioctl(reactor->channel_fd, FIONREAD, &queued) != 0 ||
+        (received - atomic_load(&slot->conns_closed) == open &&
+         assigned - received == (uint64_t)queued)) {
+        reactor->seen_assigned = UINT64_MAX;
+        return;
+    }
+    if (assigned == reactor->seen_assigned && received == reactor->seen_received) {
+        atomic_store(&slot->conns_received, assigned - (uint64_t)queued);
+        atomic_store(&slot->conns_closed, assigned - (uint64_t)queued - open);
+    }
+    reactor->seen_assigned = assigned;
+    reactor->seen_received = received;
 }
 
 static void
@@ -261,7 +291,9 @@ reactor_loop(struct reactor *reactor)
         int count =
             epoll_wait(reactor->epoll_fd, events, EVENT_COUNT_MAX, lists_timeout_ms(reactor));
         store_tick(reactor->store);
+        store_look_at_own(reactor->store, true);
         reactor->now_s = store_uptime_s(reactor->store);
+        look_at_counts(reactor);
         handle_events(reactor, events, count);
         if (reactor->orphaned) {
             return LOOP_ORPHANED;

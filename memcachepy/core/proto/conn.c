@@ -357,7 +357,7 @@ conn_space(struct protocol *protocol, struct conn *conn, struct iovec pieces[2])
         pieces[1] = shared;
         return 2;
     }
-    if (conn->state == CONN_UPLOAD) {
+    if (conn->state == CONN_UPLOAD && value_has_space(protocol, conn)) {
         bool last = pending->space_len == pending->upload.value_len - pending->upload.received;
         pieces[0] = (struct iovec){pending->space, pending->space_len};
         pieces[1] = shared;

@@ -212,11 +212,12 @@ node_cpu(struct store *store)
 void
 stats_general(struct stat_sink *sink, struct store *store)
 {
-    const struct run_head *run = store_run(store);
+    struct segment_settings settings;
+    segment_settings_now(store_segment(store), &settings);
     struct general general = {
         .superblock = store_superblock(store),
-        .run = run,
-        .settings = &run->settings,
+        .run = store_run(store),
+        .settings = &settings,
         .cpu = node_cpu(store),
         .connection_count = segment_connection_count(store_segment(store)),
         .dumps_running = store_dumps_running(store),
@@ -308,7 +309,9 @@ stats_general(struct stat_sink *sink, struct store *store)
 void
 stats_settings(struct stat_sink *sink, struct store *store)
 {
-    const struct segment_settings *s = &store_run(store)->settings;
+    struct segment_settings settings;
+    const struct segment_settings *s = &settings;
+    segment_settings_now(store_segment(store), &settings);
 #define X(name, ...) stat_add(sink, #name, __VA_ARGS__);
     SETTINGS_LIST(X)
 #undef X

@@ -241,12 +241,23 @@ value_arrived(struct protocol *protocol, struct conn *conn, uint32_t len)
     pending->space_len -= len;
 }
 
+bool
+value_has_space(struct protocol *protocol, struct conn *conn)
+{
+    struct pending *pending = conn->pending;
+    if (pending->space_len != 0 &&
+        UNLIKELY(!store_upload_has_space(protocol->store, &pending->upload))) {
+        pending->space_len = 0;
+    }
+    return pending->space_len != 0;
+}
+
 /* Sees to it that there is space for the next byte, which conn_space() may hand out. */
 enum step
 value_upload_step(struct protocol *protocol, struct conn *conn, struct input *input)
 {
     struct pending *pending = conn->pending;
-    if (pending->space_len == 0) {
+    if (!value_has_space(protocol, conn)) {
         enum put_result result = PUT_STORED;
         pending->space_len =
             store_upload_space(protocol->store, &pending->upload, &pending->space, &result);

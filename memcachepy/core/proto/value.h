@@ -76,6 +76,9 @@ enum step value_end_step(struct protocol *protocol, struct conn *conn,
 /* Bytes were put where conn_space() had pointed: into the value itself. */
 void value_arrived(struct protocol *protocol, struct conn *conn, uint32_t len);
 
+/* Whether an upload has space for its next bytes. Else value_upload_step() looks for some. */
+bool value_has_space(struct protocol *protocol, struct conn *conn) MUST_CHECK;
+
 /* Ends the upload with an error; the rest of its value is swallowed. */
 void value_upload_fail(struct protocol *protocol, struct conn *conn, enum put_result result);
 

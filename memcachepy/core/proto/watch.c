@@ -10,6 +10,7 @@
 #include "mem/logring.h"
 #include "proto/encode.h"
 #include "proto/execute.h"
+#include "store/own.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -176,6 +177,10 @@ read_next(struct protocol *protocol, unsigned slot_index)
     note_lost(protocol, lost);
 }
 
+/* So many entries are not logged between two looks: a gid that is further ahead, or the word that
+ * counts them, is damaged, and the entry would never be told. */
+#define GIDS_AHEAD_MAX (UINT64_C(1) << 20)
+
 /* The ring whose next entry is the oldest, up to a gid; NULL: none. */
 static struct ring_reader *
 oldest(struct watch *watch, uint64_t last_gid)
@@ -183,6 +188,9 @@ oldest(struct watch *watch, uint64_t last_gid)
     struct ring_reader *best = NULL;
     for (unsigned i = 0; i < watch->reader_count; i++) {
         struct ring_reader *reader = &watch->readers[i];
+        if (reader->has_next && UNLIKELY(reader->next.head.gid > last_gid + GIDS_AHEAD_MAX)) {
+            return reader;
+        }
         if (reader->has_next && reader->next.head.gid <= last_gid) {
             last_gid = reader->next.head.gid;
             best = reader;
@@ -216,6 +224,11 @@ watch_collect(struct protocol *protocol)
     /* What is logged from now on comes next time, so that no later entry of a ring that was looked
      * at early overtakes an earlier one of a ring that was looked at late. */
     uint64_t last_gid = atomic_load_explicit(&protocol->run->log_gid, memory_order_acquire);
+    for (unsigned i = 0; i < watch->count; i++) {
+        if (UNLIKELY(watch->watchers[i]->from_gid > last_gid)) {
+            watch->watchers[i]->from_gid = last_gid; /* The count was damaged, then or now. */
+        }
+    }
     for (unsigned i = 0; i < watch->reader_count; i++) {
         if (!watch->readers[i].has_next) {
             read_next(protocol, i);
@@ -254,6 +267,7 @@ publish_classes(struct protocol *protocol)
     for (unsigned i = 0; i < protocol->watch->count; i++) {
         classes |= protocol->watch->watchers[i]->classes;
     }
+    store_note_watchers(protocol->store, protocol->watch->count, classes);
     logring_watch(store_segment(protocol->store), store_slot(protocol->store), classes);
 }
 

@@ -1,6 +1,8 @@
 /* See attachment.h. */
 #include "py/attachment.h"
 
+#include "store/own.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -127,6 +129,7 @@ attachment_look(struct attachment *attachment, uint64_t now_ns)
     const struct run_head *run = attachment->segment->run;
     char byte;
     store_tick(attachment->store);
+    store_look_at_own(attachment->store, false);
     attachment->look_at_ns = now_ns + LOOK_EVERY_NS;
     if (atomic_load_explicit(&run->node_state, memory_order_acquire) == NODE_STOPPING) {
         return false;

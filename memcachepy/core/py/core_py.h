@@ -42,6 +42,7 @@ bool dict_add(PyObject *dict, const char *name, uint64_t number);
 /* Methods of Segment about process slots: slots.c. */
 PyObject *segment_recover(struct segment_object *self, PyObject *args, PyObject *kwargs);
 PyObject *segment_open_slot(struct segment_object *self, PyObject *args);
+PyObject *segment_end_slot(struct segment_object *self, PyObject *args);
 PyObject *segment_close_slot(struct segment_object *self, PyObject *args);
 PyObject *segment_die_with_supervisor(struct segment_object *self, PyObject *unused);
 PyObject *segment_mend(struct segment_object *self, PyObject *unused);

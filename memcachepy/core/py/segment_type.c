@@ -530,6 +530,7 @@ static PyMethodDef segment_methods[] = {
     METHOD("is_serving", segment_is_serving, METH_VARARGS),
     METHOD("recover", segment_recover, METH_VARARGS | METH_KEYWORDS),
     METHOD("open_slot", segment_open_slot, METH_VARARGS),
+    METHOD("end_slot", segment_end_slot, METH_VARARGS),
     METHOD("close_slot", segment_close_slot, METH_VARARGS),
     METHOD("die_with_supervisor", segment_die_with_supervisor, METH_NOARGS),
     METHOD("mend", segment_mend, METH_NOARGS),

@@ -253,12 +253,28 @@ segment_set_stuck(struct segment_object *self, PyObject *args)
 /* ---- attached processes --------------------------------------------------------------------- */
 
 PyObject *
+segment_end_slot(struct segment_object *self, PyObject *args)
+{
+    unsigned slot;
+    if (!PyArg_ParseTuple(args, "I", &slot) || segment_opened(self) == NULL ||
+        !segment_has_slot(self, slot)) {
+        return NULL;
+    }
+    self->segment->ended[slot] = true;
+    Py_RETURN_NONE;
+}
+
+PyObject *
 segment_close_slot(struct segment_object *self, PyObject *args)
 {
     unsigned slot;
     if (!PyArg_ParseTuple(args, "I", &slot) || segment_opened(self) == NULL) {
         return NULL;
     }
+    if (!segment_has_slot(self, slot)) {
+        return NULL;
+    }
+    self->segment->ended[slot] = false;
     segment_close_attached(self->segment, slot);
     Py_RETURN_NONE;
 }

@@ -4,7 +4,7 @@
 #ifndef STORE_CELL_H
 #define STORE_CELL_H
 
-#include "store/shard.h"
+#include "store/item.h"
 
 #define CELL_BYTES 64
 #define CELLS_SPARE 2 /* what one insertion may need: an overflow bucket and a piece of a ring */
@@ -24,8 +24,8 @@ cells_are_free(const struct store *store, const struct shard *shard, unsigned co
 {
     struct ref at = {shard->cell_free};
     for (unsigned i = 0; i < count; i++) {
-        if (UNLIKELY(ref_is_none(at))) {
-            return false;
+        if (UNLIKELY(!ref_is_in_pages(store, at))) {
+            return false; /* There is none, or the word is damaged. */
         }
         if (i + 1 < count) {
             at.units = atomic_load_explicit(cell_next(store, at), memory_order_relaxed);

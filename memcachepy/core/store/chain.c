@@ -101,13 +101,13 @@ static enum put_result
 upload_open(struct store *store, const struct put *put, uint32_t value_len, bool may_wait,
             struct upload *upload)
 {
-    int index = free_entry(store->held->uploads, &store->held->upload_high, UPLOAD_COUNT_MAX);
+    int index = free_upload(store);
     if (index < 0) {
         return PUT_WAIT;
     }
     struct held_ref *entry = &store->held->uploads[index];
     if (!may_wait) {
-        hold(store->slot, entry, value_len);
+        hold(store, entry, value_len);
     } else if (!hold_if_room(store, entry, put->key.hash, value_len)) {
         return PUT_WAIT;
     }
@@ -115,7 +115,7 @@ upload_open(struct store *store, const struct put *put, uint32_t value_len, bool
     uint32_t class_id = store->superblock->class_count;
     enum put_result result = lock_with_room(store, shard, class_id, upload);
     if (result != PUT_STORED) {
-        hold_no_more(store->slot, entry);
+        hold_no_more(store, store->slot, entry);
         return result;
     }
     struct item_form form = {.key = put->key,
@@ -134,6 +134,7 @@ upload_open(struct store *store, const struct put *put, uint32_t value_len, bool
     journal_commit(shard);
     leave_lock(store, shard, upload);
     *upload = (struct upload){.value_len = value_len,
+                              .key_hash = put->key.hash,
                               .head_ref = head.units,
                               .tail_ref = head.units,
                               .index = (uint16_t)index,
@@ -175,20 +176,55 @@ class_of_next_chunk(const struct store *store, const struct shard *shard,
     return fitting;
 }
 
+/* Where the value begins in the chain's head, as chain_head_data(). NULL: another process has
+ * damaged the head or the entry that names it, and the chunks may be others' by now. */
+static uint8_t *
+upload_head(struct store *store, const struct upload *upload, uint32_t *room)
+{
+    struct ref head = {upload->head_ref};
+    bool named = atomic_load_explicit(&upload_entry(store, upload)->head_ref,
+                                      memory_order_relaxed) == upload->head_ref;
+    return named ? chain_head_data(store, head, upload->key_hash, upload->value_len,
+                                   1u << CHUNK_UPLOAD, room)
+                 : NULL;
+}
+
+static bool
+upload_is_sound(struct store *store, const struct upload *upload)
+{
+    uint32_t room;
+    return upload_head(store, upload, &room) != NULL;
+}
+
+/* Where the tail's part of the value begins, and how long it can be. NULL: it is damaged. */
+static uint8_t *
+upload_tail(struct store *store, const struct upload *upload, uint32_t *room)
+{
+    struct ref tail = {upload->tail_ref};
+    uint8_t *data = upload_head(store, upload, room);
+    if (data == NULL || upload->tail_ref == upload->head_ref) {
+        return data;
+    }
+    *room = cont_is_of(store, tail, upload->head_ref) ? chain_cont_room(store, tail) : 0;
+    return *room == 0 ? NULL : ((struct continuation *)ref_at(store, tail))->data;
+}
+
 /* Hangs one more chunk behind the tail. */
 static enum put_result
 upload_extend(struct store *store, struct upload *upload)
 {
     struct ref head = {upload->head_ref};
     struct ref tail = {upload->tail_ref};
-    struct shard *shard = shard_of_ref(store, head);
-    if (shard == NULL) {
-        return PUT_NO_MEMORY;
-    }
+    struct shard *shard = shard_of_hash(store, upload->key_hash);
+    uint32_t room;
     uint32_t class_id = class_of_next_chunk(store, shard, upload);
     enum put_result result = lock_with_room(store, shard, class_id, upload);
     if (result != PUT_STORED) {
         return result;
+    }
+    if (UNLIKELY(upload_tail(store, upload, &room) == NULL)) {
+        leave_lock(store, shard, upload);
+        return PUT_NO_MEMORY;
     }
     struct ref ref = chunk_pop(store, shard, class_id);
     struct continuation *continuation = ref_at(store, ref);
@@ -212,17 +248,9 @@ upload_extend(struct store *store, struct upload *upload)
 static uint32_t
 upload_tail_space(struct store *store, const struct upload *upload, uint8_t **space)
 {
-    struct ref tail = {upload->tail_ref};
     uint32_t room;
-    if (upload->tail_ref == upload->head_ref) {
-        struct item *item = ref_at(store, tail);
-        room = chain_head_room(store, item);
-        *space = item_value(item);
-    } else {
-        room = chain_cont_room(store, tail);
-        *space = ((struct continuation *)ref_at(store, tail))->data;
-    }
-    if (UNLIKELY(room < upload->tail_offset || room == 0)) {
+    *space = upload_tail(store, upload, &room);
+    if (UNLIKELY(*space == NULL || room < upload->tail_offset)) {
         return UINT32_MAX;
     }
     *space += upload->tail_offset;
@@ -253,6 +281,13 @@ store_upload_space(struct store *store, struct upload *upload, uint8_t **space,
     return room;
 }
 
+bool
+store_upload_has_space(struct store *store, const struct upload *upload)
+{
+    uint32_t room;
+    return upload_tail(store, upload, &room) != NULL;
+}
+
 void
 store_upload_advance(struct store *store, struct upload *upload, uint32_t bytes)
 {
@@ -262,12 +297,18 @@ store_upload_advance(struct store *store, struct upload *upload, uint32_t bytes)
     DCHECK(upload->received <= upload->value_len);
 }
 
-/* Frees the chain of an upload entry; under the lock. */
+/* Frees the chain that the upload entry names, if it is one; under the lock. */
 static void
-upload_discard(struct store *store, struct shard *shard, struct held_ref *entry)
+upload_discard(struct store *store, struct shard *shard, struct held_ref *entry, struct ref head)
 {
-    struct ref head = {atomic_load_explicit(&entry->head_ref, memory_order_relaxed)};
     struct item *item = ref_at(store, head);
+    if (UNLIKELY(atomic_load_explicit(&entry->head_ref, memory_order_relaxed) != head.units ||
+                 shard_of_ref(store, head) != shard || !held_head_is_sound(store, head) ||
+                 state_kind(chunk_state(item)) != CHUNK_UPLOAD)) {
+        /* Another process has damaged the entry, or what it names. */
+        atomic_store_explicit(&entry->head_ref, 0, memory_order_relaxed);
+        return;
+    }
     LOG(store, shard, entry->head_ref);
     LOG(store, shard, item->state);
     atomic_store_explicit(&entry->head_ref, 0, memory_order_relaxed);
@@ -293,17 +334,12 @@ upload_drop(struct store *store, struct process_slot *slot, struct held_ref *ent
             return false;
         }
         /* Taking the lock may have undone what the entry's process was doing. */
-        if (atomic_load_explicit(&entry->head_ref, memory_order_relaxed) != head.units) {
-        } else if (held_head_is_sound(store, head) &&
-                   state_kind(chunk_state(ref_at(store, head))) == CHUNK_UPLOAD) {
-            upload_discard(store, shard, entry);
-        } else {
-            /* Not of an upload: another process has damaged the entry. */
-            atomic_store_explicit(&entry->head_ref, 0, memory_order_relaxed);
+        if (atomic_load_explicit(&entry->head_ref, memory_order_relaxed) == head.units) {
+            upload_discard(store, shard, entry, head);
         }
         shard_unlock(store, shard);
     }
-    hold_no_more(slot, entry);
+    hold_no_more(store, slot, entry);
     return true;
 }
 
@@ -313,6 +349,8 @@ store_upload_abort(struct store *store, struct upload *upload)
     if (upload->open) {
         upload->open = false;
         struct held_ref *entry = upload_entry(store, upload);
+        struct ref head = {upload->head_ref};
+        name_again(store, entry, head, upload->key_hash, upload->value_len, 1u << CHUNK_UPLOAD);
         if (!upload_drop(store, store->slot, entry, true)) {
             held_release_later(store, entry);
         }
@@ -414,7 +452,7 @@ static void
 upload_close(struct store *store, struct shard *shard, struct upload *upload)
 {
     shard_unlock(store, shard);
-    hold_no_more(store->slot, upload_entry(store, upload));
+    hold_no_more(store, store->slot, upload_entry(store, upload));
     upload->open = false;
 }
 
@@ -437,13 +475,14 @@ upload_finish(struct store *store, struct put *put, struct upload *upload,
     if (result == PUT_STORED && basis != NULL && !basis_holds(basis, &place)) {
         result = PUT_WAIT;
     }
-    if (result == PUT_STORED && !room_in_chain(store, shard, &place)) {
+    if (result == PUT_STORED &&
+        (UNLIKELY(!upload_is_sound(store, upload)) || !room_in_chain(store, shard, &place))) {
         result = PUT_NO_MEMORY;
     }
     if (result == PUT_STORED) {
         upload_publish(store, shard, &place, old, put, upload, verdict);
     } else {
-        upload_discard(store, shard, upload_entry(store, upload));
+        upload_discard(store, shard, upload_entry(store, upload), (struct ref){upload->head_ref});
     }
     upload_close(store, shard, upload);
     return result;
@@ -465,11 +504,11 @@ upload_vivify(struct store *store, struct put *put, struct upload *upload)
         shard_unlock(store, shard);
         return PUT_WAIT;
     }
-    if (room_in_chain(store, shard, &place)) {
+    if (LIKELY(upload_is_sound(store, upload)) && room_in_chain(store, shard, &place)) {
         upload_publish(store, shard, &place, NULL, put, upload,
                        (struct verdict){.result = PUT_STORED});
     } else {
-        upload_discard(store, shard, upload_entry(store, upload));
+        upload_discard(store, shard, upload_entry(store, upload), (struct ref){upload->head_ref});
         result = PUT_NO_MEMORY;
     }
     upload_close(store, shard, upload);
@@ -547,7 +586,7 @@ static enum put_result
 old_hold(struct store *store, const struct put *put, struct old_value *old, bool *keeps_lock)
 {
     struct shard *shard = shard_of_key(store, &put->key);
-    int index = free_entry(store->held->pins, &store->held->pin_high, PIN_COUNT_MAX);
+    int index = free_pin(store);
     old->copy = malloc(store->chunk_bytes_max);
     if (index < 0 || old->copy == NULL) {
         free(old->copy);
@@ -581,8 +620,8 @@ old_hold(struct store *store, const struct put *put, struct old_value *old, bool
     old->pin.held = false;
     old->source = (struct source){.bytes = old->copy, .len = item->value_len};
     if (item->bits & ITEM_CHAINED) {
-        hold(store->slot, &store->held->pins[index], item->value_len);
-        pin_take(store, item, place.ref, (unsigned)index, &old->pin);
+        hold(store, &store->held->pins[index], item->value_len);
+        pin_take(store, item, place.ref, put->key.hash, (unsigned)index, &old->pin);
         old->source.chain = &old->pin;
     } else {
         memcpy(old->copy, item_value(item), item->value_len);
@@ -704,7 +743,8 @@ store_upload_commit(struct store *store, struct put *put, struct upload *upload)
     if (!is_concat(put)) {
         return upload_finish(store, put, upload, NULL);
     }
-    struct pin chain = {.value_len = upload->value_len, .head_ref = upload->head_ref};
+    struct pin chain = {
+        .value_len = upload->value_len, .key_hash = upload->key_hash, .head_ref = upload->head_ref};
     pin_rewind(&chain);
     struct source added = {.len = upload->value_len, .chain = &chain};
     put->value_len = upload->value_len;
@@ -726,8 +766,8 @@ uint32_t
 store_waiters(struct store *store)
 {
     uint32_t sum = 0;
-    unsigned slot_count = segment_slot_count(store->segment);
-    for (unsigned i = 0; i < slot_count; i++) {
+    unsigned end = segment_worker_end(store->segment);
+    for (unsigned i = SLOT_WORKER_FIRST; i < end; i++) {
         sum += atomic_load_explicit(&store->segment->slots[i].waiters, memory_order_relaxed);
     }
     return sum;

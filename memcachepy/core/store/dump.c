@@ -166,16 +166,16 @@ store_dump(struct store *store, struct dump_cursor *cursor, uint64_t classes,
 void
 store_count_dumps(struct store *store, int change)
 {
-    uint32_t dumps = atomic_load_explicit(&store->slot->dumps, memory_order_relaxed);
-    atomic_store_explicit(&store->slot->dumps, dumps + (uint32_t)change, memory_order_relaxed);
+    store->own.dumps += (uint32_t)change;
+    atomic_store_explicit(&store->slot->dumps, store->own.dumps, memory_order_relaxed);
 }
 
 uint32_t
 store_dumps_running(struct store *store)
 {
     uint32_t running = atomic_load_explicit(&store->run->crawl_classes, memory_order_relaxed) != 0;
-    unsigned slot_count = segment_slot_count(store->segment);
-    for (unsigned i = 0; i < slot_count; i++) {
+    unsigned end = segment_worker_end(store->segment);
+    for (unsigned i = SLOT_WORKER_FIRST; i < end; i++) {
         running += atomic_load_explicit(&store->segment->slots[i].dumps, memory_order_relaxed);
     }
     return running;

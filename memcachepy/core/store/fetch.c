@@ -31,12 +31,12 @@ view_fill(struct shard *shard, struct item *item, struct view *view)
 static bool
 fetch_pin(struct store *store, struct fetch *fetch, const struct table_place *place)
 {
-    int index = free_entry(store->held->pins, &store->held->pin_high, PIN_COUNT_MAX);
+    int index = free_pin(store);
     if (index < 0 ||
         !hold_if_room(store, &store->held->pins[index], fetch->key.hash, place->item->value_len)) {
         return false;
     }
-    pin_take(store, place->item, place->ref, (unsigned)index, &fetch->pin);
+    pin_take(store, place->item, place->ref, fetch->key.hash, (unsigned)index, &fetch->pin);
     return true;
 }
 

@@ -5,6 +5,7 @@
 #include "store/chain.h"
 #include "store/item.h"
 #include "store/pin.h"
+#include "store/walk.h"
 
 /* Uploads and pins together hold at most this part of the memory limit. */
 #define HELD_PART 8
@@ -171,7 +172,7 @@ hold_if_room(struct store *store, struct held_ref *entry, uint64_t key_hash, uin
     uint64_t reserved = reserved_bytes(store, key_hash, bytes);
     /* Counted first and looked at afterwards, all in one total order: of two who ask at the same
      * time, one at least sees the other. */
-    hold(slot, entry, bytes);
+    hold(store, entry, bytes);
     for (unsigned i = 0; i < ASK_TRIES_MAX; i++) {
         uint64_t before = 0;
         uint64_t held = reserved + own + held_by_others(store, slot, &before);
@@ -187,23 +188,44 @@ hold_if_room(struct store *store, struct held_ref *entry, uint64_t key_hash, uin
         /* Those behind may be asking too, and step back for us. */
         cpu_relax();
     }
-    hold_no_more(slot, entry);
+    hold_no_more(store, slot, entry);
     share_wait(store, key_hash, bytes);
     return false;
 }
 
+static bool
+entry_is_of(const struct held_table *held, const struct held_ref *entry)
+{
+    return entry >= held->pins && entry < held->uploads + UPLOAD_COUNT_MAX;
+}
+
+static uint32_t
+entry_index(const struct held_table *held, const struct held_ref *entry)
+{
+    bool is_pin = entry >= held->pins && entry < held->pins + PIN_COUNT_MAX;
+    return is_pin ? (uint32_t)(entry - held->pins)
+                  : PIN_COUNT_MAX + (uint32_t)(entry - held->uploads);
+}
+
 /* A death in between counts too much and not too little; recovery sets the sum to 0. */
 void
-hold(struct process_slot *slot, struct held_ref *entry, uint32_t bytes)
+hold(struct store *store, struct held_ref *entry, uint32_t bytes)
 {
+    struct process_slot *slot = store->slot;
+    uint32_t index = entry_index(store->held, entry);
+    store->own.used[index / 64] |= UINT64_C(1) << index % 64;
     atomic_fetch_add(&slot->held_bytes, bytes);
     STORES_IN_ORDER();
     entry->bytes = bytes;
 }
 
 void
-hold_no_more(struct process_slot *slot, struct held_ref *entry)
+hold_no_more(struct store *store, struct process_slot *slot, struct held_ref *entry)
 {
+    if (entry_is_of(store->held, entry)) {
+        uint32_t index = entry_index(store->held, entry);
+        store->own.used[index / 64] &= ~(UINT64_C(1) << index % 64);
+    }
     uint32_t bytes = entry->bytes;
     entry->bytes = 0;
     STORES_IN_ORDER();
@@ -227,16 +249,14 @@ void
 held_release_later(struct store *store, struct held_ref *entry)
 {
     struct held_table *held = store->held;
-    bool is_pin = entry >= held->pins && entry < held->pins + PIN_COUNT_MAX;
-    uint32_t index =
-        is_pin ? (uint32_t)(entry - held->pins) : PIN_COUNT_MAX + (uint32_t)(entry - held->uploads);
+    uint32_t index = entry_index(held, entry);
     struct held_left *left = &store->left;
     DCHECK((left->marks[index / 64] >> index % 64 & 1) == 0);
     left->marks[index / 64] |= UINT64_C(1) << index % 64;
     left->count++;
     /* Others are not to wait for it: an attached process may not come by for hours. At most what
      * was held when the other process was stopped is beyond the share until then. */
-    hold_no_more(store->slot, entry);
+    hold_no_more(store, store->slot, entry);
 }
 
 /* The next entry that is left, from where the last try ended; there is one. */
@@ -277,18 +297,47 @@ store_holds_entries(const struct store *store)
     return store->left.count != 0;
 }
 
-int
-free_entry(struct held_ref *entries, _Atomic uint32_t *high, unsigned count)
+void
+name_again(struct store *store, struct held_ref *entry, struct ref head, uint64_t key_hash,
+           uint32_t value_len, uint32_t kinds)
 {
-    uint32_t used = held_count(high, count);
-    for (uint32_t i = 0; i < used; i++) {
+    uint32_t room;
+    if (UNLIKELY(atomic_load_explicit(&entry->head_ref, memory_order_relaxed) != head.units) &&
+        chain_head_data(store, head, key_hash, value_len, kinds, &room) != NULL) {
+        atomic_store_explicit(&entry->head_ref, head.units, memory_order_relaxed);
+    }
+}
+
+static int
+free_entry(const struct held_ref *entries, _Atomic uint32_t *shared_high, uint32_t *high,
+           uint32_t count)
+{
+    for (uint32_t i = 0; i < *high; i++) {
         if (atomic_load_explicit(&entries[i].head_ref, memory_order_relaxed) == 0) {
             return (int)i;
         }
     }
-    if (used == count) {
-        return -1;
+    /* Entries behind the last that was used name something if they are damaged. */
+    for (uint32_t i = *high; i < count; i++) {
+        if (LIKELY(atomic_load_explicit(&entries[i].head_ref, memory_order_relaxed) == 0)) {
+            *high = i + 1;
+            atomic_store_explicit(shared_high, i + 1, memory_order_release);
+            return (int)i;
+        }
     }
-    atomic_store_explicit(high, used + 1, memory_order_release);
-    return (int)used;
+    return -1;
+}
+
+int
+free_pin(struct store *store)
+{
+    return free_entry(store->held->pins, &store->held->pin_high, &store->own.pin_high,
+                      PIN_COUNT_MAX);
+}
+
+int
+free_upload(struct store *store)
+{
+    return free_entry(store->held->uploads, &store->held->upload_high, &store->own.upload_high,
+                      UPLOAD_COUNT_MAX);
 }

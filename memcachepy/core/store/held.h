@@ -18,9 +18,9 @@ bool hold_if_room(struct store *store, struct held_ref *entry, uint64_t key_hash
 /* Nothing of this process waits any more. */
 void share_leave(struct store *store);
 
-/* Counts the entry's bytes in, whatever is held already, and out. */
-void hold(struct process_slot *slot, struct held_ref *entry, uint32_t bytes);
-void hold_no_more(struct process_slot *slot, struct held_ref *entry);
+/* Counts the entry's bytes, of the own slot, in, whatever is held already, and out. */
+void hold(struct store *store, struct held_ref *entry, uint32_t bytes);
+void hold_no_more(struct store *store, struct process_slot *slot, struct held_ref *entry);
 
 /* The entry cannot be released, for a stopped process has its shard: counts its bytes out, and lets
  * store_tick() release it when the shard can be had again. */
@@ -29,7 +29,14 @@ void held_release_later(struct store *store, struct held_ref *entry);
 /* Tries some of those; called while there are any. */
 void held_release(struct store *store);
 
-/* A free entry of a table of the slot; -1 if all are taken. */
-int free_entry(struct held_ref *entries, _Atomic uint32_t *high, unsigned count);
+/* Before an entry of the own slot is released: has it name the chain again that it was made for, if
+ * another process has written over the word and the chain is there yet; kinds as chain_head_data().
+ * Otherwise its chunks would stay. */
+void name_again(struct store *store, struct held_ref *entry, struct ref head, uint64_t key_hash,
+                uint32_t value_len, uint32_t kinds);
+
+/* A free entry of the own slot's pins or uploads; -1 if all are taken. */
+int free_pin(struct store *store);
+int free_upload(struct store *store);
 
 #endif

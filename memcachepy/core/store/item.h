@@ -307,15 +307,6 @@ reclaim_next(struct item *item)
     return &item->expire_word;
 }
 
-/* Whether the chunk is a continuation of the chain that begins at `head`. */
-static inline bool
-cont_is_of(const struct store *store, struct ref ref, uint32_t head)
-{
-    struct continuation *continuation = ref_at(store, ref);
-    return ref_is_in_pages(store, ref) && state_kind(chunk_state(continuation)) == CHUNK_CONT &&
-           continuation->head == head;
-}
-
 /* How many entries of a slot's table are to be looked at. */
 static inline uint32_t
 held_count(const _Atomic uint32_t *high, uint32_t count_max)

@@ -2,7 +2,10 @@
 #include "store/mend.h"
 
 #include "mem/lock.h"
+#include "mem/logring.h"
+#include "mem/track.h"
 #include "store/check.h"
+#include "store/flush.h"
 #include "store/hashtable.h"
 #include "store/item.h"
 #include "store/shard.h"
@@ -10,6 +13,7 @@
 
 #include <linux/futex.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #define LOOKS_MIN 3
@@ -21,6 +25,7 @@
 #define AUDIT_SHARDS 8
 #define AUDIT_EVERY_NS UINT64_C(100000000)
 #define HELD_AUDIT_EVERY_NS UINT64_C(1000000000)
+#define FLUSH_AUDIT_EVERY_NS UINT64_C(10000000000)
 
 /* ---- locks ---------------------------------------------------------------------------------- */
 
@@ -50,16 +55,60 @@ is_alive(int32_t pid)
     return pid > 0 && access(path, F_OK) == 0;
 }
 
-/* Whether a live process says that it holds the lock, or has the thread that the lock names. */
+/* Whether the thread sleeps and could be woken by a signal. No process does while it has the lock
+ * of the pool or of the configurations: it waits for the host's memory at most. */
+static bool
+is_asleep(int32_t pid, uint32_t thread)
+{
+    char path[64];
+    char text[256];
+    snprintf(path, sizeof(path), "/proc/%d/task/%u/stat", (int)pid, thread);
+    FILE *file = fopen(path, "re");
+    if (file == NULL) {
+        return false;
+    }
+    size_t len = fread(text, 1, sizeof(text) - 1, file);
+    fclose(file);
+    text[len] = '\0';
+    /* pid (name) state */
+    const char *end = strrchr(text, ')');
+    return end != NULL && end[1] == ' ' && end[2] == 'S';
+}
+
+/* Whether the slot's process, of which the lock names a thread, has the lock. From before it tries
+ * a shard's lock until after it has released it, it says which one it wants, so one that says
+ * nothing has none, unless it has begun to say so between the looks. */
+static bool
+is_held_by(const struct process_slot *slot, const struct shared_lock *lock, uint32_t number,
+           uint32_t shard_count)
+{
+    uint32_t word = lock_word(lock);
+    uint32_t count = atomic_load(&slot->lock_count);
+    if (number >= shard_count) {
+        return !is_asleep(atomic_load(&slot->pid), word & FUTEX_TID_MASK);
+    }
+    bool claims = atomic_load(&slot->wanted_shard) == number + 1 ||
+                  atomic_load(&slot->locked_shard) == number + 1;
+    return claims || atomic_load(&slot->lock_count) != count || lock_word(lock) != word;
+}
+
+/* Whether a live process says that it holds the lock in both of its words, for one of them may be
+ * damaged; or says so in one of them and has the thread that the lock names. */
 static bool
 may_be_held(const struct store *store, uint32_t number, uint32_t word, bool damaged)
 {
+    uint32_t shard_count = store->superblock->shard_count;
     unsigned slot_count = segment_slot_count(store->segment);
     for (unsigned i = 0; i < slot_count; i++) {
         const struct process_slot *slot = &store->segment->slots[i];
         int32_t pid = atomic_load(&slot->pid);
-        if ((atomic_load(&slot->locked_shard) == number + 1 && is_alive(pid)) ||
-            (!damaged && has_thread(pid, word & FUTEX_TID_MASK))) {
+        if (store->segment->ended[i]) {
+            continue;
+        }
+        if ((atomic_load(&slot->locked_shard) == number + 1 &&
+             atomic_load(&slot->wanted_shard) == number + 1 && is_alive(pid)) ||
+            (!damaged && has_thread(pid, word & FUTEX_TID_MASK) &&
+             is_held_by(slot, lock_numbered(store, number), number, shard_count))) {
             return true;
         }
     }
@@ -112,7 +161,10 @@ look_at_lock(struct store *store, uint32_t number)
     bool same = mend->of[i].looks != 0 && mend->of[i].word == (word & FUTEX_TID_MASK);
     mend->of[i].looks = same || damaged ? mend->of[i].looks + 1 : 1;
     mend->of[i].word = word & FUTEX_TID_MASK;
-    if (mend->of[i].looks < LOOKS_MIN || may_be_held(store, number, word, damaged)) {
+    if (may_be_held(store, number, word, damaged)) {
+        mend->of[i].looks = 0;
+    }
+    if (mend->of[i].looks < LOOKS_MIN) {
         return false;
     }
     lock_orphan(lock);
@@ -157,14 +209,29 @@ ignore(void *context, const char *sentence)
     (void)sentence;
 }
 
-/* Where one word was damaged others may be that show in no header: once a shard was mended all are
- * checked in full, one at a time, and again while that finds something. True: more is left. */
+/* Whether what a flush killed is gone by now, and the shards were not checked since. */
 static bool
-check_one_in_full(struct store *store)
+was_flushed(struct store *store, uint64_t now_ns)
+{
+    uint16_t epoch = epoch_now(store);
+    if (LIKELY(epoch == store->audit_epoch) || flush_left_items(store) ||
+        now_ns - store->audit_flush_at_ns < FLUSH_AUDIT_EVERY_NS) {
+        return false;
+    }
+    store->audit_epoch = epoch;
+    store->audit_flush_at_ns = now_ns;
+    return true;
+}
+
+/* Where one word was damaged others may be that show in no header: once a shard was mended all are
+ * checked in full, one at a time, and again while that finds something. So they are after a flush,
+ * when there is least to be looked at: it leaves no damage. True: more is left. */
+static bool
+check_one_in_full(struct store *store, uint64_t now_ns)
 {
     const struct run_head *run = store->run;
     uint32_t mends = atomic_load(&run->mended_count) + atomic_load(&run->emptied_count);
-    if (mends != store->audit_mends) {
+    if (mends != store->audit_mends || was_flushed(store, now_ns)) {
         store->audit_mends = mends;
         store->audit_next = store->superblock->shard_count;
     }
@@ -233,10 +300,14 @@ bool
 store_audit(struct store *store, uint64_t now_ns)
 {
     if (now_ns - store->audited_at_ns < AUDIT_EVERY_NS) {
-        return check_one_in_full(store);
+        return check_one_in_full(store, now_ns);
     }
     store->audited_at_ns = now_ns;
     audit_held(store, now_ns);
+    logring_settle(store->segment);
+    if (track_audit(store->segment, &store->track_audit, now_ns)) {
+        atomic_fetch_add(&store->run->mended_count, 1);
+    }
     if (pool_audit(store->segment, store->held, &store->pool_audit, now_ns)) {
         atomic_fetch_add(&store->run->mended_count, 1);
     }
@@ -249,5 +320,5 @@ store_audit(struct store *store, uint64_t now_ns)
             shard_unlock(store, shard);
         }
     }
-    return check_one_in_full(store);
+    return check_one_in_full(store, now_ns);
 }

@@ -19,7 +19,8 @@ pin_rewind(struct pin *pin)
 }
 
 void
-pin_take(struct store *store, struct item *item, struct ref ref, unsigned index, struct pin *pin)
+pin_take(struct store *store, struct item *item, struct ref ref, uint64_t key_hash, unsigned index,
+         struct pin *pin)
 {
     item->bits |= ITEM_PINNED;
     struct held_ref *entry = &store->held->pins[index];
@@ -28,6 +29,7 @@ pin_take(struct store *store, struct item *item, struct ref ref, unsigned index,
     *pin = (struct pin){.value_len = item->value_len,
                         .client_flags = item_client_flags(item, item->bits),
                         .cas = item->cas,
+                        .key_hash = key_hash,
                         .head_ref = ref.units,
                         .index = (uint16_t)index,
                         .held = true};
@@ -38,7 +40,7 @@ enum pin_result
 store_pin(struct store *store, const struct key *key, struct pin *pin)
 {
     struct shard *shard = shard_of_key(store, key);
-    int index = free_entry(store->held->pins, &store->held->pin_high, PIN_COUNT_MAX);
+    int index = free_pin(store);
     if (index < 0) {
         return PIN_WAIT;
     }
@@ -59,7 +61,7 @@ store_pin(struct store *store, const struct key *key, struct pin *pin)
         result = PIN_WAIT;
     } else {
         item_hit_locked(store, item);
-        pin_take(store, item, place.ref, (unsigned)index, pin);
+        pin_take(store, item, place.ref, key->hash, (unsigned)index, pin);
     }
     shard_unlock(store, shard);
     return result;
@@ -70,10 +72,18 @@ store_pin(struct store *store, const struct key *key, struct pin *pin)
 static uint8_t *
 chain_data(struct store *store, const struct pin *pin, struct ref ref, uint32_t *room)
 {
+    /* Each time: what is pinned stays what it is, but other processes may have damaged the words
+     * that say so, and given the chunks to another key. */
+    uint32_t kinds = 1u << CHUNK_LIVE | 1u << CHUNK_DETACHED | 1u << CHUNK_UPLOAD;
+    struct ref head = {pin->head_ref};
+    uint8_t *data = chain_head_data(store, head, pin->key_hash, pin->value_len, kinds, room);
+    if (UNLIKELY(data == NULL ||
+                 (pin->held && atomic_load_explicit(&store->held->pins[pin->index].head_ref,
+                                                    memory_order_relaxed) != pin->head_ref))) {
+        return NULL;
+    }
     if (ref.units == pin->head_ref) {
-        struct item *item = ref_at(store, ref);
-        *room = chain_head_room(store, item);
-        return item_value(item);
+        return data;
     }
     *room = cont_is_of(store, ref, pin->head_ref) ? chain_cont_room(store, ref) : 0;
     return *room == 0 ? NULL : ((struct continuation *)ref_at(store, ref))->data;
@@ -166,7 +176,7 @@ pin_drop(struct store *store, struct process_slot *slot, struct held_ref *entry,
         reclaim_run(store, shard);
         shard_unlock(store, shard);
     }
-    hold_no_more(slot, entry);
+    hold_no_more(store, slot, entry);
     return true;
 }
 
@@ -176,6 +186,8 @@ store_unpin(struct store *store, struct pin *pin)
     if (pin->held) {
         pin->held = false;
         struct held_ref *entry = &store->held->pins[pin->index];
+        name_again(store, entry, (struct ref){pin->head_ref}, pin->key_hash, pin->value_len,
+                   1u << CHUNK_LIVE | 1u << CHUNK_DETACHED);
         if (!pin_drop(store, store->slot, entry, true)) {
             held_release_later(store, entry);
         }

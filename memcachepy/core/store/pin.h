@@ -6,8 +6,8 @@
 #include "store/store.h"
 
 /* Under the lock: pins the chain at `ref` in a free entry of the slot, whose bytes are counted. */
-void pin_take(struct store *store, struct item *item, struct ref ref, unsigned index,
-              struct pin *pin);
+void pin_take(struct store *store, struct item *item, struct ref ref, uint64_t key_hash,
+              unsigned index, struct pin *pin);
 
 /* Puts the cursor at the value's beginning. */
 void pin_rewind(struct pin *pin);

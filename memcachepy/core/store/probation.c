@@ -47,6 +47,35 @@ log_ring(struct store *store, struct shard *shard, struct class_list *list)
     journal_log_2(store, shard, LOGGED(list->ring_count), (struct logged){&list->ring_popped, 4});
 }
 
+static bool
+ref_may_be(const struct store *store, uint32_t units)
+{
+    return units == 0 || ref_is_in_pages(store, (struct ref){units});
+}
+
+bool
+probation_is_sound(const struct store *store, const struct shard *shard, uint32_t class_id)
+{
+    const struct class_list *list = &shard->classes[class_id];
+    return list->ring_popped < PROBATION_CELL_ENTRIES &&
+           list->ring_pushed <= PROBATION_CELL_ENTRIES && ref_may_be(store, list->ring_head) &&
+           ref_may_be(store, list->ring_tail) &&
+           (list->ring_count == 0 || (list->ring_head != 0 && list->ring_tail != 0));
+}
+
+/* What is left of a damaged ring. Its cells are missed by the next look at the shard, which is
+ * rebuilt then. */
+static COLD void
+drop_ring(struct store *store, struct shard *shard, struct class_list *list)
+{
+    log_ring(store, shard, list);
+    LOG(store, shard, list->ring_head);
+    LOG(store, shard, list->ring_tail);
+    list->ring_count = list->ring_popped = list->ring_pushed = 0;
+    list->ring_head = list->ring_tail = 0;
+    journal_commit(shard);
+}
+
 bool
 probation_push(struct store *store, struct shard *shard, uint32_t class_id, uint64_t hash)
 {
@@ -95,6 +124,9 @@ look_ahead(struct store *store, struct shard *shard, const struct class_list *li
         if (index >= PROBATION_CELL_ENTRIES) {
             index -= PROBATION_CELL_ENTRIES;
             cell = atomic_load_explicit(cell_next(store, (struct ref){cell}), memory_order_relaxed);
+            if (UNLIKELY(!ref_is_in_pages(store, (struct ref){cell}))) {
+                return;
+            }
         }
         uint32_t hash = atomic_load_explicit(entry_at(store, cell, index), memory_order_relaxed);
         if (i == 0) {
@@ -111,6 +143,10 @@ probation_pop(struct store *store, struct shard *shard, uint32_t class_id,
 {
     struct class_list *list = &shard->classes[class_id];
     DCHECK(list->ring_count > 0);
+    if (UNLIKELY(!probation_is_sound(store, shard, class_id))) {
+        drop_ring(store, shard, list);
+        return NULL;
+    }
     look_ahead(store, shard, list);
     uint32_t hash = atomic_load_explicit(entry_at(store, list->ring_head, list->ring_popped),
                                          memory_order_relaxed);

@@ -22,6 +22,9 @@ struct table_place;
 /* How many entries the ring should have. */
 uint32_t probation_target(const struct store *store, const struct shard *shard, uint32_t class_id);
 
+/* Whether the words that say where the ring begins and ends can be. */
+bool probation_is_sound(const struct store *store, const struct shard *shard, uint32_t class_id);
+
 /* Inside a transaction: the newest item of the class. False: no cell is free for the entry. */
 bool probation_push(struct store *store, struct shard *shard, uint32_t class_id,
                     uint64_t hash) MUST_CHECK;

@@ -3,6 +3,7 @@
 #include "store/room.h"
 
 #include "store/policy.h"
+#include "store/probation.h"
 #include "store/walk.h"
 
 /* Growth may be used up by other writers, and the table may need a page too; then it is tried
@@ -60,6 +61,15 @@ ready_now(struct store *store, struct shard *shard, uint32_t class_id, bool *cha
     return pool_can_grow(store->segment) ? SLAB_GROW : SLAB_DONOR;
 }
 
+/* What the store that the room is for follows, of what another process may have damaged: behind
+ * this, no process can go back. */
+static bool
+words_are_sound(const struct store *store, const struct shard *shard, uint32_t class_id)
+{
+    return slab_chunk_is_ready(store, shard, class_id) &&
+           probation_is_sound(store, shard, class_id);
+}
+
 static enum room_result
 room_find(struct store *store, struct shard *shard, uint32_t class_id)
 {
@@ -68,7 +78,12 @@ room_find(struct store *store, struct shard *shard, uint32_t class_id)
         enum slab_result result = ready_now(store, shard, class_id, &changed);
         switch (result) {
         case SLAB_READY:
-            return changed ? ROOM_CHANGED : ROOM_READY;
+            if (LIKELY(words_are_sound(store, shard, class_id))) {
+                return changed ? ROOM_CHANGED : ROOM_READY;
+            }
+            shard_mend(store, shard);
+            changed = true;
+            continue;
         case SLAB_GROW:
         case SLAB_DONOR:
             break;

@@ -258,6 +258,34 @@ shard_try_lock(struct store *store, struct shard *shard)
     return lock_result_held(store, shard, lock_try(&store->lock->lock));
 }
 
+/* Whether some process says that it has the lock, in both of its words: one may be damaged. */
+static bool
+is_claimed(const struct store *store, const struct shard *shard)
+{
+    uint32_t number = shard_index(store, shard) + 1;
+    unsigned slot_count = segment_slot_count(store->segment);
+    for (unsigned i = 0; i < slot_count; i++) {
+        const struct process_slot *slot = &store->segment->slots[i];
+        if (slot != store->slot && atomic_load(&slot->locked_shard) == number &&
+            atomic_load(&slot->wanted_shard) == number) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The lock names this thread, which does not have it: damage that no other process can tell from a
+ * holder. The shard may be damaged as well. */
+static COLD enum lock_result
+retake_own(struct store *store, struct shard *shard)
+{
+    if (!lock_names_caller(&store->lock->lock) || is_claimed(store, shard)) {
+        return LOCK_TIMEOUT;
+    }
+    lock_orphan(&store->lock->lock);
+    return lock_try(&store->lock->lock);
+}
+
 /* A mark that comes late, when the holder has just moved on, costs those who meet the next holder
  * an error; whoever gets the lock takes it away. */
 static enum lock_result
@@ -283,6 +311,9 @@ shard_lock(struct store *store, struct shard *shard)
     if (UNLIKELY(result == LOCK_TIMEOUT) &&
         atomic_load_explicit(&store->lock->stuck, memory_order_relaxed) == 0) {
         result = wait_for_holder(store, shard);
+    }
+    if (UNLIKELY(result == LOCK_TIMEOUT)) {
+        result = retake_own(store, shard);
     }
     return lock_result_held(store, shard, result);
 }

@@ -24,6 +24,7 @@
 #include "mem/page.h"
 #include "mem/ref.h"
 #include "mem/segment.h"
+#include "mem/track.h"
 #include "store/store.h"
 
 /* Half of the largest page. */
@@ -173,6 +174,15 @@ struct held_left {
     uint64_t marks[HELD_COUNT_MAX / 64];
 };
 
+/* What the words of the own slot are to be; see own.h. */
+struct own_words {
+    uint32_t looked_at_s;
+    int32_t pid;
+    uint32_t pin_high, upload_high;
+    uint32_t dumps, watchers, watch_classes;
+    uint64_t used[HELD_COUNT_MAX / 64]; /* pins, and behind them uploads, that it holds */
+};
+
 struct track_mapping;
 
 /* One process's handle; store_open() fills it. */
@@ -212,6 +222,7 @@ struct store {
     uint32_t shrink_turn;         /* the shard that gives a page next */
     struct share_wait wait;
     struct held_left left;
+    struct own_words own;
     uint32_t table_turn;      /* the shard whose table shrinks next */
     uint64_t clocks_noted_ms; /* for a later run; by the maintainer */
     struct sweep_pass sweep;
@@ -220,10 +231,13 @@ struct store {
     struct lock_mend mend;
     struct pool_audit pool_audit;
     struct held_audit held_audit;
+    struct track_audit track_audit;
     uint32_t audit_turn; /* the shard that the maintainer looks at next */
     uint64_t audited_at_ns;
-    uint32_t audit_mends; /* the count of mended shards that the last full check was for */
-    uint32_t audit_next;  /* the shard to be checked in full next */
+    uint32_t audit_mends;       /* the count of mended shards that the last full check was for */
+    uint32_t audit_next;        /* the shard to be checked in full next */
+    uint16_t audit_epoch;       /* the flush that it was done for last, */
+    uint64_t audit_flush_at_ns; /* and when */
     uint8_t class_of_units[CHUNK_BYTES_MAX / 8 + 1]; /* class by size in 8 bytes, rounded up */
 };
 

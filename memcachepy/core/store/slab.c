@@ -67,6 +67,25 @@ partial_remove(struct store *store, struct shard *shard, struct class_list *list
 
 /* ---- chunks --------------------------------------------------------------------------------- */
 
+bool
+slab_chunk_is_ready(const struct store *store, const struct shard *shard, uint32_t class_id)
+{
+    uint32_t number = shard->classes[class_id].partial - 1;
+    if (UNLIKELY(number >= store->page_count_max)) {
+        return false;
+    }
+    const struct page *page = page_entry(store->segment, number);
+    uint32_t slot = page->free_head - 1u;
+    uint32_t per_page = slab_chunks_per_page(store, class_id);
+    if (UNLIKELY(atomic_load_explicit(&page->owner, memory_order_relaxed) !=
+                     page_owner(shard_index(store, shard), class_id) ||
+                 slot >= per_page)) {
+        return false;
+    }
+    struct free_chunk *chunk = chunk_at(store, number, class_id, slot);
+    return LIKELY(state_kind(chunk_state(chunk)) == CHUNK_FREE && chunk->next_slot <= per_page);
+}
+
 struct ref
 chunk_pop(struct store *store, struct shard *shard, uint32_t class_id)
 {

@@ -85,6 +85,9 @@ chunk_at(const struct store *store, uint32_t page_number, uint32_t class_id, uin
     return page_memory(store, page_number) + (size_t)slot * slab_chunk_bytes(store, class_id);
 }
 
+/* Whether the chunk that chunk_pop() would take is the class's, and free. */
+bool slab_chunk_is_ready(const struct store *store, const struct shard *shard, uint32_t class_id);
+
 /* Inside a transaction. Needs class_list.free_chunks > 0. The chunk's first 8 bytes are logged. */
 struct ref chunk_pop(struct store *store, struct shard *shard, uint32_t class_id);
 void chunk_push(struct store *store, struct shard *shard, struct ref ref);

@@ -111,6 +111,7 @@ store_open(struct segment *segment, unsigned slot_index)
     store->cas_enabled = segment->run->boot_settings.cas_enabled;
     store->random = (uint32_t)superblock->hash_key.word[0] ^ slot_index << 16 ^ 1u << 31;
     store->random |= 1;
+    store->own.pid = atomic_load(&store->slot->pid);
     map_sizes_to_classes(store);
     store_tick(store);
     return store;

@@ -207,6 +207,7 @@ struct pin {
     uint32_t client_flags;
     uint64_t cas;
     /* private */
+    uint64_t key_hash;
     uint32_t head_ref;
     uint32_t cursor_ref;    /* the chunk the cursor is in, */
     uint32_t cursor_offset; /* its bytes before the cursor, */
@@ -306,6 +307,7 @@ struct upload {
     uint32_t value_len;
     uint32_t received;
     /* private */
+    uint64_t key_hash;
     uint32_t head_ref;
     uint32_t tail_ref;
     uint32_t tail_offset;
@@ -325,6 +327,11 @@ enum put_result store_upload_begin(struct store *store, const struct put *put,
  * PUT_NO_MEMORY / PUT_BUSY with length 0 (then abort). */
 uint32_t store_upload_space(struct store *store, struct upload *upload, uint8_t **space,
                             enum put_result *result);
+/* Whether the space that was got last is the upload's still: another process may have damaged the
+ * words that say so, and others have it by now. To be asked before the space is written to later.
+ */
+bool store_upload_has_space(struct store *store, const struct upload *upload) MUST_CHECK;
+
 void store_upload_advance(struct store *store, struct upload *upload, uint32_t bytes);
 
 /* Makes the complete upload live, in put->mode. The upload is closed whatever the result. */

@@ -116,12 +116,62 @@ held_head_is_sound(const struct store *store, struct ref head)
     uint32_t class_id = store->superblock->class_count;
     uint32_t owner =
         atomic_load_explicit(&page_entry(store->segment, number)->owner, memory_order_relaxed);
-    uint64_t in_page = ref_offset(store->superblock, head) - page_offset(store->superblock, number);
     struct item *item = ref_at(store, head);
-    return page_has_chunks(store->superblock, owner) && page_owner_kind(owner) == class_id &&
-           in_page % slab_chunk_bytes(store, class_id) == 0 &&
-           in_page / slab_chunk_bytes(store, class_id) < slab_chunks_per_page(store, class_id) &&
-           item->bits & ITEM_CHAINED && head_is_sound(store, item, class_id);
+    return ref_is_chunk_of(store, head, page_owner_shard(owner)) &&
+           page_owner_kind(owner) == class_id && item->bits & ITEM_CHAINED &&
+           head_is_sound(store, item, class_id);
+}
+
+bool
+ref_is_chunk_of(const struct store *store, struct ref ref, uint32_t shard_number)
+{
+    if (!ref_is_in_pages(store, ref)) {
+        return false;
+    }
+    uint32_t number = page_of_ref(store, ref);
+    uint32_t owner =
+        atomic_load_explicit(&page_entry(store->segment, number)->owner, memory_order_relaxed);
+    if (!page_has_chunks(store->superblock, owner) || page_owner_shard(owner) != shard_number) {
+        return false;
+    }
+    uint32_t class_id = page_owner_kind(owner);
+    uint64_t in_page = ref_offset(store->superblock, ref) - page_offset(store->superblock, number);
+    return in_page % slab_chunk_bytes(store, class_id) == 0 &&
+           in_page / slab_chunk_bytes(store, class_id) < slab_chunks_per_page(store, class_id);
+}
+
+bool
+cont_is_of(const struct store *store, struct ref ref, uint32_t head)
+{
+    struct ref head_ref = {head};
+    const struct page *page = page_entry(store->segment, page_of_ref(store, head_ref));
+    uint32_t owner = atomic_load_explicit(&page->owner, memory_order_relaxed);
+    if (!ref_is_chunk_of(store, ref, page_owner_shard(owner))) {
+        return false;
+    }
+    struct continuation *continuation = ref_at(store, ref);
+    return state_kind(chunk_state(continuation)) == CHUNK_CONT && continuation->head == head;
+}
+
+RACY_READ uint8_t *
+chain_head_data(const struct store *store, struct ref head, uint64_t hash, uint32_t value_len,
+                uint32_t kinds, uint32_t *room)
+{
+    uint32_t number = shard_index(store, shard_of_hash(store, hash));
+    if (!ref_is_chunk_of(store, head, number) ||
+        class_of_ref(store, head) != store->superblock->class_count) {
+        return NULL;
+    }
+    struct item *item = ref_at(store, head);
+    uint8_t bits = *(const volatile uint8_t *)&item->bits;
+    uint8_t key_len = *(const volatile uint8_t *)&item->key_len;
+    if ((kinds >> state_kind(chunk_state(item)) & 1) == 0 || (bits & ITEM_FORM_BITS & ~ITEM_HAS_FLAGS) != ITEM_CHAINED ||
+        item->check != item_check_value(hash, value_len, key_len, bits)) {
+        return NULL;
+    }
+    uint32_t before = item_plain_key_offset(bits) + key_len;
+    *room = store->chunk_bytes_max - before;
+    return (uint8_t *)item + before;
 }
 
 bool

@@ -35,6 +35,19 @@ bool part_is_sound(const struct store *store, const void *chunk);
  * shard that owns its page. */
 bool held_head_is_sound(const struct store *store, struct ref head);
 
+/* Whether the ref leads to where a chunk of a page begins that the shard owns. */
+bool ref_is_chunk_of(const struct store *store, struct ref ref, uint32_t shard_number);
+
+/* Whether the chunk is a continuation of the chain that begins at `head`, which leads into a page
+ * with chunks. Any word of it may be damaged. */
+bool cont_is_of(const struct store *store, struct ref ref, uint32_t head);
+
+/* Where the value begins in the head of a key's chain, and in *room how much of it the chunk holds.
+ * NULL: it is not the head of a chain of that key and length, whose state is of one of `kinds`
+ * (1 << CHUNK_...). The words are read once each, for another process may write over them. */
+uint8_t *chain_head_data(const struct store *store, struct ref head, uint64_t hash,
+                         uint32_t value_len, uint32_t kinds, uint32_t *room);
+
 /* Follows a chain; false if it does not hold all of the value. */
 bool chain_is_sound(const struct store *store, struct item *head);
 
