@@ -107,7 +107,8 @@ enum room_result
 room_make(struct store *store, struct shard *shard, uint32_t class_id)
 {
     if (LIKELY(shard->classes[class_id].free_chunks > 0 && !table_is_short(store, shard) &&
-               atomic_load_explicit(&store->held->page_in_flight, memory_order_relaxed) == 0)) {
+               atomic_load_explicit(&store->held->page_in_flight, memory_order_relaxed) == 0 &&
+               words_are_sound(store, shard, class_id))) {
         return ROOM_READY;
     }
     enum room_result result = room_find(store, shard, class_id);
