@@ -146,6 +146,14 @@ def test_one_size_after_another_finds_room(room: Room, phases: tuple[str, ...], 
     room("turns", 100, MEBIBYTE, "s3fifo", 2, seed, *words)
 
 
+def test_an_evicted_value_that_is_pinned_is_not_the_last_to_go(room: Room) -> None:
+    """It gives no room before it is released, so another has to go for the value of two megabytes."""
+    large = "1048576-1048576:120:10000000:0:0:0"
+    first = "131072-4194208:120:10000000:0:0:0"
+    phases = (first, large, "1-4096:120:3:0:0:0", large, "2097152-2097152:120:3:0:0:30")
+    room("turns", 8, 4194304, "s3fifo", 1, 293596, *phases)
+
+
 @pytest.mark.parametrize("megabytes", [2, 8, 64])
 def test_values_of_half_the_memory_wait_for_each_other(
     room: Room, megabytes: int, seed: int

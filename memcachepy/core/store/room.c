@@ -75,6 +75,7 @@ room_find(struct store *store, struct shard *shard, uint32_t class_id)
 {
     bool changed = false;
     for (uint32_t i = 0; i < ROOM_TRIES_MAX; i++) {
+        uint64_t evictions = shard->sums.evictions;
         enum slab_result result = ready_now(store, shard, class_id, &changed);
         switch (result) {
         case SLAB_READY:
@@ -95,7 +96,8 @@ room_find(struct store *store, struct shard *shard, uint32_t class_id)
         if (!shard_lock(store, shard)) {
             return ROOM_BUSY;
         }
-        if (!helped) {
+        /* What was evicted may be pinned, and its chunks are not free yet: the next may be not. */
+        if (!helped && shard->sums.evictions == evictions) {
             break;
         }
     }

@@ -165,7 +165,8 @@ chain_head_data(const struct store *store, struct ref head, uint64_t hash, uint3
     struct item *item = ref_at(store, head);
     uint8_t bits = *(const volatile uint8_t *)&item->bits;
     uint8_t key_len = *(const volatile uint8_t *)&item->key_len;
-    if ((kinds >> state_kind(chunk_state(item)) & 1) == 0 || (bits & ITEM_FORM_BITS & ~ITEM_HAS_FLAGS) != ITEM_CHAINED ||
+    if ((kinds >> state_kind(chunk_state(item)) & 1) == 0 ||
+        (bits & ITEM_FORM_BITS & ~ITEM_HAS_FLAGS) != ITEM_CHAINED ||
         item->check != item_check_value(hash, value_len, key_len, bits)) {
         return NULL;
     }
