@@ -147,7 +147,7 @@ def test_one_size_after_another_finds_room(room: Room, phases: tuple[str, ...], 
 
 
 def test_an_evicted_value_that_is_pinned_is_not_the_last_to_go(room: Room) -> None:
-    """It gives no room before it is released, so another has to go for the value of two megabytes."""
+    """It gives no room before it is released, so others have to go for 2 MiB."""
     large = "1048576-1048576:120:10000000:0:0:0"
     first = "131072-4194208:120:10000000:0:0:0"
     phases = (first, large, "1-4096:120:3:0:0:0", large, "2097152-2097152:120:3:0:0:30")
