@@ -9,6 +9,7 @@
     do {                                                                                           \
         if (!(condition)) {                                                                        \
             printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);                                 \
+            fflush(stdout); /* A child's leak check ends it before exit() would. */                \
             exit(1);                                                                               \
         }                                                                                          \
     } while (0)
