@@ -125,7 +125,8 @@ movable_pages(const struct store *store)
 static uint64_t
 needed_pages(const struct store *store, uint64_t value_len)
 {
-    uint64_t chunks = 1 + (value_len + KEY_LEN_MAX) / (store->chunk_bytes_max - ITEM_HEADER_BYTES);
+    uint64_t chunks =
+        1 + (value_len + PLAIN_KEY_LEN_MAX) / (store->chunk_bytes_max - ITEM_HEADER_BYTES);
     return (chunks + 1) / 2 + 3;
 }
 
