@@ -10,6 +10,7 @@
 #include "mem/page.h"
 #include "mem/prefix_table.h"
 #include "mem/track.h"
+#include "store/check.h"
 #include "store/hashtable.h"
 #include "store/mend.h"
 #include "store/own.h"
@@ -521,6 +522,39 @@ words_that_a_store_follows_are_looked_at_before(void)
     expect_sound_and_empty();
 }
 
+static void
+a_check_of_damaged_words_tells_and_ends(void)
+{
+    struct put put = put_of("long", 'c');
+    EXPECT(store_put(store, &put) == PUT_STORED);
+    struct shard *shard = shard_of_key(store, &put.key);
+    for (unsigned i = 0; i < 4; i++) {
+        struct table_place place;
+        table_find(store, shard, put.key.bytes, put.key.len, put.key.hash, &place);
+        struct class_list *list = &shard->classes[class_of_ref(store, place.ref)];
+        struct page *page = page_entry(segment, list->hand_page - 1);
+        switch (i) {
+        case 0:
+            page->class_next = 0x7FFFFFFF;
+            break;
+        case 1:
+            page->free_head = 60000;
+            break;
+        case 2:
+            atomic_store(&place.bucket->ref[place.slot], 0xFFFFFFF0u);
+            break;
+        case 3: /* A chain that is a circle. */
+            ((struct continuation *)ref_at(store, (struct ref){*item_next(place.item)}))->next =
+                *item_next(place.item);
+            break;
+        }
+        EXPECT(store_check(store, ignore_problem, NULL) != 0);
+        store_rebuild(store);
+        EXPECT(store_put(store, &put) == PUT_STORED);
+    }
+    expect_sound_and_empty();
+}
+
 int
 main(void)
 {
@@ -546,6 +580,7 @@ main(void)
     a_session_without_an_owner_ends();
     a_flush_leaves_no_damaged_chunk();
     words_that_a_store_follows_are_looked_at_before();
+    a_check_of_damaged_words_tells_and_ends();
     store_close(store);
     segment_close(segment);
     puts("ok");

@@ -13,8 +13,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-/* A queue that is longer than any can be is damaged. */
+/* A queue or a chain that is longer than any can be is damaged. */
 #define QUEUE_LOOKS_MAX (1u << 16)
+#define CHAIN_LOOKS_MAX (1u << 20)
 
 /* Whether the page, stored plus one, has this owner. */
 static bool
@@ -235,7 +236,8 @@ check_head(struct check *check, struct ref ref, uint32_t class_id)
                kind == CHUNK_UPLOAD ? "an upload" : "detached");
     }
     if (item->bits & ITEM_CHAINED) {
-        for (struct ref next = {*item_next(item)}; !ref_is_none(next);) {
+        struct ref next = {*item_next(item)};
+        for (uint32_t i = 0; i < CHAIN_LOOKS_MAX && cont_is_of(store, next, ref.units); i++) {
             check->reached++;
             next.units = ((struct continuation *)ref_at(store, next))->next;
         }
@@ -281,7 +283,7 @@ check_page(void *context, uint32_t number, uint32_t kind)
         }
     }
     uint32_t listed = 0;
-    for (uint32_t slot = page->free_head; slot != 0 && listed <= count; listed++) {
+    for (uint32_t slot = page->free_head; slot != 0 && slot <= count && listed <= count; listed++) {
         struct free_chunk *chunk = ref_at(store, chunk_ref(store, number, kind, slot - 1));
         if (state_kind(chunk_state(chunk)) != CHUNK_FREE) {
             report(check, "page %u lists slot %u as free, which is not", number, slot - 1);
@@ -317,7 +319,8 @@ check_classes(struct check *check)
         empty += check->class_empty[class_id];
         uint32_t circle = 0;
         uint32_t at = list->hand_page;
-        while (at != 0 && circle <= list->page_count) {
+        uint32_t owner = page_owner(shard_index(check->store, check->shard), class_id);
+        while (page_is_of(check->store, at, owner) && circle <= list->page_count) {
             circle++;
             at = page_entry(check->store->segment, at - 1)->class_next;
             if (at == list->hand_page) {
@@ -341,7 +344,8 @@ check_ring(struct check *check, uint32_t class_id)
     const struct class_list *list = &check->shard->classes[class_id];
     uint32_t cells = 0;
     struct ref last = REF_NONE;
-    for (struct ref at = {list->ring_head}; !ref_is_none(at) && cells <= check->shard->cell_count;
+    for (struct ref at = {list->ring_head};
+         cell_is_of(check->store, check->shard, at.units) && cells <= check->shard->cell_count;
          at.units = atomic_load(cell_next(check->store, at))) {
         cells++;
         last = at;
@@ -369,8 +373,9 @@ check_bucket(struct check *check, const struct table_bucket *bucket, uint32_t in
             continue;
         }
         linked++;
-        struct item *item = ref_at(store, (struct ref){atomic_load(&bucket->ref[slot])});
-        if (state_kind(chunk_state(item)) != CHUNK_LIVE) {
+        struct ref ref = {atomic_load(&bucket->ref[slot])};
+        struct item *item = ref_at(store, ref);
+        if (!ref_is_in_pages(store, ref) || state_kind(chunk_state(item)) != CHUNK_LIVE) {
             report(check, "bucket %u links a chunk that is not live", index);
             continue;
         }
@@ -446,6 +451,10 @@ unsigned
 shard_check(struct store *store, struct shard *shard, problem_fn *problem, void *context)
 {
     struct check check = {.store = store, .shard = shard, .problem = problem, .context = context};
+    if (!shard_is_plausible(store, shard)) {
+        report(&check, "its head makes no sense");
+        return check.problems;
+    }
     each_page(store, shard, check_page, &check);
     check_classes(&check);
     check_table(&check);
