@@ -28,6 +28,9 @@
 
 #define GROW_WAIT_MS 1000
 
+/* No limit is lower: what says so is damaged. */
+#define LIMIT_BYTES_MIN (UINT64_C(1) << 20)
+
 #define AUDIT_EVERY_NS UINT64_C(2000000000)
 /* Pages whose summaries the maintainer looks at in one step: 32 KiB of the free map. */
 #define CONFIRM_PAGES (UINT32_C(1) << 18)
@@ -177,12 +180,46 @@ set_effective(struct page_pool *pool, uint32_t count)
     atomic_store(&pool->effective_count, count);
 }
 
+/* The end of what was populated, as the directory and the memory that it has show. Pages behind it
+ * that were populated are so again when the pool grows. */
+static uint32_t
+populated_by_owners(const struct segment *segment)
+{
+    const struct superblock *superblock = segment->superblock;
+    off_t hole = lseek(segment->fd, (off_t)superblock->pages_at, SEEK_HOLE);
+    uint64_t present = hole < 0 ? superblock->page_count_max
+                                : ((uint64_t)hole - superblock->pages_at) / sizeof(struct page);
+    uint32_t number =
+        present < superblock->page_count_max ? (uint32_t)present : superblock->page_count_max;
+    while (number > 0 && atomic_load(&page_entry(segment, number - 1)->owner) == PAGE_FREE) {
+        number--;
+    }
+    return number;
+}
+
+/* Under the grow lock: what the count of populated pages is, if another process has written over
+ * it. Returns whether it has. */
+static bool
+mend_populated(struct segment *segment)
+{
+    struct page_pool *pool = &segment->superblock->pool;
+    uint32_t populated = atomic_load(&pool->populated_count);
+    if (LIKELY(atomic_load(&pool->populated_check) == ~populated)) {
+        return false;
+    }
+    populated = populated_by_owners(segment);
+    atomic_store(&pool->populated_check, ~populated);
+    atomic_store(&pool->populated_count, populated);
+    return true;
+}
+
 /* Makes what the lock guards agree with the page directory. Memory without its count is populated
  * again later, which is harmless. */
 static void
 pool_repair(struct segment *segment)
 {
     struct page_pool *pool = &segment->superblock->pool;
+    (void)mend_populated(segment);
     uint32_t count = pool_populated(segment);
     uint32_t present = 0;
     for (uint32_t number = 0; number < count; number++) {
@@ -581,6 +618,9 @@ grow_locked(struct segment *segment, uint32_t bytes_max)
 {
     struct superblock *superblock = segment->superblock;
     struct page_pool *pool = &superblock->pool;
+    if (UNLIKELY(mend_populated(segment))) {
+        (void)recount_present(segment); /* Nothing is to be populated behind a damaged end. */
+    }
     uint32_t present = atomic_load(&pool->present_count);
     uint32_t limit = atomic_load(&pool->effective_count);
     if (present >= limit) {
@@ -822,23 +862,6 @@ audit_pages(struct segment *segment, struct held_table *held, struct pool_audit 
     return freed;
 }
 
-/* The end of what was populated, as the directory and the memory that it has show. Pages behind it
- * that were populated are so again when the pool grows. */
-static uint32_t
-populated_by_owners(const struct segment *segment)
-{
-    const struct superblock *superblock = segment->superblock;
-    off_t hole = lseek(segment->fd, (off_t)superblock->pages_at, SEEK_HOLE);
-    uint64_t present = hole < 0 ? superblock->page_count_max
-                                : ((uint64_t)hole - superblock->pages_at) / sizeof(struct page);
-    uint32_t number =
-        present < superblock->page_count_max ? (uint32_t)present : superblock->page_count_max;
-    while (number > 0 && atomic_load(&page_entry(segment, number - 1)->owner) == PAGE_FREE) {
-        number--;
-    }
-    return number;
-}
-
 /* Under the grow lock. Each word that no page tells again stands there twice. */
 static bool
 audit_words(struct segment *segment, struct pool_audit *audit)
@@ -849,7 +872,7 @@ audit_words(struct segment *segment, struct pool_audit *audit)
     struct page_pool *pool = &superblock->pool;
     bool wrong = false;
     uint64_t limit_bytes = atomic_load(&run->settings.memory_limit_bytes);
-    if (atomic_load(&growth->limit_check) != ~limit_bytes) {
+    if (atomic_load(&growth->limit_check) != ~limit_bytes || limit_bytes < LIMIT_BYTES_MIN) {
         limit_bytes = audit->limit_bytes;
         atomic_store(&run->settings.memory_limit_bytes, limit_bytes);
         atomic_store(&growth->limit_check, ~limit_bytes);
@@ -857,13 +880,7 @@ audit_words(struct segment *segment, struct pool_audit *audit)
         wrong = true;
     }
     audit->limit_bytes = limit_bytes;
-    uint32_t populated = atomic_load(&pool->populated_count);
-    if (atomic_load(&pool->populated_check) != ~populated) {
-        populated = populated_by_owners(segment);
-        atomic_store(&pool->populated_check, ~populated);
-        atomic_store(&pool->populated_count, populated);
-        wrong = true;
-    }
+    wrong |= mend_populated(segment);
     uint32_t effective = atomic_load(&pool->effective_count);
     if (atomic_load(&pool->effective_check) != ~effective) {
         set_effective(pool, limit_pages(segment));
@@ -884,13 +901,6 @@ audit_words(struct segment *segment, struct pool_audit *audit)
 void
 pool_reopen(struct segment *segment)
 {
-    struct page_pool *pool = &segment->superblock->pool;
-    uint32_t populated = atomic_load(&pool->populated_count);
-    if (atomic_load(&pool->populated_check) != ~populated) {
-        populated = populated_by_owners(segment);
-        atomic_store(&pool->populated_check, ~populated);
-        atomic_store(&pool->populated_count, populated);
-    }
     pool_repair(segment);
 }
 
