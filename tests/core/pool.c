@@ -167,6 +167,38 @@ an_absent_page_that_is_not_where_it_should_be_ends_no_growth(bool is_there)
     segment_close(segment);
 }
 
+/* Another process wrote over the count: the pages behind it are none to be counted or populated. */
+static void
+nothing_is_populated_behind_a_damaged_end(uint32_t damaged)
+{
+    struct segment *segment = make(64);
+    struct page_pool *pool = &segment->superblock->pool;
+    struct held_table *held = &segment->held[SLOT_WORKER_FIRST];
+    EXPECT(take(segment, held, 10) == 10);
+    uint64_t bytes = file_bytes(segment);
+    atomic_store(&pool->populated_count, damaged);
+    EXPECT(pool_grow(segment));
+    uint32_t limit = (64 * MIB) >> segment->superblock->page_shift;
+    EXPECT(take(segment, held, limit) == limit - 10);
+    EXPECT(atomic_load(&pool->present_count) == limit);
+    EXPECT(file_bytes(segment) < bytes + 65 * MIB);
+    segment_close(segment);
+}
+
+/* The limit and its complement fit, and there is no such limit. */
+static void
+a_limit_that_cannot_be_is_not_believed(void)
+{
+    struct segment *segment = make(64);
+    struct held_table *held = &segment->held[SLOT_WORKER_FIRST];
+    struct pool_audit audit = {0};
+    atomic_store(&segment->run->settings.memory_limit_bytes, 0);
+    atomic_store(&segment->run->growth.limit_check, UINT64_MAX);
+    EXPECT(pool_audit(segment, held, &audit, UINT64_C(10000000000)));
+    EXPECT(atomic_load(&segment->run->settings.memory_limit_bytes) == 64 * MIB);
+    segment_close(segment);
+}
+
 int
 main(void)
 {
@@ -175,6 +207,9 @@ main(void)
     nothing_is_given_above_the_limit_and_what_went_comes_back();
     an_absent_page_that_is_not_where_it_should_be_ends_no_growth(true);
     an_absent_page_that_is_not_where_it_should_be_ends_no_growth(false);
+    nothing_is_populated_behind_a_damaged_end(0x10000);
+    nothing_is_populated_behind_a_damaged_end(3);
+    a_limit_that_cannot_be_is_not_believed();
     puts("ok");
     return 0;
 }

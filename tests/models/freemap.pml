@@ -1,5 +1,5 @@
 /* Where the free pages are (mem/freemap.c, with take_in_hand(), pool_give_back() and
- * recover_page() of mem/page.c), with a death anywhere.
+ * recover_page() of mem/growth.c), with a death anywhere.
  *
  * Proves: a page that is free has its bit at every moment; and once the processes are at rest and
  * the dead are recovered, it has the bits of all summaries above it, so that a search from the top
