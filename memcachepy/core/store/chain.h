@@ -8,13 +8,6 @@
 /* store_put() for results that are chains; without the lock. */
 enum put_result chain_put(struct store *store, struct put *put);
 
-/* Frees what an entry of the own slot holds, unless its shard is locked just now. */
-bool upload_try_drop(struct store *store, struct held_ref *entry) MUST_CHECK;
-
-/* For a dead process: frees what its slot's entry holds. False: a stopped process is in the way. */
-bool upload_recover(struct store *store, struct process_slot *slot,
-                    struct held_ref *entry) MUST_CHECK;
-
 /* Value bytes in the head of a chain, and in a continuation. */
 uint32_t chain_head_room(const struct store *store, const struct item *item);
 uint32_t chain_cont_room(const struct store *store, struct ref ref);

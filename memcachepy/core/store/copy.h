@@ -84,7 +84,7 @@ enum copy_end {
 enum dump_result store_copy_end(struct store *store, struct dump_cursor *cursor, enum copy_end end,
                                 uint64_t *kept, uint64_t *dropped) MUST_CHECK;
 
-/* ---- for store/chain.c ---------------------------------------------------------------------- */
+/* ---- for store/upload.c --------------------------------------------------------------------- */
 
 /* Under the lock: PUT_STORED, whatever is there, or PUT_NOT_STORED. */
 struct verdict copy_verdict(const struct store *store, const struct put *put);

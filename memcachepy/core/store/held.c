@@ -2,9 +2,9 @@
 #include "store/held.h"
 
 #include "base/check.h"
-#include "store/chain.h"
 #include "store/item.h"
 #include "store/pin.h"
+#include "store/upload.h"
 #include "store/walk.h"
 
 /* Uploads and pins together hold at most this part of the memory limit. */
@@ -340,4 +340,26 @@ free_upload(struct store *store)
 {
     return free_entry(store->held->uploads, &store->held->upload_high, &store->own.upload_high,
                       UPLOAD_COUNT_MAX);
+}
+
+/* ---- waiting connections --------------------------------------------------------------------- */
+
+void
+store_set_waiters(struct store *store, uint32_t waiters)
+{
+    atomic_store_explicit(&store->slot->waiters, waiters, memory_order_relaxed);
+    if (waiters == 0) {
+        share_leave(store);
+    }
+}
+
+uint32_t
+store_waiters(struct store *store)
+{
+    uint32_t sum = 0;
+    unsigned end = segment_worker_end(store->segment);
+    for (unsigned i = SLOT_WORKER_FIRST; i < end; i++) {
+        sum += atomic_load_explicit(&store->segment->slots[i].waiters, memory_order_relaxed);
+    }
+    return sum;
 }

@@ -2,7 +2,6 @@
 #include "store/own.h"
 
 #include "mem/logring.h"
-#include "store/chain.h"
 #include "store/held.h"
 #include "store/item.h"
 #include "store/pin.h"

@@ -3,10 +3,10 @@
 
 #include "mem/logring.h"
 #include "mem/track.h"
-#include "store/chain.h"
 #include "store/item.h"
 #include "store/pin.h"
 #include "store/shard.h"
+#include "store/upload.h"
 
 static void
 recover_shard(struct store *store, struct shard *shard, struct recovery *recovery)

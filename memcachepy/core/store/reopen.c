@@ -3,12 +3,12 @@
  * What a process's death leaves to the next owner of a lock, the end of all of them leaves to this:
  * each shard is repaired as after a death, then what the processes held is released, as for a dead
  * one. It may be cut off at any instruction, too, and is done again then. */
-#include "store/chain.h"
 #include "store/format.h"
 #include "store/pin.h"
 #include "store/shard.h"
 #include "store/store.h"
 #include "store/unknown.h"
+#include "store/upload.h"
 
 /* False: a shard that had to be repaired has what this build does not know; the sentence names it.
  */
