@@ -3,6 +3,7 @@
  * Each is damaged by a process that dies with the shard's lock. Whoever repairs then must live, the
  * shard be sound, and the store serve. Prints "ok"; exits 1 at the first thing wrong. */
 #include "expect.h"
+#include "settings.h"
 
 #include "base/crash.h"
 #include "mem/page.h"
@@ -201,14 +202,7 @@ a_lock_that_a_live_process_holds_is_left_alone(struct store *store)
 int
 main(void)
 {
-    struct segment_settings settings = {.memory_limit_bytes = 32u << 20,
-                                        .item_size_max_bytes = 1u << 20,
-                                        .growth_factor = 1.25,
-                                        .item_size_min_bytes = 12,
-                                        .conn_limit = 64,
-                                        .worker_count = 4,
-                                        .cas_enabled = true,
-                                        .worker_logbuf_bytes = 65536};
+    struct segment_settings settings = small_settings(32u << 20, 4);
     char sentence[SEGMENT_SENTENCE_MAX];
     EXPECT(store_create(&settings, &segment, sentence) == SEGMENT_OK);
     segment_claim_slot(segment, SLOT_SUPERVISOR);

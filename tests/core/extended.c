@@ -4,6 +4,7 @@
  *
  * Prints "ok"; exits 1 at the first thing wrong. */
 #include "expect.h"
+#include "settings.h"
 
 #include "base/crash.h"
 #include "mem/logring.h"
@@ -54,20 +55,11 @@ ignore_problem(void *context, const char *sentence)
 static struct segment_settings
 settings_for(enum eviction_policy policy)
 {
-    return (struct segment_settings){
-        .memory_limit_bytes = (uint64_t)MEGABYTES << 20,
-        .item_size_max_bytes = 1u << 20,
-        .growth_factor = 1.25,
-        .item_size_min_bytes = 12,
-        .conn_limit = 64,
-        .worker_count = 2,
-        .cas_enabled = true,
-        .eviction_policy = policy,
-        .slab_reassign = true,
-        .slab_automove = 1,
-        .worker_logbuf_bytes = 65536,
-        .prefix_delimiter = ':',
-    };
+    struct segment_settings settings = small_settings((uint64_t)MEGABYTES << 20, 2);
+    settings.item_size_min_bytes = 12;
+    settings.eviction_policy = policy;
+    settings.slab_reassign = true;
+    return settings;
 }
 
 static void

@@ -3,6 +3,7 @@
  *
  * usage: freemap SEED ROUNDS */
 #include "expect.h"
+#include "settings.h"
 
 #include "base/crash.h"
 #include "mem/freemap.h"
@@ -56,12 +57,7 @@ static struct held_table *held;
 static void
 begin(uint64_t limit_bytes)
 {
-    struct segment_settings settings = {.memory_limit_bytes = limit_bytes,
-                                        .item_size_max_bytes = MIB,
-                                        .growth_factor = 1.25,
-                                        .item_size_min_bytes = 8,
-                                        .conn_limit = 10,
-                                        .worker_count = 8};
+    struct segment_settings settings = small_settings(limit_bytes, 8);
     char sentence[SEGMENT_SENTENCE_MAX];
     if (segment_create(&settings, &(struct data_format){64, 0}, &segment, sentence) != SEGMENT_OK) {
         puts(sentence);

@@ -2,6 +2,7 @@
  *
  *     hugepages */
 #include "expect.h"
+#include "settings.h"
 
 #include "mem/hugepage.h"
 #include "mem/page.h"
@@ -104,12 +105,7 @@ test_a_kernel_that_cannot_be_asked_is_asked_once(void)
 int
 main(void)
 {
-    struct segment_settings settings = {.memory_limit_bytes = 64u << 20,
-                                        .item_size_max_bytes = 1u << 20,
-                                        .growth_factor = 1.25,
-                                        .item_size_min_bytes = 8,
-                                        .conn_limit = 10,
-                                        .worker_count = 1};
+    struct segment_settings settings = small_settings(64u << 20, 1);
     char sentence[SEGMENT_SENTENCE_MAX];
     EXPECT(segment_create(&settings, &(struct data_format){4096, 0}, &segment, sentence) ==
            SEGMENT_OK);

@@ -4,6 +4,8 @@
 #ifndef TESTS_CORE_LEDGER_H
 #define TESTS_CORE_LEDGER_H
 
+#include "settings.h"
+
 #include "base/crash.h"
 #include "mem/freemap.h"
 #include "mem/page.h"
@@ -498,15 +500,7 @@ ledgers_make(unsigned count)
 static inline struct segment *
 segment_make(unsigned megabytes)
 {
-    struct segment_settings settings = {.memory_limit_bytes = (uint64_t)megabytes << 20,
-                                        .item_size_max_bytes = 1u << 20,
-                                        .growth_factor = 1.25,
-                                        .item_size_min_bytes = 8,
-                                        .slab_automove = 1,
-                                        .conn_limit = 10,
-                                        .worker_count = 8,
-                                        .eviction_policy = POLICY_S3FIFO,
-                                        .cas_enabled = true};
+    struct segment_settings settings = small_settings((uint64_t)megabytes << 20, 8);
     struct segment *segment;
     char sentence[SEGMENT_SENTENCE_MAX];
     if (store_create(&settings, &segment, sentence) != SEGMENT_OK) {

@@ -1,6 +1,7 @@
 /* The pool of pages: what it takes ahead of need, and how a limit that moves changes what it gives.
  */
 #include "expect.h"
+#include "settings.h"
 
 #include "mem/freemap.h"
 #include "mem/page.h"
@@ -15,13 +16,7 @@
 static struct segment *
 make(uint64_t megabytes)
 {
-    struct segment_settings settings = {.memory_limit_bytes = megabytes * MIB,
-                                        .item_size_max_bytes = MIB,
-                                        .growth_factor = 1.25,
-                                        .item_size_min_bytes = 8,
-                                        .slab_automove = 1,
-                                        .conn_limit = 10,
-                                        .worker_count = 1};
+    struct segment_settings settings = small_settings(megabytes * MIB, 1);
     struct segment *segment;
     char sentence[SEGMENT_SENTENCE_MAX];
     if (segment_create(&settings, &(struct data_format){4096, 0}, &segment, sentence) !=

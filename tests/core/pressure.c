@@ -3,6 +3,8 @@
  * sound.
  *
  * usage: pressure MEGABYTES CHILDREN SETS VALUE_MAX SEED */
+#include "settings.h"
+
 #include "store/check.h"
 #include "store/store.h"
 
@@ -64,15 +66,7 @@ main(int argc, char **argv)
     if (argc < 6) {
         return 2;
     }
-    struct segment_settings settings = {.memory_limit_bytes = strtoull(argv[1], NULL, 10) << 20,
-                                        .item_size_max_bytes = 1u << 20,
-                                        .growth_factor = 1.25,
-                                        .item_size_min_bytes = 8,
-                                        .slab_automove = 1,
-                                        .conn_limit = 10,
-                                        .worker_count = 8,
-                                        .eviction_policy = POLICY_S3FIFO,
-                                        .cas_enabled = true};
+    struct segment_settings settings = small_settings(strtoull(argv[1], NULL, 10) << 20, 8);
     unsigned children = (unsigned)atoi(argv[2]);
     struct segment *segment;
     char sentence[SEGMENT_SENTENCE_MAX];

@@ -5,6 +5,7 @@
  * usage: reopen FILE keeps | reboots | refuses | holds | fingerprint
  *        reopen FILE dies | killed ROUNDS SEED */
 #include "expect.h"
+#include "settings.h"
 #include "ledger.h"
 
 #include "base/boot_id.h"
@@ -75,15 +76,7 @@ static char sentence[SEGMENT_SENTENCE_MAX];
 static struct segment_settings
 some_settings(void)
 {
-    return (struct segment_settings){.memory_limit_bytes = LIMIT_BYTES,
-                                     .item_size_max_bytes = 1u << 20,
-                                     .growth_factor = 1.25,
-                                     .item_size_min_bytes = 8,
-                                     .slab_automove = 1,
-                                     .conn_limit = 10,
-                                     .worker_count = 8,
-                                     .worker_logbuf_bytes = 65536,
-                                     .cas_enabled = true};
+    return small_settings(LIMIT_BYTES, 8);
 }
 
 /* A run that is laid out in quite another way. */

@@ -1,6 +1,7 @@
 /* What a shortage of memory on the host, or in the cgroup of an attached process, leaves behind:
  * nothing, once it is over. The host's memory and the boot-time clock are the test's. */
 #include "expect.h"
+#include "settings.h"
 
 #include "base/clock.h"
 #include "base/crash.h"
@@ -55,13 +56,7 @@ static unsigned stored;
 static void
 begin(void)
 {
-    struct segment_settings settings = {.memory_limit_bytes = LIMIT_BYTES,
-                                        .item_size_max_bytes = MIB,
-                                        .growth_factor = 1.25,
-                                        .item_size_min_bytes = 8,
-                                        .slab_automove = 1,
-                                        .conn_limit = 10,
-                                        .worker_count = 2};
+    struct segment_settings settings = small_settings(LIMIT_BYTES, 2);
     char sentence[SEGMENT_SENTENCE_MAX];
     available_bytes = GIB;
     looks = 0;

@@ -3,6 +3,7 @@
  *
  * usage: table CASE; prints ok, or the facts that are wrong. */
 #include "expect.h"
+#include "settings.h"
 
 #include "base/xxh64.h"
 #include "mem/segment.h"
@@ -23,15 +24,9 @@ static const struct siphash_key fixed_key = {{0x0706050403020100, 0x0F0E0D0C0B0A
 static struct store *
 open_store(unsigned megabytes, enum eviction_policy policy)
 {
-    struct segment_settings settings = {.memory_limit_bytes = (uint64_t)megabytes << 20,
-                                        .item_size_max_bytes = 1u << 20,
-                                        .growth_factor = 1.25,
-                                        .item_size_min_bytes = 12,
-                                        .slab_automove = 1,
-                                        .conn_limit = 10,
-                                        .worker_count = 1,
-                                        .eviction_policy = policy,
-                                        .cas_enabled = true};
+    struct segment_settings settings = small_settings((uint64_t)megabytes << 20, 1);
+    settings.item_size_min_bytes = 12;
+    settings.eviction_policy = policy;
     struct segment *segment;
     char sentence[SEGMENT_SENTENCE_MAX];
     EXPECT(store_create(&settings, &segment, sentence) == SEGMENT_OK);

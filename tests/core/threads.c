@@ -3,6 +3,8 @@
  * sweeps what expires and gives memory back. Values are one byte repeated, so that a tear shows.
  *
  * usage: threads SECONDS SEED */
+#include "settings.h"
+
 #include "mem/config_table.h"
 #include "store/check.h"
 #include "store/store.h"
@@ -217,15 +219,7 @@ main(int argc, char **argv)
     if (argc < 3) {
         return 2;
     }
-    struct segment_settings settings = {.memory_limit_bytes = LIMIT_MB << 20,
-                                        .item_size_max_bytes = 1u << 20,
-                                        .growth_factor = 1.25,
-                                        .item_size_min_bytes = 8,
-                                        .slab_automove = 1,
-                                        .conn_limit = 10,
-                                        .worker_count = THREADS,
-                                        .eviction_policy = POLICY_S3FIFO,
-                                        .cas_enabled = true};
+    struct segment_settings settings = small_settings(LIMIT_MB << 20, THREADS);
     char sentence[SEGMENT_SENTENCE_MAX];
     struct worker workers[THREADS];
     if (store_create(&settings, &segment, sentence) != SEGMENT_OK) {

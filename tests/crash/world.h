@@ -5,6 +5,8 @@
 #ifndef TESTS_CRASH_WORLD_H
 #define TESTS_CRASH_WORLD_H
 
+#include "settings.h"
+
 #include "base/xxh64.h"
 #include "mem/freemap.h"
 #include "mem/page.h"
@@ -65,15 +67,8 @@ static struct world *
 world_open(unsigned megabytes, uint32_t pages, enum eviction_policy policy, uint64_t seed)
 {
     struct world *world = calloc(1, sizeof(*world));
-    struct segment_settings settings = {.memory_limit_bytes = (uint64_t)megabytes << 20,
-                                        .item_size_max_bytes = 1u << 20,
-                                        .growth_factor = 1.25,
-                                        .item_size_min_bytes = 8,
-                                        .slab_automove = 1,
-                                        .conn_limit = 10,
-                                        .worker_count = 2,
-                                        .eviction_policy = policy,
-                                        .cas_enabled = true};
+    struct segment_settings settings = small_settings((uint64_t)megabytes << 20, 2);
+    settings.eviction_policy = policy;
     char sentence[SEGMENT_SENTENCE_MAX];
     if (store_create(&settings, &world->segment, sentence) != SEGMENT_OK) {
         printf("%s\n", sentence);

@@ -10,6 +10,8 @@
  * PHASE: MIN-MAX:VOLUME:KEYS:EXPIRED:DELETED:HELD value bytes; percent of the memory to write;
  *        different keys; percent of sets that expire at once, that are followed by a delete, and
  *        that are preceded by an upload that stays half-finished or by a pin */
+#include "settings.h"
+
 #include "store/check.h"
 #include "store/slab.h"
 #include "store/store.h"
@@ -388,15 +390,9 @@ main(int argc, char **argv)
                       .item_bytes_max = strtoull(argv[3], NULL, 10),
                       .worker_count = (unsigned)atoi(argv[5]),
                       .random_state = (strtoull(argv[6], NULL, 10) + 1) * 0x9E3779B97F4A7C15u};
-    struct segment_settings settings = {.memory_limit_bytes = run.memory_bytes,
-                                        .item_size_max_bytes = run.item_bytes_max,
-                                        .growth_factor = 1.25,
-                                        .item_size_min_bytes = 8,
-                                        .slab_automove = 1,
-                                        .conn_limit = 10,
-                                        .worker_count = WORKERS_HERE_MAX,
-                                        .eviction_policy = parse_policy(argv[4]),
-                                        .cas_enabled = true};
+    struct segment_settings settings = small_settings(run.memory_bytes, WORKERS_HERE_MAX);
+    settings.item_size_max_bytes = run.item_bytes_max;
+    settings.eviction_policy = parse_policy(argv[4]);
     char sentence[SEGMENT_SENTENCE_MAX];
     if (settings.eviction_policy == POLICY_COUNT || run.worker_count > WORKERS_HERE_MAX ||
         store_create(&settings, &run.segment, sentence) != SEGMENT_OK) {

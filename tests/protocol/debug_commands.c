@@ -1,5 +1,6 @@
 /* debugtime and debugitem of a test build, over a connection without a socket. */
 #include "expect.h"
+#include "settings.h"
 
 #include "proto/conn.h"
 #include "proto/execute.h"
@@ -70,16 +71,8 @@ items_are_held(void)
 int
 main(void)
 {
-    struct segment_settings settings = {.memory_limit_bytes = 64u << 20,
-                                        .item_size_max_bytes = 1u << 20,
-                                        .growth_factor = 1.25,
-                                        .item_size_min_bytes = 8,
-                                        .slab_automove = 1,
-                                        .conn_limit = 10,
-                                        .worker_count = 1,
-                                        .requests_per_event = 20,
-                                        .eviction_policy = POLICY_S3FIFO,
-                                        .cas_enabled = true};
+    struct segment_settings settings = small_settings(64u << 20, 1);
+    settings.requests_per_event = 20;
     struct segment *segment;
     char sentence[SEGMENT_SENTENCE_MAX];
     EXPECT(store_create(&settings, &segment, sentence) == SEGMENT_OK);

@@ -3,13 +3,7 @@
 #ifndef BASE_SIPHASH_H
 #define BASE_SIPHASH_H
 
-#include "base/platform.h"
-
-#include <string.h>
-
-#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "the hash reads little-endian words"
-#endif
+#include "base/word.h"
 
 struct siphash_key {
     uint64_t word[2];
@@ -31,41 +25,19 @@ siphash_begin(const struct siphash_key *key)
     };
 }
 
-static ALWAYS_INLINE uint64_t
-sip_rotate_left(uint64_t value, unsigned bits)
-{
-    return (value << bits) | (value >> (64 - bits));
-}
-
-static ALWAYS_INLINE uint64_t
-sip_load_64(const uint8_t *at)
-{
-    uint64_t value;
-    memcpy(&value, at, sizeof(value));
-    return value;
-}
-
-static ALWAYS_INLINE uint32_t
-sip_load_32(const uint8_t *at)
-{
-    uint32_t value;
-    memcpy(&value, at, sizeof(value));
-    return value;
-}
-
 static ALWAYS_INLINE void
 sip_round(struct siphash_state *s)
 {
     s->v0 += s->v1;
     s->v2 += s->v3;
-    s->v1 = sip_rotate_left(s->v1, 13) ^ s->v0;
-    s->v3 = sip_rotate_left(s->v3, 16) ^ s->v2;
-    s->v0 = sip_rotate_left(s->v0, 32);
+    s->v1 = rotate_left(s->v1, 13) ^ s->v0;
+    s->v3 = rotate_left(s->v3, 16) ^ s->v2;
+    s->v0 = rotate_left(s->v0, 32);
     s->v2 += s->v1;
     s->v0 += s->v3;
-    s->v1 = sip_rotate_left(s->v1, 17) ^ s->v2;
-    s->v3 = sip_rotate_left(s->v3, 21) ^ s->v0;
-    s->v2 = sip_rotate_left(s->v2, 32);
+    s->v1 = rotate_left(s->v1, 17) ^ s->v2;
+    s->v3 = rotate_left(s->v3, 21) ^ s->v0;
+    s->v2 = rotate_left(s->v2, 32);
 }
 
 static ALWAYS_INLINE void
@@ -83,10 +55,10 @@ sip_load_tail(const uint8_t *data, size_t len)
 {
     if (LIKELY(len >= 8)) {
         /* In two steps, for all 64 bits go where there is no tail. */
-        return sip_load_64(data + len - 8) >> 8 >> (56 - 8 * (len & 7));
+        return load_64(data + len - 8) >> 8 >> (56 - 8 * (len & 7));
     }
     if (len >= 4) {
-        return sip_load_32(data) | (uint64_t)sip_load_32(data + len - 4) << (8 * (len - 4));
+        return load_32(data) | (uint64_t)load_32(data + len - 4) << (8 * (len - 4));
     }
     return len == 0 ? 0
                     : data[0] | (uint64_t)data[len / 2] << (8 * (len / 2)) |
@@ -100,7 +72,7 @@ siphash13_from(struct siphash_state s, const void *data, size_t len)
     const uint8_t *at = data;
     uint64_t last = sip_load_tail(at, len) | (uint64_t)len << 56;
     for (const uint8_t *end = at + (len & ~(size_t)7); at != end; at += 8) {
-        sip_absorb(&s, sip_load_64(at));
+        sip_absorb(&s, load_64(at));
     }
     sip_absorb(&s, last);
     s.v2 ^= 0xFF;

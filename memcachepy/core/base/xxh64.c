@@ -1,38 +1,12 @@
 #include "base/xxh64.h"
 
-#include <string.h>
-
-#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "the hash reads little-endian words"
-#endif
+#include "base/word.h"
 
 #define PRIME_1 0x9E3779B185EBCA87ull
 #define PRIME_2 0xC2B2AE3D27D4EB4Full
 #define PRIME_3 0x165667B19E3779F9ull
 #define PRIME_4 0x85EBCA77C2B2AE63ull
 #define PRIME_5 0x27D4EB2F165667C5ull
-
-static inline uint64_t
-rotate_left(uint64_t value, unsigned bits)
-{
-    return (value << bits) | (value >> (64 - bits));
-}
-
-static inline uint64_t
-load_64(const uint8_t *at)
-{
-    uint64_t value;
-    memcpy(&value, at, sizeof(value));
-    return value;
-}
-
-static inline uint32_t
-load_32(const uint8_t *at)
-{
-    uint32_t value;
-    memcpy(&value, at, sizeof(value));
-    return value;
-}
 
 static inline uint64_t
 mix_lane(uint64_t lane, uint64_t input)

@@ -5,8 +5,8 @@
  * All chunks but the last have the largest class; the last has the class that fits. A chain is
  * built in an upload entry of a process's held table (upload.c), and becomes an item in one step,
  * so a killed uploader leaves an entry that names all it held. Readers of a chain pin it in their
- * held table: pinned chunks are not freed, whatever becomes of the key. These tables are the only truth;
- * ITEM_PINNED only says that it is worth looking. */
+ * held table: pinned chunks are not freed, whatever becomes of the key. These tables are the only
+ * truth; ITEM_PINNED only says that it is worth looking. */
 #include "store/chain.h"
 
 #include "base/check.h"
