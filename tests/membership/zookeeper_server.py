@@ -1,6 +1,7 @@
 """A real ZooKeeper, from Debian's package `zookeeper`, and a way to cut its connections."""
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from support.waiting import wait_until
 
 JAR = Path("/usr/share/java/zookeeper.jar")
 MAIN = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
+PORTS = (15_000, 28_000)
 START_S = 120.0
 """A JVM on a machine that has other things to do."""
 
@@ -29,10 +31,13 @@ def require_zookeeper() -> None:
 
 
 def free_port() -> int:
-    """Free a moment ago, on the loopback interface."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Free a moment ago, on the loopback interface, and below those that the kernel gives to
+    clients: none of these takes it before it is used."""
+    while True:
+        port = random.SystemRandom().randrange(*PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class ZookeeperServer:
