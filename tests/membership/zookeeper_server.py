@@ -32,7 +32,8 @@ def require_zookeeper() -> None:
 
 def free_port() -> int:
     """Free a moment ago, on the loopback interface, and below those that the kernel gives to
-    clients: none of these takes it before it is used."""
+    clients: none of these takes it before it is used.
+    """
     while True:
         port = random.SystemRandom().randrange(*PORTS)
         with socket.socket() as probe, suppress(OSError):
